@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+//! The admin queue: 256-byte commands in, 256-byte completions out, many in flight, completed in any order.
+//!
+//! The driver writes a [`Command`] into the submission ring at its producer counter and then writes the counter to
+//! `ASQ_TAIL`. The device copies the entry once, executes it, writes a [`Completion`] with the command's `id` into the
+//! completion ring (phase rule of [`crate::ring`]) and signals MSI-X vector 0. A driver has at most as many commands
+//! outstanding as the ring has entries.
+
+use crate::layout::{assert_layout, open_enum};
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Size of a command's and of a completion's payload in bytes.
+pub const PAYLOAD: usize = 240;
+
+/// An entry of the admin submission queue.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Command {
+    /// What to do.
+    pub opcode: Opcode,
+    /// Chosen by the driver, returned in the completion; unique among its outstanding commands.
+    pub id: u16,
+    /// Zero.
+    pub reserved0: u32,
+    /// Zero.
+    pub reserved1: u64,
+    /// The request type of the opcode ([`crate::cmd`]), the rest zero.
+    pub payload: [u8; PAYLOAD],
+}
+assert_layout!(Command, 256, opcode @ 0, id @ 2, payload @ 16);
+
+/// An entry of the admin completion queue. Word 0 (the first 8 bytes) is written last.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Completion {
+    /// Phase bit of the ring ([`crate::ring::OWNER_PHASE`]).
+    pub owner: u8,
+    /// Zero.
+    pub reserved0: u8,
+    /// The command's id.
+    pub id: u16,
+    /// How it ended.
+    pub status: Status,
+    /// Low 16 bits of the device's consumer counter of the submission queue.
+    pub sq_head: u16,
+    /// With a failure: what was wrong, as the status says (usually the offset of the offending field in the request).
+    pub detail: u32,
+    /// Zero.
+    pub reserved1: u32,
+    /// The response type of the opcode ([`crate::cmd`]); zero where there is none and on failure.
+    pub payload: [u8; PAYLOAD],
+}
+assert_layout!(Completion, 256, owner @ 0, id @ 2, status @ 4, sq_head @ 6, detail @ 8, payload @ 16);
+
+open_enum! {
+    /// An admin command.
+    pub struct Opcode(u16) {
+        /// Does nothing, successfully.
+        NOP = 0x00,
+        /// Device capabilities and limits: [`crate::cmd::QueryDeviceRsp`].
+        QUERY_DEVICE = 0x01,
+        /// State of the port: [`crate::cmd::QueryPortRsp`].
+        QUERY_PORT = 0x02,
+        /// Sets the port's administrative state: [`crate::cmd::ModifyPortReq`].
+        MODIFY_PORT = 0x03,
+        /// Writes an entry of the GID table: [`crate::cmd::SetGidReq`].
+        SET_GID = 0x04,
+        /// Reads an entry of the GID table: [`crate::cmd::QueryGidReq`].
+        QUERY_GID = 0x05,
+        /// Reads the port's counters: [`crate::cmd::QueryCountersRsp`].
+        QUERY_COUNTERS = 0x06,
+        /// Writes the device's state as JSON text into memory: [`crate::cmd::DumpReq`].
+        DUMP = 0x07,
+
+        /// Allocates a protection domain: [`crate::cmd::HandleRsp`].
+        CREATE_PD = 0x10,
+        /// Frees a protection domain: [`crate::cmd::HandleReq`].
+        DESTROY_PD = 0x11,
+
+        /// Attaches a doorbell page: [`crate::cmd::CreateDoorbellReq`].
+        CREATE_DOORBELL = 0x14,
+        /// Detaches a doorbell page: [`crate::cmd::HandleReq`].
+        DESTROY_DOORBELL = 0x15,
+
+        /// Creates an event queue: [`crate::cmd::CreateEqReq`].
+        CREATE_EQ = 0x18,
+        /// Destroys an event queue: [`crate::cmd::HandleReq`].
+        DESTROY_EQ = 0x19,
+
+        /// Creates a completion queue: [`crate::cmd::CreateCqReq`].
+        CREATE_CQ = 0x20,
+        /// Destroys a completion queue: [`crate::cmd::HandleReq`].
+        DESTROY_CQ = 0x21,
+        /// State of a completion queue: [`crate::cmd::QueryCqRsp`].
+        QUERY_CQ = 0x22,
+
+        /// Registers memory: [`crate::cmd::CreateMrReq`].
+        CREATE_MR = 0x28,
+        /// Deregisters memory, by key index: [`crate::cmd::HandleReq`]. When it has completed, the device touches the
+        /// region no more.
+        DESTROY_MR = 0x29,
+        /// State of a memory region: [`crate::cmd::QueryMrRsp`].
+        QUERY_MR = 0x2a,
+
+        /// Creates a queue pair in RESET: [`crate::cmd::CreateQpReq`].
+        CREATE_QP = 0x30,
+        /// Destroys a queue pair. When it has completed, the device touches its rings no more and writes no more
+        /// completions for it.
+        DESTROY_QP = 0x31,
+        /// Moves a queue pair through its states: [`crate::cmd::ModifyQpReq`].
+        MODIFY_QP = 0x32,
+        /// State and attributes of a queue pair: [`crate::cmd::QueryQpRsp`].
+        QUERY_QP = 0x33,
+    }
+}
+
+open_enum! {
+    /// How an admin command ended.
+    pub struct Status(u16) {
+        /// Done.
+        OK = 0,
+        /// The opcode is not known or not offered. `detail`: the opcode.
+        BAD_OPCODE = 1,
+        /// A field has a value that is not allowed. `detail`: its offset in the request.
+        BAD_FIELD = 2,
+        /// A reserved field is not zero. `detail`: its offset in the request.
+        RESERVED_FIELD = 3,
+        /// No object has this number. `detail`: the offset of the field that names it.
+        NO_SUCH_OBJECT = 4,
+        /// Other objects depend on this one. `detail`: how many.
+        IN_USE = 5,
+        /// The device has no room for another object of this kind. `detail`: the limit.
+        LIMIT = 6,
+        /// A DMA address is not mapped or not aligned. `detail`: the offset of the field that holds it.
+        BAD_ADDRESS = 7,
+        /// A page list is malformed or does not cover the length. `detail`: its offset in the request.
+        BAD_PAGE_LIST = 8,
+        /// The queue pair's state does not allow this transition. `detail`: current state, requested state << 8.
+        BAD_TRANSITION = 9,
+        /// An attribute that the transition requires is missing. `detail`: the missing bits of the mask.
+        MISSING_ATTRIBUTE = 10,
+        /// An attribute is not allowed in the transition. `detail`: the offending bits of the mask.
+        FORBIDDEN_ATTRIBUTE = 11,
+        /// Objects of different protection domains were named together. `detail`: the offset of the field.
+        WRONG_PD = 12,
+        /// The doorbell slot is taken. `detail`: the slot.
+        SLOT_TAKEN = 13,
+        /// The buffer for the result is too small. `detail`: the length it needs in bytes.
+        BUFFER_TOO_SMALL = 14,
+        /// The GID is already in the table, or belongs to another HCA of the fabric. `detail`: the index, if its own.
+        DUPLICATE_GID = 15,
+        /// The attribute has no such GID table entry, or it is empty. `detail`: the index.
+        BAD_GID_INDEX = 16,
+    }
+}

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+//! The payloads of admin commands: one request type and one response type for each opcode that has them.
+//!
+//! Numbers of objects (`pdn`, `cqn`, ...) are the device's; the driver passes `cookie`s, which come back in events and
+//! completions and which the device never interprets.
+
+use crate::admin::PAYLOAD;
+use crate::id::{Cqn, Eqn, Gid, Key, Pdn, Qpn, Srqn};
+use crate::layout::assert_layout;
+use crate::qp::{QpAttrs, QpType};
+use crate::ring::PageList;
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+macro_rules! payload {
+    ($(#[$m:meta])* pub struct $name:ident: $size:literal { $($(#[$fm:meta])* pub $field:ident: $t:ty,)* }) => {
+        $(#[$m])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub struct $name { $($(#[$fm])* pub $field: $t,)* }
+        assert_layout!($name, $size);
+        const _: () = assert!($size <= PAYLOAD);
+    };
+}
+
+payload! {
+    /// Request of every DESTROY and QUERY: the object's number.
+    pub struct HandleReq: 8 {
+        /// The number: PDN, doorbell page index, EQN, CQN, QPN; for memory regions the index of the key.
+        pub handle: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+payload! {
+    /// Response of every CREATE: the new object's number.
+    pub struct HandleRsp: 8 {
+        /// The number.
+        pub handle: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+payload! {
+    /// Response of QUERY_DEVICE: limits, each the most that a driver can have.
+    pub struct QueryDeviceRsp: 160 {
+        /// Node GUID, 8 bytes in network order.
+        pub node_guid: [u8; 8],
+        /// Version of the device's implementation, zero-terminated ASCII.
+        pub fw_version: [u8; 32],
+        /// Protection domains.
+        pub max_pd: u32,
+        /// Memory regions.
+        pub max_mr: u32,
+        /// Largest memory region in bytes.
+        pub max_mr_size: u64,
+        /// Supported page sizes: bit `n` for `1 << n` bytes.
+        pub page_size_cap: u64,
+        /// Queue pairs.
+        pub max_qp: u32,
+        /// Entries of a send or receive queue.
+        pub max_qp_wr: u32,
+        /// Completion queues.
+        pub max_cq: u32,
+        /// Entries of a completion queue.
+        pub max_cqe: u32,
+        /// Event queues.
+        pub max_eq: u32,
+        /// Doorbell pages.
+        pub max_doorbell: u32,
+        /// Scatter/gather elements of an entry.
+        pub max_sge: u32,
+        /// Inline bytes of an entry.
+        pub max_inline: u32,
+        /// Outstanding READs and atomics of a queue pair, as target.
+        pub max_qp_rd_atom: u32,
+        /// Outstanding READs and atomics of a queue pair, as initiator.
+        pub max_qp_init_rd_atom: u32,
+        /// Bit `n`: queue pair type `n` ([`QpType`]) is offered.
+        pub qp_types: u32,
+        /// Entries of the GID table.
+        pub gid_table_len: u32,
+        /// Entries of the P_Key table.
+        pub pkey_table_len: u32,
+        /// Ports.
+        pub ports: u32,
+        /// MSI-X vectors.
+        pub vectors: u32,
+        /// Local acknowledge delay, coded as 4.096 us * 2^n.
+        pub local_ack_delay: u32,
+        /// Bit `n`: send opcode `n` ([`crate::wqe::SendOpcode`]) is offered on RC queue pairs.
+        pub rc_opcodes: u32,
+        /// Longest message in bytes, low 32 bits.
+        pub max_msg: u32,
+        /// Frequency of completion timestamps in kHz.
+        pub timestamp_khz: u32,
+        /// Zero.
+        pub reserved: [u32; 5],
+    }
+}
+
+payload! {
+    /// Response of QUERY_PORT.
+    pub struct QueryPortRsp: 32 {
+        /// [`crate::regs::PORT_DOWN`] or [`crate::regs::PORT_ACTIVE`].
+        pub state: u32,
+        /// Largest MTU code.
+        pub max_mtu: u8,
+        /// Active MTU code.
+        pub active_mtu: u8,
+        /// Zero.
+        pub reserved0: u16,
+        /// MAC address.
+        pub mac: [u8; 6],
+        /// The P_Key of index 0.
+        pub pkey: u16,
+        /// Speed in units of Mbit/s as the port reports it; 0: unlimited by anything but memory.
+        pub speed_mbps: u32,
+        /// Zero.
+        pub reserved1: [u32; 3],
+    }
+}
+
+payload! {
+    /// Request of MODIFY_PORT.
+    pub struct ModifyPortReq: 8 {
+        /// [`crate::regs::PORT_DOWN`] or [`crate::regs::PORT_ACTIVE`].
+        pub state: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+payload! {
+    /// Request of SET_GID. A zero GID empties the entry. Entry 0 always holds the link-local GID of the port's MAC
+    /// address and cannot be written.
+    pub struct SetGidReq: 24 {
+        /// Index in the table.
+        pub index: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// The GID.
+        pub gid: Gid,
+    }
+}
+
+payload! {
+    /// Request of QUERY_GID.
+    pub struct QueryGidReq: 8 {
+        /// Index in the table.
+        pub index: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+payload! {
+    /// Response of QUERY_GID.
+    pub struct QueryGidRsp: 16 {
+        /// The GID; zero if the entry is empty.
+        pub gid: Gid,
+    }
+}
+
+/// Names of the counters in [`QueryCountersRsp`], in its order.
+pub const COUNTERS: [&str; 16] = [
+    "sent_msgs",
+    "rcvd_msgs",
+    "sent_bytes",
+    "rcvd_bytes",
+    "sent_reads",
+    "rcvd_rnr_err",
+    "send_rnr_err",
+    "ack_timeouts",
+    "retry_exceeded_err",
+    "rnr_retry_exceeded_err",
+    "completion_err",
+    "access_err",
+    "invalid_req_err",
+    "flushed_wrs",
+    "doorbells_trapped",
+    "cq_overruns",
+];
+
+payload! {
+    /// Response of QUERY_COUNTERS.
+    pub struct QueryCountersRsp: 128 {
+        /// Values since the device started, in the order of [`COUNTERS`].
+        pub values: [u64; 16],
+    }
+}
+
+payload! {
+    /// Request of DUMP.
+    pub struct DumpReq: 32 {
+        /// The buffer for the text: a page list of `len` bytes.
+        pub pages: PageList,
+        /// Length of the buffer in bytes.
+        pub len: u64,
+        /// Which objects: 0 all; otherwise one of the object groups, `DUMP_*`.
+        pub select: u32,
+        /// The object's number when `select` is not 0; `u32::MAX`: all of that group.
+        pub number: u32,
+    }
+}
+/// [`DumpReq::select`]: everything.
+pub const DUMP_ALL: u32 = 0;
+/// [`DumpReq::select`]: queue pairs.
+pub const DUMP_QP: u32 = 1;
+/// [`DumpReq::select`]: completion queues.
+pub const DUMP_CQ: u32 = 2;
+/// [`DumpReq::select`]: memory regions.
+pub const DUMP_MR: u32 = 3;
+
+payload! {
+    /// Response of DUMP.
+    pub struct DumpRsp: 8 {
+        /// Bytes written: UTF-8 JSON text, no terminator.
+        pub len: u64,
+    }
+}
+
+payload! {
+    /// Request of CREATE_DOORBELL.
+    pub struct CreateDoorbellReq: 8 {
+        /// DMA address of the page in guest memory ([`crate::doorbell::DoorbellPage`]), 4 KiB aligned. The response's
+        /// handle is the page's index in BAR 2.
+        pub addr: u64,
+    }
+}
+
+payload! {
+    /// Request of CREATE_EQ.
+    pub struct CreateEqReq: 32 {
+        /// The ring: entries of 32 bytes, zeroed by the driver.
+        pub ring: PageList,
+        /// log2 of the number of entries.
+        pub log_entries: u8,
+        /// Non-zero: asynchronous events that belong to no other queue come here. At most one queue has this.
+        pub async_default: u8,
+        /// MSI-X vector.
+        pub vector: u16,
+        /// Zero.
+        pub reserved: [u32; 3],
+    }
+}
+
+payload! {
+    /// Request of CREATE_CQ.
+    pub struct CreateCqReq: 48 {
+        /// The ring: entries of 64 bytes, zeroed by the driver.
+        pub ring: PageList,
+        /// DMA address of the [`crate::cqe::CqRecord`], 64-byte aligned.
+        pub record: u64,
+        /// Returned in events.
+        pub cookie: u64,
+        /// The event queue for completions and errors.
+        pub eqn: Eqn,
+        /// log2 of the number of entries.
+        pub log_entries: u8,
+        /// Zero.
+        pub reserved: [u8; 11],
+    }
+}
+
+payload! {
+    /// Response of QUERY_CQ.
+    pub struct QueryCqRsp: 32 {
+        /// Entries.
+        pub entries: u32,
+        /// The device's producer counter.
+        pub producer: u32,
+        /// The driver's consumer counter as last read.
+        pub consumer: u32,
+        /// Non-zero: overflowed.
+        pub overrun: u32,
+        /// Queue pairs that complete here, counted once for sends and once for receives.
+        pub users: u32,
+        /// Events sent.
+        pub events: u32,
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+payload! {
+    /// Request of CREATE_MR.
+    pub struct CreateMrReq: 56 {
+        /// The pages.
+        pub pages: PageList,
+        /// Address of the region's first byte in its own address space (0 with ZERO_BASED).
+        pub iova: u64,
+        /// Length in bytes.
+        pub len: u64,
+        /// Offset of the first byte in the first page.
+        pub first_offset: u64,
+        /// The protection domain.
+        pub pdn: Pdn,
+        /// Access rights ([`crate::qp::access`]).
+        pub access: u32,
+        /// Zero.
+        pub reserved: u64,
+    }
+}
+
+payload! {
+    /// Response of CREATE_MR.
+    pub struct CreateMrRsp: 16 {
+        /// L_Key. Its index ([`Key::index`]) is the region's number.
+        pub lkey: Key,
+        /// R_Key; 0 if the region grants no remote access.
+        pub rkey: Key,
+        /// Zero.
+        pub reserved: u64,
+    }
+}
+
+payload! {
+    /// Response of QUERY_MR.
+    pub struct QueryMrRsp: 40 {
+        /// Address of the first byte.
+        pub iova: u64,
+        /// Length in bytes.
+        pub len: u64,
+        /// L_Key.
+        pub lkey: Key,
+        /// R_Key; 0 if none.
+        pub rkey: Key,
+        /// The protection domain.
+        pub pdn: Pdn,
+        /// Access rights.
+        pub access: u32,
+        /// Page size: log2.
+        pub page_shift: u32,
+        /// Number of pages.
+        pub pages: u32,
+    }
+}
+
+payload! {
+    /// Request of CREATE_QP.
+    pub struct CreateQpReq: 96 {
+        /// Send ring, zeroed by the driver.
+        pub sq: PageList,
+        /// Receive ring, zeroed by the driver; all zero with a shared receive queue.
+        pub rq: PageList,
+        /// Returned in completions and events.
+        pub cookie: u64,
+        /// The protection domain.
+        pub pdn: Pdn,
+        /// Completion queue of sends.
+        pub send_cqn: Cqn,
+        /// Completion queue of receives.
+        pub recv_cqn: Cqn,
+        /// Shared receive queue; 0 for none.
+        pub srqn: Srqn,
+        /// The doorbell page.
+        pub doorbell: u32,
+        /// The slot in the doorbell page.
+        pub slot: u16,
+        /// Type.
+        pub qp_type: QpType,
+        /// [`QP_SIGNAL_ALL`].
+        pub flags: u8,
+        /// log2 of the number of send entries.
+        pub sq_log_entries: u8,
+        /// log2 of the send stride in bytes.
+        pub sq_log_stride: u8,
+        /// log2 of the number of receive entries.
+        pub rq_log_entries: u8,
+        /// log2 of the receive stride in bytes.
+        pub rq_log_stride: u8,
+        /// Most elements of a send entry.
+        pub max_send_sge: u8,
+        /// Most elements of a receive entry.
+        pub max_recv_sge: u8,
+        /// Most inline bytes of a send entry.
+        pub max_inline: u16,
+        /// The event queue for this queue pair's asynchronous events.
+        pub eqn: Eqn,
+        /// Zero.
+        pub reserved: [u32; 5],
+    }
+}
+/// [`CreateQpReq::flags`]: every send completes with an entry, whatever its flags say.
+pub const QP_SIGNAL_ALL: u8 = 1 << 0;
+
+payload! {
+    /// Request of MODIFY_QP.
+    pub struct ModifyQpReq: 120 {
+        /// The queue pair.
+        pub qpn: Qpn,
+        /// Which attributes count ([`crate::qp::attr`]).
+        pub mask: u32,
+        /// The attributes.
+        pub attrs: QpAttrs,
+    }
+}
+
+payload! {
+    /// Response of QUERY_QP.
+    pub struct QueryQpRsp: 160 {
+        /// The attributes; `state` is the present state, PSNs are the next ones.
+        pub attrs: QpAttrs,
+        /// The protection domain.
+        pub pdn: Pdn,
+        /// Completion queue of sends.
+        pub send_cqn: Cqn,
+        /// Completion queue of receives.
+        pub recv_cqn: Cqn,
+        /// Type.
+        pub qp_type: QpType,
+        /// [`QP_SIGNAL_ALL`].
+        pub flags: u8,
+        /// Most inline bytes of a send entry.
+        pub max_inline: u16,
+        /// The device's consumer counter of the send queue.
+        pub sq_consumer: u32,
+        /// The device's consumer counter of the receive queue.
+        pub rq_consumer: u32,
+        /// log2 of the number of send entries.
+        pub sq_log_entries: u8,
+        /// log2 of the number of receive entries.
+        pub rq_log_entries: u8,
+        /// Most elements of a send entry.
+        pub max_send_sge: u8,
+        /// Most elements of a receive entry.
+        pub max_recv_sge: u8,
+        /// Zero.
+        pub reserved: [u32; 5],
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+//! Doorbells: how a driver tells the device that a send queue has work.
+//!
+//! A **doorbell page** belongs to one context and has [`SLOTS`] slots; CREATE_QP binds a send queue to one slot. Each
+//! doorbell page has two faces:
+//!
+//! * the **register**: page `i` of BAR 2, where the driver writes a slot number ([`REG_RING`]). A trapped store: plain
+//!   hardware behaviour, always works, costs a VM exit and a message;
+//! * the **doorbell page in guest memory** ([`PAGE_SIZE`] bytes, one for each page, its address given in
+//!   CREATE_DOORBELL): a bitmap of slots under a one-word summary, which the device's workers poll. Ringing costs at
+//!   most two atomic ORs and is idempotent, so nothing overflows and the device has no index to validate. Finding
+//!   work costs time proportional to the slots that rang, not to those that exist.
+//!
+//! While the device sleeps it does not see the bitmap. Before it sleeps it sets [`KICK`] in the page, then looks once
+//! more; a driver that has set its bits and then reads [`KICK`] as non-zero also writes the register. Both sides put a
+//! full fence between their store and their load (store buffering is exactly what would lose the wake-up).
+//!
+//! Neither face serves receive queues: the device reads a receive queue when a message arrives.
+
+use crate::layout::assert_layout;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Doorbell pages of one HCA.
+pub const PAGES: u32 = 1024;
+/// Size of either face of a doorbell page in bytes.
+pub const PAGE_SIZE: u64 = 4096;
+/// Slots of a doorbell page: at most as many send queues ring it.
+pub const SLOTS: u32 = 4096;
+/// Offset of the register in its page of BAR 2: a 32-bit write of a slot number, or of [`RING_SCAN`].
+pub const REG_RING: u64 = 0;
+/// Written to [`REG_RING`]: look at the bitmap instead of at one slot.
+pub const RING_SCAN: u32 = u32::MAX;
+
+/// Offset in the page in guest memory of the 32-bit word that the device sets before it sleeps: 0, or 1 for "also
+/// write the register". On a cache line of its own: the device writes it, the driver only reads it.
+pub const KICK: usize = 0x000;
+/// Offset of the 64-bit summary: bit `i` set means that word `i` of the bitmap may be non-zero.
+pub const SUMMARY: usize = 0x040;
+/// Offset of the bitmap: [`SLOTS`] bits in 64-bit words, slot `s` is bit `s % 64` of word `s / 64`.
+pub const BITMAP: usize = 0x080;
+
+/// The doorbell page in guest memory, as both sides see it in place.
+#[derive(FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct DoorbellPage {
+    /// See [`KICK`].
+    pub kick: AtomicU32,
+    /// Zero.
+    pub reserved0: [u8; 60],
+    /// See [`SUMMARY`].
+    pub summary: AtomicU64,
+    /// Zero.
+    pub reserved1: [u8; 56],
+    /// See [`BITMAP`].
+    pub bitmap: [AtomicU64; 64],
+    /// Zero.
+    pub reserved2: [u8; 4096 - 128 - 512],
+}
+assert_layout!(DoorbellPage, 4096, kick @ KICK, summary @ SUMMARY, bitmap @ BITMAP);
+const _: () = assert!(SLOTS == 64 * 64);
+
+impl DoorbellPage {
+    /// The driver's side: marks `slot` (below [`SLOTS`]) and says whether the register must be written as well.
+    ///
+    /// *Release* on the bit orders the WQEs before it. The read-modify-writes are sequentially consistent, so the load
+    /// of `kick` cannot be satisfied before the bits are visible (see the module's text).
+    #[inline]
+    #[must_use = "a sleeping device wakes only by the register"]
+    pub fn ring(&self, slot: u16) -> bool {
+        let word = (slot as usize / 64) % 64;
+        self.bitmap[word].fetch_or(1 << (slot % 64), Ordering::SeqCst);
+        self.summary.fetch_or(1 << word, Ordering::SeqCst);
+        self.kick.load(Ordering::SeqCst) != 0
+    }
+}
+
+/// What an address in BAR 2 names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct RegisterAddress {
+    /// The doorbell page.
+    pub page: u32,
+    /// The offset in it.
+    pub offset: u32,
+}
+
+impl RegisterAddress {
+    /// Splits an offset in BAR 2; `None` beyond its end.
+    pub const fn from_bar_offset(offset: u64) -> Option<Self> {
+        if offset >= PAGES as u64 * PAGE_SIZE {
+            return None;
+        }
+        Some(Self {
+            page: (offset / PAGE_SIZE) as u32,
+            offset: (offset % PAGE_SIZE) as u32,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    #[test]
+    fn ring_sets_bit_and_summary_and_reports_kick() {
+        let page = DoorbellPage::new_zeroed();
+        assert!(!page.ring(4095));
+        assert_eq!(page.bitmap[63].load(Ordering::Relaxed), 1 << 63);
+        assert_eq!(page.summary.load(Ordering::Relaxed), 1 << 63);
+        page.kick.store(1, Ordering::Relaxed);
+        assert!(page.ring(0));
+    }
+}
