@@ -93,10 +93,6 @@ impl Psn {
 
     /// This PSN advanced by `n`, modulo 2^24.
     #[must_use]
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "modular, and the right side is a count, not a PSN"
-    )]
     pub const fn add(self, n: u32) -> Self {
         Self(self.0.wrapping_add(n) & Self::MASK)
     }
