@@ -96,9 +96,7 @@ pub mod flags {
 }
 
 /// A completion queue entry: one cache line. Word 0 is written last.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Cqe {
     /// Phase bit.

@@ -46,9 +46,7 @@ open_enum! {
 }
 
 /// An event queue entry. Word 0 is written last.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Eqe {
     /// Phase bit.

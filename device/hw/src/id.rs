@@ -62,9 +62,7 @@ id24! {
 /// assert!(last.add(1).distance(last) > 0);
 /// assert_eq!(last.add(1).get(), 0);
 /// ```
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Psn(u32);
 
@@ -109,19 +107,7 @@ impl Psn {
 /// The upper 24 bits name the entry in the device's key table, the lower 8 are the key's tag, which changes with each
 /// registration (IBA vol. 1, 10.6.3.3: the consumer-owned part of a fast-register key is these 8 bits).
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(transparent)]
 pub struct Key(pub u32);
@@ -156,57 +142,21 @@ impl core::fmt::Display for Key {
 
 /// A protection domain's number.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(transparent)]
 pub struct Pdn(pub u32);
 
 /// An event queue's number: also the index of its register in [`crate::regs::EQ_DB`].
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(transparent)]
 pub struct Eqn(pub u32);
 
 /// A GID: 128 bits in network order; for RoCEv2 an IPv6 address or an IPv4-mapped one (IBA annex A17).
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(transparent)]
 pub struct Gid(pub [u8; 16]);
@@ -236,9 +186,7 @@ impl Gid {
 
     /// The GID of an IPv4 address: `::ffff:a.b.c.d`.
     pub const fn from_ipv4(ip: [u8; 4]) -> Self {
-        Self([
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ip[0], ip[1], ip[2], ip[3],
-        ])
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ip[0], ip[1], ip[2], ip[3]])
     }
 
     /// Whether every bit is zero: an empty entry of the GID table.
@@ -263,14 +211,8 @@ mod tests {
         assert_eq!(a.add(3).get(), 1);
         assert_eq!(a.add(3).distance(a), 3);
         assert_eq!(a.distance(a.add(3)), -3);
-        assert_eq!(
-            Psn::truncate(0x80_0000).distance(Psn::truncate(0)),
-            -0x80_0000
-        );
-        assert_eq!(
-            Psn::truncate(0x7f_ffff).distance(Psn::truncate(0)),
-            0x7f_ffff
-        );
+        assert_eq!(Psn::truncate(0x80_0000).distance(Psn::truncate(0)), -0x80_0000);
+        assert_eq!(Psn::truncate(0x7f_ffff).distance(Psn::truncate(0)), 0x7f_ffff);
     }
 
     #[test]

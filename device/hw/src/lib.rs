@@ -26,7 +26,9 @@
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_endian = "little"))]
-compile_error!("Verbena's formats are little-endian and are used in place: a big-endian host needs explicit conversions");
+compile_error!(
+    "Verbena's formats are little-endian and are used in place: a big-endian host needs explicit conversions"
+);
 
 pub mod admin;
 pub mod cmd;

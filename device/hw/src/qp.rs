@@ -86,8 +86,7 @@ pub mod access {
     /// Addresses in the region begin at zero.
     pub const ZERO_BASED: u32 = 1 << 5;
     /// All bits that a memory region may have.
-    pub const MR_ALL: u32 =
-        LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ | REMOTE_ATOMIC | MW_BIND | ZERO_BASED;
+    pub const MR_ALL: u32 = LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ | REMOTE_ATOMIC | MW_BIND | ZERO_BASED;
     /// All bits that a queue pair may have.
     pub const QP_ALL: u32 = LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ | REMOTE_ATOMIC;
 }
@@ -139,9 +138,7 @@ pub mod attr {
 }
 
 /// An address vector: the path to a destination. 48 bytes. The same in QP attributes and in UD work requests.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Path {
     /// Destination GID.
@@ -174,9 +171,7 @@ pub struct Path {
 assert_layout!(Path, 48, dgid @ 0, flow_label @ 16, sgid_index @ 20, dmac @ 24, vlan @ 30, port @ 32);
 
 /// The attributes of a queue pair that MODIFY_QP sets and QUERY_QP returns. 112 bytes.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct QpAttrs {
     /// Target state, or the present one in a query.
@@ -248,9 +243,7 @@ pub fn rc_transition(from: QpState, to: QpState) -> Option<Transition> {
             TIMEOUT | RETRY_CNT | RNR_RETRY | SQ_PSN | MAX_QP_RD_ATOMIC,
             CUR_STATE | ACCESS_FLAGS | MIN_RNR_TIMER,
         ),
-        (QpState::RTS, QpState::RTS) | (QpState::SQD, QpState::RTS) => {
-            t(0, CUR_STATE | ACCESS_FLAGS | MIN_RNR_TIMER)
-        }
+        (QpState::RTS, QpState::RTS) | (QpState::SQD, QpState::RTS) => t(0, CUR_STATE | ACCESS_FLAGS | MIN_RNR_TIMER),
         (QpState::RTS, QpState::SQD) => t(0, EN_SQD_ASYNC_NOTIFY),
         (QpState::SQD, QpState::SQD) => t(
             0,
@@ -271,8 +264,8 @@ pub fn rc_transition(from: QpState, to: QpState) -> Option<Transition> {
 
 /// Minimum RNR NAK timers in units of 10 us, by code (IBA vol. 1, table 45). Code 0 is the longest.
 pub const RNR_TIMER_10US: [u32; 32] = [
-    65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536,
-    2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152,
+    65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096,
+    6144, 8192, 12288, 16384, 24576, 32768, 49152,
 ];
 
 #[cfg(test)]
@@ -290,12 +283,7 @@ mod tests {
             QpState::RTS,
         ];
         for pair in path.windows(2) {
-            assert!(
-                rc_transition(pair[0], pair[1]).is_some(),
-                "{} -> {}",
-                pair[0],
-                pair[1]
-            );
+            assert!(rc_transition(pair[0], pair[1]).is_some(), "{} -> {}", pair[0], pair[1]);
         }
         assert_eq!(rc_transition(QpState::RESET, QpState::RTS), None);
         assert_eq!(rc_transition(QpState::ERR, QpState::RTS), None);

@@ -33,9 +33,7 @@ pub const fn phase(index: u32, log_size: u8) -> u8 {
 ///
 /// The region's byte `i` is byte `(first_offset + i) % page` of page `(first_offset + i) / page`, where `first_offset`
 /// is stated beside the list (zero for rings) and `page` is `1 << page_shift`.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PageList {
     /// [`PageList::DIRECT`]: DMA address of the first byte of one contiguous stretch, aligned to the page size.

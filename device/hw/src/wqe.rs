@@ -75,9 +75,7 @@ pub mod send_flags {
 }
 
 /// The beginning of every send entry. Word 0 is written last.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SendHeader {
     /// Phase bit.
@@ -102,9 +100,7 @@ pub struct SendHeader {
 assert_layout!(SendHeader, 32, owner @ 0, opcode @ 1, flags @ 2, num_sge @ 3, imm @ 4, wr_id @ 8, remote_addr @ 16, rkey @ 24, inline_len @ 28);
 
 /// Operands of an atomic operation.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct AtomicArgs {
     /// COMPARE_SWAP: the value to compare with. FETCH_ADD: the value to add.
@@ -115,9 +111,7 @@ pub struct AtomicArgs {
 assert_layout!(AtomicArgs, 16);
 
 /// Destination of a datagram.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct UdArgs {
     /// The path.
@@ -132,9 +126,7 @@ pub struct UdArgs {
 assert_layout!(UdArgs, 64, path @ 0, dest_qpn @ 48, qkey @ 52);
 
 /// The beginning of every receive entry. Word 0 is written last.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RecvHeader {
     /// Phase bit.
@@ -151,9 +143,7 @@ pub struct RecvHeader {
 assert_layout!(RecvHeader, 16, owner @ 0, num_sge @ 3, wr_id @ 8);
 
 /// A scatter/gather element.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Sge {
     /// Address in the region's own address space.
@@ -174,9 +164,7 @@ assert_layout!(Sge, 16, addr @ 0, len @ 8, lkey @ 12);
 pub fn send_log_stride(ud: bool, max_sge: u8, max_inline: u16) -> Option<u8> {
     let head = 32 + if ud { 64 } else { 0 };
     let atomics = if ud { 0 } else { 32 + 16 + 16 };
-    let bytes = (head + 16 * max_sge as u32)
-        .max(head + max_inline as u32)
-        .max(atomics);
+    let bytes = (head + 16 * max_sge as u32).max(head + max_inline as u32).max(atomics);
     log_stride(bytes, SEND_MIN_LOG_STRIDE)
 }
 
