@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! What a handler is given: the checked message, the object, and ways to answer.
+//!
+//! A CREATE handler goes: find what the object is made from ([`Call::object_at`]), [`Call::reserve`] (id, memory,
+//! the limit: all that can fail on this side), make the thing in hardware, [`Call::publish`], answer outputs. If it
+//! fails after publishing, the dispatcher ends the object again.
+
+use crate::class;
+use crate::context::{resolve, Context};
+use crate::device::Device;
+use crate::driver::{Cause, Driver};
+use crate::errno::Errno;
+use crate::event::{EventQueue, FdObject, Subscription};
+use crate::failure::{Failure, Outcome, Reason};
+use crate::host::Host;
+use crate::object::{Body, Object, ObjectRef};
+use crate::parse::{Found, Index};
+use crate::schema::{class_flags, Attr, Payload, Shape};
+use crate::sys::{Arc, ArcRoom, Mutex};
+use crate::table::{Class, Method};
+use crate::wire::{self, AttrHead, ByPointer, ObjectId, ATTR_HEAD};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// A call being handled.
+pub struct Call<'c, D: Driver> {
+    context: &'c Arc<Context<D>>,
+    class: &'c Class<D>,
+    method: &'c Method<D>,
+    message: &'c mut [u8],
+    index: Index,
+    object: Option<ObjectRef<D>>,
+    fd: Option<&'c FdObject<D>>,
+    chain: Option<&'c [ObjectId]>,
+    number: u32,
+    answer: Option<u32>,
+    created: Option<ObjectRef<D>>,
+}
+
+/// An id and the memory for an object that is being made. Dropping it gives both back.
+pub struct Reservation<'c, D: Driver> {
+    context: &'c Context<D>,
+    id: ObjectId,
+    room: Option<ArcRoom<Object<D>>>,
+    subscription: Option<Mutex<Option<Subscription<D::Host>>>>,
+}
+
+impl<D: Driver> Reservation<'_, D> {
+    /// The id that the object will have.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+}
+
+impl<D: Driver> Drop for Reservation<'_, D> {
+    fn drop(&mut self) {
+        if self.room.is_some() {
+            self.context.store().free(self.id);
+        }
+    }
+}
+
+impl<'c, D: Driver> Call<'c, D> {
+    #[expect(clippy::too_many_arguments, reason = "the dispatcher's one call site; a builder would only be longer")]
+    pub(crate) fn new(
+        context: &'c Arc<Context<D>>,
+        class: &'c Class<D>,
+        method: &'c Method<D>,
+        message: &'c mut [u8],
+        index: Index,
+        object: Option<ObjectRef<D>>,
+        fd: Option<&'c FdObject<D>>,
+        chain: Option<&'c [ObjectId]>,
+        number: u32,
+    ) -> Self {
+        Call { context, class, method, message, index, object, fd, chain, number, answer: None, created: None }
+    }
+
+    /// The context.
+    pub fn context(&self) -> &'c Arc<Context<D>> {
+        self.context
+    }
+
+    /// The driver's state of the context.
+    pub fn state(&self) -> &'c D::Context {
+        self.context.state()
+    }
+
+    /// The driver's state of the device.
+    pub fn device(&self) -> &'c D::Device {
+        self.context.device().state()
+    }
+
+    /// The device as the core knows it.
+    pub fn core_device(&self) -> &'c Arc<Device<D>> {
+        self.context.device()
+    }
+
+    /// Where it runs.
+    pub fn host(&self) -> &'c D::Host {
+        self.context.device().host()
+    }
+
+    /// The class's id.
+    pub fn class(&self) -> u16 {
+        self.class.schema.id
+    }
+
+    /// The object that the call is about, for methods on an existing object.
+    ///
+    /// # Panics
+    ///
+    /// In a method whose target is another.
+    pub fn object(&self) -> &ObjectRef<D> {
+        self.object.as_ref().expect("the method's target is an object")
+    }
+
+    /// The driver's part of the object that the call is about.
+    ///
+    /// # Panics
+    ///
+    /// In a method whose target is another, or on an object that is not the driver's.
+    pub fn payload(&self) -> &D::Object {
+        self.object().payload().expect("the class's objects have a payload")
+    }
+
+    /// The header's object id, where it is a number (a port's).
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The event queue that the call is about.
+    ///
+    /// # Panics
+    ///
+    /// In a method whose target is not a file descriptor.
+    pub fn queue(&self) -> &'c Arc<EventQueue<D::Host>> {
+        &self.fd.expect("the method's target is a file descriptor").queue
+    }
+
+    /// The id of the event queue that the call is about.
+    ///
+    /// # Panics
+    ///
+    /// In a method whose target is not a file descriptor.
+    pub(crate) fn queue_id(&self) -> ObjectId {
+        self.fd.expect("the method's target is a file descriptor").id
+    }
+
+    /// Calls the handler that this one replaced.
+    ///
+    /// # Errors
+    ///
+    /// What that one says; EOPNOTSUPP if there was none.
+    pub fn replaced(&mut self) -> Outcome {
+        match self.method.replaced {
+            Some(handler) => handler(self),
+            None => Err(Failure::new(Errno::EOPNOTSUPP, Reason::NO_METHOD).at(wire::FIELD_METHOD, 0)),
+        }
+    }
+
+    fn find(&self, id: u16) -> Option<Found> {
+        self.index.find(self.message, self.method.layout.slot(id)?)
+    }
+
+    /// A failure that names an attribute, at its place if the message has it.
+    pub fn fail<T: ?Sized>(&self, attr: Attr<T>, errno: Errno, reason: Reason) -> Failure {
+        let offset = self.find(attr.id()).map_or(0, |found| found.offset);
+        Failure::new(errno, reason).at(attr.id(), offset)
+    }
+
+    /// EINVAL: the attribute's value is out of range.
+    pub fn out_of_range<T: ?Sized>(&self, attr: Attr<T>) -> Failure {
+        self.fail(attr, Errno::EINVAL, Reason::OUT_OF_RANGE)
+    }
+
+    /// Whether the message has the attribute: an input is given, an output is asked for.
+    pub fn has<T: ?Sized>(&self, attr: Attr<T>) -> bool {
+        self.method.layout.slot(attr.id()).is_some_and(|slot| self.index.has(slot))
+    }
+
+    /// An input's value, if given; what a shorter version of a structure lacks is zero.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT, for one by pointer.
+    pub fn get<T: Payload>(&self, attr: Attr<T>) -> Outcome<Option<T>> {
+        let Some(found) = self.find(attr.id()) else { return Ok(None) };
+        let mut value = T::new_zeroed();
+        if found.by_pointer {
+            let given = self.pointer(&found);
+            let length = size_of::<T>().min(given.length.try_into().unwrap_or(usize::MAX));
+            self.copy_in(attr, given.addr, &mut value.as_mut_bytes()[..length])?;
+        } else {
+            let payload = &self.message[found.start..found.end];
+            let length = payload.len().min(size_of::<T>());
+            value.as_mut_bytes()[..length].copy_from_slice(&payload[..length]);
+        }
+        Ok(Some(value))
+    }
+
+    /// An input's value that must be there.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL, naming it, if it is not; EFAULT.
+    pub fn require<T: Payload>(&self, attr: Attr<T>) -> Outcome<T> {
+        self.get(attr)?.ok_or_else(|| self.fail(attr, Errno::EINVAL, Reason::MISSING))
+    }
+
+    /// An inline input's bytes, if given.
+    pub fn bytes<T: ?Sized>(&self, attr: Attr<T>) -> Option<&[u8]> {
+        let found = self.find(attr.id())?;
+        if found.by_pointer {
+            return None;
+        }
+        Some(&self.message[found.start..found.end])
+    }
+
+    /// Elements in an array input; zero if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if it is no whole number.
+    pub fn count<T: Payload>(&self, attr: Attr<[T]>) -> Outcome<usize> {
+        let Some(found) = self.find(attr.id()) else { return Ok(0) };
+        let bytes = if found.by_pointer { self.pointer(&found).length } else { (found.end - found.start) as u64 };
+        match usize::try_from(bytes) {
+            Ok(bytes) if bytes % size_of::<T>() == 0 => Ok(bytes / size_of::<T>()),
+            _ => Err(self.fail(attr, Errno::EINVAL, Reason::NOT_WHOLE)),
+        }
+    }
+
+    /// Element `n` of an array input, which must have that many.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT, for one by pointer.
+    ///
+    /// # Panics
+    ///
+    /// If it has not that many.
+    pub fn element<T: Payload>(&self, attr: Attr<[T]>, n: usize) -> Outcome<T> {
+        let found = self.find(attr.id()).expect("the caller has counted the elements");
+        let mut value = T::new_zeroed();
+        let at = n * size_of::<T>();
+        if found.by_pointer {
+            let given = self.pointer(&found);
+            assert!(at as u64 + size_of::<T>() as u64 <= given.length, "the caller has counted the elements");
+            self.copy_in(attr, given.addr.wrapping_add(at as u64), value.as_mut_bytes())?;
+        } else {
+            let payload = &self.message[found.start..found.end];
+            value.as_mut_bytes().copy_from_slice(&payload[at..at + size_of::<T>()]);
+        }
+        Ok(value)
+    }
+
+    /// The object that an input names, in use by this call until dropped.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT, EBUSY, or EINVAL if it is of a class that the attribute does not take.
+    pub fn object_at(&self, attr: Attr<ObjectId>) -> Outcome<Option<ObjectRef<D>>> {
+        let Shape::Object(classes) = attr.spec.shape else {
+            unreachable!("an attribute of type ObjectId names the classes it takes")
+        };
+        self.object_of(attr, classes)
+    }
+
+    /// The same, of one of `classes` instead of those that the attribute's schema names: a driver's own class may stand
+    /// where a common one can.
+    ///
+    /// # Errors
+    ///
+    /// As [`Call::object_at`].
+    pub fn object_of(&self, attr: Attr<ObjectId>, classes: &[u16]) -> Outcome<Option<ObjectRef<D>>> {
+        let Some(id) = self.get(attr)? else { return Ok(None) };
+        let offset = self.find(attr.id()).map_or(0, |found| found.offset);
+        resolve(id, self.chain)
+            .and_then(|id| self.context.store().get_of(id, classes))
+            .map(Some)
+            .map_err(|failure| failure.at(attr.id(), offset))
+    }
+
+    /// The same, and it must be there.
+    ///
+    /// # Errors
+    ///
+    /// Also EINVAL if it is not.
+    pub fn require_object(&self, attr: Attr<ObjectId>) -> Outcome<ObjectRef<D>> {
+        self.object_at(attr)?.ok_or_else(|| self.fail(attr, Errno::EINVAL, Reason::MISSING))
+    }
+
+    /// An object by the id it has in an element of an array.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT, EBUSY.
+    pub fn object_by_id(&self, id: ObjectId) -> Outcome<ObjectRef<D>> {
+        self.context.store().get(resolve(id, self.chain)?)
+    }
+
+    /// Answers an output; nothing happens if it is not asked for.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT, for one by pointer.
+    pub fn put<T: Payload>(&mut self, attr: Attr<T>, value: &T) -> Outcome {
+        self.put_bytes(attr.id(), value.as_bytes())
+    }
+
+    /// Answers an array.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT, for one by pointer.
+    pub fn put_array<T: Payload>(&mut self, attr: Attr<[T]>, values: &[T]) -> Outcome {
+        self.put_bytes(attr.id(), values.as_bytes())
+    }
+
+    /// Answers a text.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT, for one by pointer.
+    pub fn put_text(&mut self, attr: Attr<str>, text: &str) -> Outcome {
+        self.put_bytes(attr.id(), text.as_bytes())
+    }
+
+    fn put_bytes(&mut self, id: u16, bytes: &[u8]) -> Outcome {
+        let mut answer = match self.answer(id) {
+            Some(answer) => answer,
+            None => return Ok(()),
+        };
+        answer.push(bytes)?;
+        answer.finish();
+        Ok(())
+    }
+
+    /// Answers an output piece by piece; `None` if it is not asked for.
+    pub fn stream<T: ?Sized>(&mut self, attr: Attr<T>) -> Option<Answer<'_, D>> {
+        self.answer(attr.id())
+    }
+
+    fn answer(&mut self, id: u16) -> Option<Answer<'_, D>> {
+        let found = self.find(id)?;
+        let room = if found.by_pointer {
+            let given = self.pointer(&found);
+            Room::Pointer { addr: given.addr, length: given.length }
+        } else {
+            Room::Inline
+        };
+        Some(Answer { context: self.context, message: self.message, id, found, room, size: 0, written: 0 })
+    }
+
+    fn pointer(&self, found: &Found) -> ByPointer {
+        ByPointer::read_from_bytes(&self.message[found.start..found.end]).expect("the parser checked its size")
+    }
+
+    fn copy_in<T: ?Sized>(&self, attr: Attr<T>, addr: u64, into: &mut [u8]) -> Outcome {
+        self.host()
+            .copy_in(self.context.owner(), addr, into)
+            .map_err(|errno| self.fail(attr, errno, Reason::BAD_POINTER))
+    }
+
+    /// What the header's object field answers: for CREATE_FD the descriptor. CREATE need not: see [`Call::publish`].
+    pub fn answer_object(&mut self, value: u32) {
+        self.answer = Some(value);
+    }
+
+    /// Takes an id and the memory for a new object of the message's class.
+    ///
+    /// # Errors
+    ///
+    /// ENOSPC at the context's limit, ENOMEM, or what is wrong with the event queue that the message names.
+    pub fn reserve(&self) -> Outcome<Reservation<'c, D>> {
+        let subscription = if self.class.schema.flags & class_flags::EVENTS == 0 {
+            None
+        } else {
+            let subscription = match self.object_at(class::EVENT_QUEUE_OF)? {
+                Some(object) => {
+                    let queue = object.queue().expect("the class was checked");
+                    Some(Subscription::new(queue.clone(), self.get(class::COOKIE)?.unwrap_or(0)))
+                }
+                None => None,
+            };
+            Some(Mutex::try_new(subscription, c"rdma_uapi_subscription")?)
+        };
+        let room = ArcRoom::try_new()?;
+        let id = self.context.store().reserve()?;
+        Ok(Reservation { context: self.context, id, room: Some(room), subscription })
+    }
+
+    /// The object exists: it gets its id, and depends on its parents from now on. Cannot fail. The header answers the
+    /// id.
+    pub fn publish(
+        &mut self,
+        reservation: Reservation<'c, D>,
+        payload: Option<D::Object>,
+        parents: &[&ObjectRef<D>],
+    ) -> Arc<Object<D>> {
+        let body = match payload {
+            Some(payload) => Body::Driver(payload),
+            None => Body::Plain,
+        };
+        let object = self.publish_body(reservation, body, parents);
+        self.answer = Some(object.id().0);
+        object
+    }
+
+    pub(crate) fn publish_body(
+        &mut self,
+        mut reservation: Reservation<'c, D>,
+        body: Body<D>,
+        parents: &[&ObjectRef<D>],
+    ) -> Arc<Object<D>> {
+        let room = reservation.room.take().expect("a reservation is used once");
+        let subscription = reservation.subscription.take();
+        let object = room.fill(Object::new(reservation.id, self.class(), parents, subscription, body));
+        self.created = Some(ObjectRef::of_new(object.clone()));
+        self.context.store().publish(&object);
+        object
+    }
+
+    /// What was created stays even if the call fails from here on: somebody else ends it.
+    pub(crate) fn keep(&mut self) {
+        self.created = None;
+    }
+
+    /// Ends the object that the call is about: DESTROY.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY if something depends on it or another call uses it; what the class's release function says. The object
+    /// lives on then.
+    pub fn destroy(&mut self) -> Outcome {
+        let object = self.object();
+        let at = |failure: Failure| failure.at(wire::FIELD_OBJECT, 4);
+        object.begin_end().map_err(at)?;
+        if let Err(failure) = self.context.release(object, Cause::Destroy) {
+            object.cancel_end();
+            return Err(failure);
+        }
+        object.subscribe(None);
+        object.end();
+        self.context.store().free(object.id());
+        Ok(())
+    }
+
+    /// The call succeeded: the header says so.
+    pub(crate) fn finish(&mut self) {
+        if let Some(answer) = self.answer {
+            self.message[4..8].copy_from_slice(answer.as_bytes());
+        }
+    }
+
+    /// The call failed: what it created ends again.
+    #[cold]
+    pub(crate) fn undo(&mut self) {
+        let Some(object) = self.created.take() else { return };
+        if object.begin_end().is_err() {
+            // Somebody guessed the id and uses the object already: theirs now.
+            return;
+        }
+        if let Err(failure) = self.context.release(&object, Cause::Close) {
+            self.host().log(format_args!("undoing a creation: {failure}"));
+        }
+        object.subscribe(None);
+        object.end();
+        self.context.store().free(object.id());
+    }
+}
+
+enum Room {
+    Inline,
+    Pointer { addr: u64, length: u64 },
+}
+
+/// An output being written piece by piece. What does not fit is counted and dropped.
+pub struct Answer<'a, D: Driver> {
+    context: &'a Context<D>,
+    message: &'a mut [u8],
+    id: u16,
+    found: Found,
+    room: Room,
+    size: u64,
+    written: u64,
+}
+
+impl<D: Driver> Answer<'_, D> {
+    /// The room there is.
+    pub fn room(&self) -> u64 {
+        match self.room {
+            Room::Inline => (self.found.end - self.found.start) as u64,
+            Room::Pointer { length, .. } => length,
+        }
+    }
+
+    /// Appends a piece.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT.
+    pub fn push(&mut self, bytes: &[u8]) -> Outcome {
+        let fits = (self.room() - self.written).min(bytes.len() as u64) as usize;
+        match self.room {
+            Room::Inline => {
+                let start = self.found.start + self.written as usize;
+                self.message[start..start + fits].copy_from_slice(&bytes[..fits]);
+            }
+            Room::Pointer { addr, .. } if fits > 0 => {
+                let at = addr.wrapping_add(self.written);
+                let copied = self.context.device().host().copy_out(self.context.owner(), at, &bytes[..fits]);
+                copied.map_err(|errno| {
+                    Failure::new(errno, Reason::BAD_POINTER).at(self.id, self.found.offset)
+                })?;
+            }
+            Room::Pointer { .. } => {}
+        }
+        self.written += fits as u64;
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// That was all: the attribute's head says how much was written.
+    pub fn finish(self) {
+        let truncated = if self.size > self.written { wire::RESULT_TRUNCATED } else { 0 };
+        let written = self.written.min(u64::from(wire::RESULT_WRITTEN)) as u32;
+        let result = wire::RESULT_ANSWERED | truncated | written;
+        let at = usize::from(self.found.offset) + core::mem::offset_of!(AttrHead, result);
+        self.message[at..at + 4].copy_from_slice(result.as_bytes());
+        if let Room::Pointer { .. } = self.room {
+            let at = usize::from(self.found.offset) + ATTR_HEAD + core::mem::offset_of!(ByPointer, length);
+            self.message[at..at + 8].copy_from_slice(self.size.as_bytes());
+        }
+    }
+}

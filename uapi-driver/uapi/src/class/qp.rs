@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! QP_*: queue pairs, one class a transport, each with only the attributes that make sense for it.
+//!
+//! CREATE takes what MODIFY takes, so that one call makes a queue pair that is ready.
+
+use super::{COOKIE, EVENT_QUEUE_OF};
+use crate::payload;
+use crate::schema::{class_flags, Access, Attr, AttrSchema, ClassSchema, MethodSchema, Target};
+use crate::wire::{method, ObjectId};
+
+payload! {
+    /// Sizes of a queue pair: at least so much is asked for, what it has is answered.
+    pub struct QpCaps (24) {
+        /// Work requests on the send queue.
+        max_send_wr: u32,
+        /// Work requests on the receive queue.
+        max_recv_wr: u32,
+        /// Scatter/gather entries of a send.
+        max_send_sge: u32,
+        /// Scatter/gather entries of a receive.
+        max_recv_sge: u32,
+        /// Inline data, bytes.
+        max_inline: u32,
+        /// Zero.
+        reserved: u32,
+    }
+
+    /// The path to the peer, by GIDs (RoCE: there is no LID).
+    pub struct Path (32) {
+        /// The peer's GID.
+        dgid: [u8; 16],
+        /// The flow label, 20 bits.
+        flow_label: u32,
+        /// Our entry in the port's GID table.
+        sgid_index: u16,
+        /// The hop limit.
+        hop_limit: u8,
+        /// The traffic class.
+        traffic_class: u8,
+        /// The service level.
+        sl: u8,
+        /// Zero.
+        reserved: [u8; 7],
+    }
+}
+
+/// [`STATE`]; numbers as in libibverbs.
+pub mod state {
+    /// Reset.
+    pub const RESET: u32 = 0;
+    /// Initialized.
+    pub const INIT: u32 = 1;
+    /// Ready to receive.
+    pub const RTR: u32 = 2;
+    /// Ready to send.
+    pub const RTS: u32 = 3;
+    /// Send queue drained.
+    pub const SQD: u32 = 4;
+    /// Send queue error.
+    pub const SQE: u32 = 5;
+    /// Error.
+    pub const ERR: u32 = 6;
+}
+
+/// [`FLAGS`].
+pub mod flag {
+    /// Every send makes a completion, not only those that ask for one.
+    pub const SIGNAL_ALL: u32 = 1;
+    /// All that are known.
+    pub const ALL: u32 = SIGNAL_ALL;
+}
+
+/// The protection domain.
+pub const PD: Attr<ObjectId> = Attr::object(1, "pd", &[super::PD]);
+/// Where sends complete; a counter can stand here too.
+pub const SEND_CQ: Attr<ObjectId> = Attr::object(2, "send_cq", &[super::CQ, super::COUNTER]);
+/// Where receives complete; a counter can stand here too.
+pub const RECV_CQ: Attr<ObjectId> = Attr::object(3, "recv_cq", &[super::CQ, super::COUNTER]);
+/// The shared receive queue, instead of a receive queue of its own.
+pub const SRQ: Attr<ObjectId> = Attr::object(4, "srq", &[super::SRQ]);
+/// The sizes.
+pub const CAPS: Attr<QpCaps> = Attr::new(5, "caps");
+/// [`flag`]s.
+pub const FLAGS: Attr<u32> = Attr::new(6, "flags");
+/// The queue pair number.
+pub const QPN: Attr<u32> = Attr::new(7, "qpn");
+
+/// The [`state`] to go to. A create may name any state up to RTS; the queue pair passes the ones before.
+pub const STATE: Attr<u32> = Attr::new(16, "state");
+/// The state that the caller believes it is in.
+pub const CURRENT_STATE: Attr<u32> = Attr::new(17, "current_state");
+/// The port, from 1.
+pub const PORT: Attr<u32> = Attr::new(18, "port");
+/// Entry in the port's P_Key table.
+pub const PKEY_INDEX: Attr<u32> = Attr::new(19, "pkey_index");
+/// What a peer may do: [`super::mr::access`].
+pub const ACCESS: Attr<u32> = Attr::new(20, "access");
+/// The path to the peer.
+pub const PATH: Attr<Path> = Attr::new(21, "path");
+/// The peer's queue pair number.
+pub const DEST_QPN: Attr<u32> = Attr::new(22, "dest_qpn");
+/// First packet sequence number to send.
+pub const SQ_PSN: Attr<u32> = Attr::new(23, "sq_psn");
+/// First packet sequence number to receive.
+pub const RQ_PSN: Attr<u32> = Attr::new(24, "rq_psn");
+/// Path MTU, bytes.
+pub const PATH_MTU: Attr<u32> = Attr::new(25, "path_mtu");
+/// Local ACK timeout: 4.096 us * 2^n, 0 is for ever.
+pub const TIMEOUT: Attr<u32> = Attr::new(26, "timeout");
+/// Retries after a timeout.
+pub const RETRY_CNT: Attr<u32> = Attr::new(27, "retry_cnt");
+/// Retries after receiver not ready; 7 is for ever.
+pub const RNR_RETRY: Attr<u32> = Attr::new(28, "rnr_retry");
+/// How long a peer waits after receiver not ready, as the transport encodes it.
+pub const MIN_RNR_TIMER: Attr<u32> = Attr::new(29, "min_rnr_timer");
+/// RDMA READs and atomics outstanding as initiator.
+pub const MAX_RD_ATOMIC: Attr<u32> = Attr::new(30, "max_rd_atomic");
+/// RDMA READs and atomics outstanding as target.
+pub const MAX_DEST_RD_ATOMIC: Attr<u32> = Attr::new(31, "max_dest_rd_atomic");
+/// Ask for an event when the send queue is drained.
+pub const SQD_NOTIFY: Attr<u32> = Attr::new(32, "sqd_notify");
+/// The alternate path.
+pub const ALT_PATH: Attr<Path> = Attr::new(33, "alt_path");
+/// The alternate port.
+pub const ALT_PORT: Attr<u32> = Attr::new(34, "alt_port");
+/// The alternate P_Key index.
+pub const ALT_PKEY_INDEX: Attr<u32> = Attr::new(35, "alt_pkey_index");
+/// The alternate timeout.
+pub const ALT_TIMEOUT: Attr<u32> = Attr::new(36, "alt_timeout");
+/// Path migration: 0 migrated, 1 rearm, 2 armed.
+pub const PATH_MIG_STATE: Attr<u32> = Attr::new(37, "path_mig_state");
+/// What the device says about rate limiting, kb/s.
+pub const RATE_LIMIT: Attr<u32> = Attr::new(38, "rate_limit");
+/// Whether the send queue is draining.
+pub const SQ_DRAINING: Attr<u32> = Attr::new(39, "sq_draining");
+
+const RC_MODIFY: &[AttrSchema] = &[
+    STATE.input(),
+    CURRENT_STATE.input(),
+    PORT.input(),
+    PKEY_INDEX.input(),
+    ACCESS.input(),
+    PATH.input(),
+    DEST_QPN.input(),
+    SQ_PSN.input(),
+    RQ_PSN.input(),
+    PATH_MTU.input(),
+    TIMEOUT.input(),
+    RETRY_CNT.input(),
+    RNR_RETRY.input(),
+    MIN_RNR_TIMER.input(),
+    MAX_RD_ATOMIC.input(),
+    MAX_DEST_RD_ATOMIC.input(),
+    SQD_NOTIFY.input(),
+    ALT_PATH.input(),
+    ALT_PORT.input(),
+    ALT_PKEY_INDEX.input(),
+    ALT_TIMEOUT.input(),
+    PATH_MIG_STATE.input(),
+    RATE_LIMIT.input(),
+];
+
+const RC_CREATE_ONLY: &[AttrSchema] = &[
+    PD.required(),
+    SEND_CQ.required(),
+    RECV_CQ.required(),
+    SRQ.input(),
+    CAPS.in_out(),
+    FLAGS.input(),
+    QPN.output(),
+    EVENT_QUEUE_OF.input(),
+    COOKIE.input(),
+];
+
+/// QP_RC: reliable connected.
+pub static RC: ClassSchema = ClassSchema {
+    id: super::QP_RC,
+    name: "qp_rc",
+    flags: class_flags::EVENTS,
+    methods: &[
+        MethodSchema {
+            number: method::CREATE,
+            name: "create",
+            target: Target::New,
+            access: Access::Any,
+            attrs: &joined::<{ RC_CREATE_ONLY.len() + RC_MODIFY.len() }>(RC_CREATE_ONLY, RC_MODIFY),
+        },
+        MethodSchema {
+            number: method::QUERY,
+            name: "query",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[
+                PD.output(),
+                SEND_CQ.output(),
+                RECV_CQ.output(),
+                SRQ.output(),
+                CAPS.output(),
+                FLAGS.output(),
+                QPN.output(),
+                STATE.output(),
+                PORT.output(),
+                PKEY_INDEX.output(),
+                ACCESS.output(),
+                PATH.output(),
+                DEST_QPN.output(),
+                SQ_PSN.output(),
+                RQ_PSN.output(),
+                PATH_MTU.output(),
+                TIMEOUT.output(),
+                RETRY_CNT.output(),
+                RNR_RETRY.output(),
+                MIN_RNR_TIMER.output(),
+                MAX_RD_ATOMIC.output(),
+                MAX_DEST_RD_ATOMIC.output(),
+                SQ_DRAINING.output(),
+                ALT_PATH.output(),
+                ALT_PORT.output(),
+                ALT_PKEY_INDEX.output(),
+                ALT_TIMEOUT.output(),
+                PATH_MIG_STATE.output(),
+                RATE_LIMIT.output(),
+            ],
+        },
+        MethodSchema {
+            number: method::MODIFY,
+            name: "modify",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: RC_MODIFY,
+        },
+        MethodSchema { number: method::DESTROY, name: "destroy", target: Target::Object, access: Access::Any, attrs: &[] },
+    ],
+};
+
+/// Two lists of attributes as one.
+const fn joined<const N: usize>(a: &[AttrSchema], b: &[AttrSchema]) -> [AttrSchema; N] {
+    assert!(a.len() + b.len() == N);
+    let mut all = [a[0]; N];
+    let mut i = 0;
+    while i < N {
+        all[i] = if i < a.len() { a[i] } else { b[i - a.len()] };
+        i += 1;
+    }
+    all
+}

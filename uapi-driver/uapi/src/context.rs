@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! A context: an open file on a device, and the way a message takes through it.
+//!
+//! Header checked, class and method looked up, permission asked, attributes parsed, object found, handler called,
+//! result written into the header.
+
+use crate::call::Call;
+use crate::class::{self, event_queue::Event, interface::feature};
+use crate::device::Device;
+use crate::driver::{Cause, Driver, Ending};
+use crate::errno::Errno;
+use crate::event::{EventQueue, FdObject, Subscription};
+use crate::failure::{Failure, Outcome, Reason};
+use crate::host::Host;
+use crate::object::{Object, ObjectRef};
+use crate::parse;
+use crate::schema::{Access, Target};
+use crate::store::Store;
+use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sys::{Arc, ArcRoom, Mutex, Vec};
+use crate::wire::{self, Header, ObjectId, HEADER};
+use zerocopy::{FromBytes, IntoBytes};
+
+const CLOSED: u32 = 1 << 31;
+
+/// [`Context::features`] before the first call.
+const FRESH: u64 = 1 << 63;
+
+/// The device or one of its ports, as a source of events in a context.
+struct Source<H: Host> {
+    class: u16,
+    number: u32,
+    subscription: Subscription<H>,
+}
+
+/// An open file on a device.
+pub struct Context<D: Driver> {
+    device: Arc<Device<D>>,
+    owner: <D::Host as Host>::Owner,
+    state: D::Context,
+    store: Store<D>,
+    sources: Mutex<Vec<Source<D::Host>>>,
+    features: AtomicU64,
+    /// Calls being dispatched, and whether no more may come.
+    gate: AtomicU32,
+    /// Whether `close` has been called.
+    closing: AtomicU32,
+}
+
+/// A call passing the gate.
+struct Pass<'a>(&'a AtomicU32);
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire of whoever waits for the gate to be empty.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl<D: Driver> Context<D> {
+    pub(crate) fn try_new(
+        device: Arc<Device<D>>,
+        owner: <D::Host as Host>::Owner,
+        state: D::Context,
+    ) -> Result<Arc<Self>, (Failure, D::Context)> {
+        let store = match Store::try_new(D::MAX_OBJECTS) {
+            Ok(store) => store,
+            Err(_) => return Err((Failure::NO_MEMORY, state)),
+        };
+        let sources = match Mutex::try_new(Vec::new(), c"rdma_uapi_sources") {
+            Ok(sources) => sources,
+            Err(_) => return Err((Failure::NO_MEMORY, state)),
+        };
+        let room = match ArcRoom::try_new() {
+            Ok(room) => room,
+            Err(_) => return Err((Failure::NO_MEMORY, state)),
+        };
+        Ok(room.fill(Context {
+            device,
+            owner,
+            state,
+            store,
+            sources,
+            features: AtomicU64::new(FRESH),
+            gate: AtomicU32::new(0),
+            closing: AtomicU32::new(0),
+        }))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<Device<D>> {
+        &self.device
+    }
+
+    /// Who opened it.
+    pub fn owner(&self) -> &<D::Host as Host>::Owner {
+        &self.owner
+    }
+
+    /// The driver's state.
+    pub fn state(&self) -> &D::Context {
+        &self.state
+    }
+
+    /// The objects.
+    pub fn store(&self) -> &Store<D> {
+        &self.store
+    }
+
+    /// [`feature`]s that it asked for.
+    pub fn features(&self) -> u64 {
+        self.features.load(Ordering::Relaxed) & feature::ALL
+    }
+
+    /// An ioctl on the device's file: `method` is the method's number, `message` the whole message, as long as its
+    /// header says. On return the message holds the answer; all of it is to be copied back, also when the call failed.
+    ///
+    /// # Errors
+    ///
+    /// The errno; what exactly was wrong stands in the header then.
+    pub fn dispatch(this: &Arc<Self>, method: u32, message: &mut [u8]) -> Result<(), Errno> {
+        Self::dispatch_on(this, None, method, message)
+    }
+
+    pub(crate) fn dispatch_on(
+        this: &Arc<Self>,
+        fd: Option<&FdObject<D>>,
+        method: u32,
+        message: &mut [u8],
+    ) -> Result<(), Errno> {
+        let result = Self::run(this, fd, method, message, None);
+        if let Err(failure) = &result {
+            write_error(message, failure);
+        }
+        result.map_err(Errno::from)
+    }
+
+    /// One command; in a chain, with the objects that the commands before it created.
+    pub(crate) fn run(
+        this: &Arc<Self>,
+        fd: Option<&FdObject<D>>,
+        method: u32,
+        message: &mut [u8],
+        chain: Option<&[ObjectId]>,
+    ) -> Outcome {
+        let _pass = this.enter()?;
+        let header = check_header(message)?;
+        let class = this.device.table().class(header.class).ok_or_else(|| no_class::<D>(header.class))?;
+        let method = u8::try_from(method).ok().and_then(|number| class.method(number)).ok_or_else(no_method)?;
+        let schema = method.schema;
+        if this.features.load(Ordering::Relaxed) != 0 || schema.number >= wire::method::EXPERIMENTAL {
+            this.note_first(header.class, schema.number)?;
+        }
+        if schema.access != Access::Any && !this.device.host().may(&this.owner, schema.access) {
+            return Err(Failure::new(Errno::EPERM, Reason::NOT_PERMITTED).at(wire::FIELD_METHOD, 0));
+        }
+        let index = parse::attributes(message, &method.layout)?;
+        let object = this.target(schema.target, fd, &header, chain)?;
+        let mut call = Call::new(this, class, method, message, index, object, fd, chain, header.object);
+        match (method.handler)(&mut call) {
+            Ok(()) => {
+                call.finish();
+                Ok(())
+            }
+            Err(failure) => {
+                call.undo();
+                Err(failure)
+            }
+        }
+    }
+
+    fn enter(&self) -> Outcome<Pass<'_>> {
+        let pass = {
+            let before = self.gate.fetch_add(1, Ordering::Acquire);
+            (Pass(&self.gate), before)
+        };
+        if pass.1 & CLOSED != 0 {
+            return Err(Failure::GONE);
+        }
+        Ok(pass.0)
+    }
+
+    /// Lets no more calls in and waits for those that are.
+    fn shut(&self) {
+        self.gate.fetch_or(CLOSED, Ordering::Relaxed);
+        while self.gate.load(Ordering::Acquire) != CLOSED {
+            self.device.host().pause();
+        }
+    }
+
+    /// What only concerns a context's first call, and experimental methods.
+    #[cold]
+    fn note_first(&self, class: u16, method: u8) -> Outcome {
+        let asks = class == class::INTERFACE && method == wire::method::MODIFY;
+        if !asks {
+            self.features.fetch_and(!FRESH, Ordering::Relaxed);
+        }
+        if method >= wire::method::EXPERIMENTAL && self.features() & feature::EXPERIMENTAL == 0 {
+            return Err(Failure::new(Errno::EOPNOTSUPP, Reason::EXPERIMENTAL).at(wire::FIELD_METHOD, 0));
+        }
+        Ok(())
+    }
+
+    /// Asks for features; only as the first call.
+    pub(crate) fn ask_features(&self, features: u64) -> Outcome {
+        match self.features.compare_exchange(FRESH, features, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::new(Errno::EBUSY, Reason::NOT_FIRST).at(wire::FIELD_METHOD, 0)),
+        }
+    }
+
+    fn target(
+        &self,
+        target: Target,
+        fd: Option<&FdObject<D>>,
+        header: &Header,
+        chain: Option<&[ObjectId]>,
+    ) -> Outcome<Option<ObjectRef<D>>> {
+        let wrong_fd = Err(Failure::new(Errno::EINVAL, Reason::WRONG_FD).at(wire::FIELD_CLASS, 2));
+        if fd.is_some() != (target == Target::Fd) {
+            return wrong_fd;
+        }
+        let named = header.object != 0;
+        match target {
+            Target::Object => {
+                let id = resolve(ObjectId(header.object), chain)
+                    .map_err(|failure| failure.at(wire::FIELD_OBJECT, FIELD_OBJECT_OFFSET))?;
+                match self.store.get_of(id, &[header.class]) {
+                    Ok(object) => Ok(Some(object)),
+                    Err(failure) => Err(failure.at(wire::FIELD_OBJECT, FIELD_OBJECT_OFFSET)),
+                }
+            }
+            Target::Numbered => Ok(None),
+            Target::New | Target::Only | Target::Fd if named => {
+                Err(Failure::new(Errno::EINVAL, Reason::OBJECT_NOT_ZERO).at(wire::FIELD_OBJECT, FIELD_OBJECT_OFFSET))
+            }
+            Target::Fd if fd.is_some() && header.class != class::EVENT_QUEUE => wrong_fd,
+            Target::New | Target::Only | Target::Fd => Ok(None),
+        }
+    }
+
+    /// The owner is gone, or closes: every object ends, in dependency order, then the driver's state. Must be called
+    /// once for every context that was opened; when it returns, nothing of the driver's runs for it any more.
+    pub fn close(this: &Arc<Self>) {
+        if this.closing.swap(1, Ordering::Relaxed) != 0 {
+            return;
+        }
+        this.shut();
+        this.device.unlist(this);
+        let cause = if this.device.is_removed() { Cause::Removed } else { Cause::Close };
+        this.store.drain(|object| this.end_object(object, cause));
+        this.sources.lock().truncate(0);
+        D::close(&this.device, &this.state);
+    }
+
+    fn end_object(&self, object: &ObjectRef<D>, cause: Cause) {
+        if let Some(queue) = object.queue() {
+            queue.end(None);
+        }
+        if let Err(failure) = self.release(object, cause) {
+            let (class, id) = (object.class(), object.id().0);
+            self.device.host().log(format_args!("object {id:#x} of class {class:#x} did not end well: {failure}"));
+        }
+        object.subscribe(None);
+        object.end();
+    }
+
+    /// Calls the class's release function.
+    pub(crate) fn release(&self, object: &Object<D>, cause: Cause) -> Outcome {
+        match self.device.table().class(object.class()).and_then(|class| class.release) {
+            Some(release) => release(&Ending { context: self, object, cause }),
+            None => Ok(()),
+        }
+    }
+
+    /// The device is gone.
+    pub(crate) fn device_gone(&self) {
+        self.shut();
+        let last = Event { kind: Device::<D>::LAST_EVENT, class: class::DEVICE, count: 1, ..Event::default() };
+        self.store.each(|object| {
+            if let Some(queue) = object.queue() {
+                queue.end(Some(last));
+            }
+        });
+    }
+
+    /// A queue's file descriptor was closed.
+    pub(crate) fn forget_fd(&self, id: ObjectId) {
+        // Not a call: also when the device is gone. Closing waits for the gate only, so the store is asked first.
+        let Ok(object) = self.store.get(id) else { return };
+        if let Some(queue) = object.queue() {
+            self.store.each(|other| {
+                if other.reports_to(queue) {
+                    other.subscribe(None);
+                }
+            });
+            let mut sources = self.sources.lock();
+            while let Some(n) = sources.iter().position(|source| Arc::ptr_eq(source.subscription.queue(), queue)) {
+                sources.swap_remove(n);
+            }
+        }
+        if object.begin_end().is_ok() {
+            self.store.free(id);
+        }
+    }
+
+    /// From now on the device or a port reports there, or nowhere.
+    pub(crate) fn subscribe_source(&self, class: u16, number: u32, to: Option<Subscription<D::Host>>) -> Outcome {
+        let mut sources = self.sources.lock();
+        if let Some(n) = sources.iter().position(|source| source.class == class && source.number == number) {
+            let old = sources.swap_remove(n);
+            old.subscription.queue().purge(class, number);
+        }
+        if let Some(subscription) = to {
+            sources.push(Source { class, number, subscription })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the device or a port reports to that queue.
+    pub(crate) fn source_reports_to(&self, class: u16, number: u32, queue: &Arc<EventQueue<D::Host>>) -> bool {
+        let sources = self.sources.lock();
+        sources.iter().any(|source| {
+            source.class == class && source.number == number && Arc::ptr_eq(source.subscription.queue(), queue)
+        })
+    }
+
+    pub(crate) fn post_source(&self, class: u16, number: u32, kind: u16, data: u64) {
+        for source in self.sources.lock().iter_mut() {
+            if source.class == class && source.number == number {
+                source.subscription.post(class, number, kind, data);
+            }
+        }
+    }
+}
+
+const FIELD_OBJECT_OFFSET: u16 = 4;
+
+/// The object that an id in a message means: in a chain it may be the one that an earlier command created.
+pub(crate) fn resolve(id: ObjectId, chain: Option<&[ObjectId]>) -> Outcome<ObjectId> {
+    match chain {
+        Some(created) if id.0 & ObjectId::CHAIN != 0 => {
+            let command = (id.0 & !ObjectId::CHAIN) as usize;
+            match created.get(command) {
+                Some(&id) if id != ObjectId::NONE => Ok(id),
+                _ => Err(Failure::new(Errno::EINVAL, Reason::BAD_REFERENCE).detail(command.min(0xffff) as u16)),
+            }
+        }
+        _ => Ok(id),
+    }
+}
+
+fn check_header(message: &[u8]) -> Outcome<Header> {
+    let Ok((header, _)) = Header::read_from_prefix(message) else {
+        return Err(Failure::new(Errno::EINVAL, Reason::SHORT_MESSAGE).at(wire::FIELD_LENGTH, 0));
+    };
+    let wrong = |reason, field, offset| Err(Failure::new(Errno::EINVAL, reason).at(field, offset));
+    let length = usize::from(header.length);
+    if length != message.len() || length % wire::ALIGN != 0 || length > wire::MAX_MESSAGE {
+        return wrong(Reason::BAD_LENGTH, wire::FIELD_LENGTH, 0);
+    }
+    if header.flags != 0 {
+        return wrong(Reason::UNKNOWN_FLAG, wire::FIELD_FLAGS, 8);
+    }
+    if header.reserved != 0 {
+        return wrong(Reason::NOT_ZERO, wire::FIELD_RESERVED, 12);
+    }
+    if header.error != Default::default() {
+        return wrong(Reason::NOT_ZERO, wire::FIELD_RESERVED, 16);
+    }
+    Ok(header)
+}
+
+pub(crate) fn write_error(message: &mut [u8], failure: &Failure) {
+    if let Some(place) = message.get_mut(16..HEADER) {
+        place.copy_from_slice(failure.extended().as_bytes());
+    }
+}
+
+#[cold]
+fn no_class<D: Driver>(class: u16) -> Failure {
+    let reason = match wire::class_driver(class) {
+        Some(driver) if driver != D::ID => Reason::OTHER_DRIVER,
+        _ => Reason::NO_CLASS,
+    };
+    Failure::new(Errno::EOPNOTSUPP, reason).at(wire::FIELD_CLASS, 2)
+}
+
+#[cold]
+fn no_method() -> Failure {
+    Failure::new(Errno::EOPNOTSUPP, Reason::NO_METHOD).at(wire::FIELD_METHOD, 0)
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! What a driver brings: its ids, its state, its payload for an object, its table of what it adds, replaces, removes.
+
+use crate::context::Context;
+use crate::device::Device;
+use crate::failure::Outcome;
+use crate::host::Host;
+use crate::object::Object;
+use crate::table::Additions;
+use crate::wire::DriverId;
+
+/// A driver.
+pub trait Driver: Sized + Send + Sync + 'static {
+    /// Tags the classes and attributes that are its own.
+    const ID: DriverId;
+    /// Its name.
+    const NAME: &'static str;
+    /// What it adds to the common classes, replaces or removes.
+    const ADDITIONS: Additions<Self>;
+    /// Objects that one context may have.
+    const MAX_OBJECTS: u32 = 1 << 20;
+
+    /// Where it runs.
+    type Host: Host;
+    /// What it keeps for a device.
+    type Device: Send + Sync;
+    /// What it keeps for an open context.
+    type Context: Send + Sync;
+    /// What it keeps for an object: usually an enum with one variant a class.
+    type Object: Send + Sync;
+
+    /// Ports of the device.
+    fn ports(device: &Self::Device) -> u32;
+
+    /// Somebody opens the device.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from being opened.
+    fn open(device: &Device<Self>, owner: &<Self::Host as Host>::Owner) -> Outcome<Self::Context>;
+
+    /// A context ends; all its objects are gone already.
+    fn close(device: &Device<Self>, context: &Self::Context);
+}
+
+/// Why an object ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// DESTROY: an error keeps the object alive.
+    Destroy,
+    /// The context ends: an error is logged and the object is gone all the same.
+    Close,
+    /// The context ends, and the device is gone: there is no hardware to talk to.
+    Removed,
+}
+
+/// What a class's release function is given when an object ends.
+pub struct Ending<'a, D: Driver> {
+    /// The context.
+    pub context: &'a Context<D>,
+    /// The object.
+    pub object: &'a Object<D>,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl<D: Driver> Ending<'_, D> {
+    /// The driver's state of the device.
+    pub fn device(&self) -> &D::Device {
+        self.context.device().state()
+    }
+}

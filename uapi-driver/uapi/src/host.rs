@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! What the object model needs from the place it runs in: a kernel module, or a process of its own.
+
+use crate::driver::Driver;
+use crate::errno::Errno;
+use crate::event::FdObject;
+use crate::failure::Outcome;
+use crate::schema::Access;
+use crate::sys::NoMemory;
+use core::fmt;
+
+/// The place that the object model runs in.
+///
+/// Everything is called in process context and may sleep. Calls that touch user memory or ask for permissions happen
+/// only while the owner's own call is being dispatched.
+pub trait Host: Sized + Send + Sync + 'static {
+    /// Who opened a context: whatever the host needs to reach its memory and to account for it.
+    type Owner: Send + Sync;
+
+    /// What readers of an event queue wait on.
+    type Wait: Wait;
+
+    /// Pinned memory accounted for; dropping it gives it back.
+    type Charge: Send + Sync;
+
+    /// Reads the calling process's memory.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT.
+    fn copy_in(&self, owner: &Self::Owner, addr: u64, into: &mut [u8]) -> Result<(), Errno>;
+
+    /// Writes the calling process's memory.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT.
+    fn copy_out(&self, owner: &Self::Owner, addr: u64, from: &[u8]) -> Result<(), Errno>;
+
+    /// Whether the caller has what a method needs. Never asked for [`Access::Any`].
+    fn may(&self, owner: &Self::Owner, access: Access) -> bool;
+
+    /// Accounts for pinned memory.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM with reason MEMLOCK when that would be over the owner's limit.
+    fn charge(&self, owner: &Self::Owner, bytes: u64) -> Outcome<Self::Charge>;
+
+    /// Gives the calling process a file descriptor for an object. Dropping the object is what closing it means.
+    ///
+    /// # Errors
+    ///
+    /// EMFILE, ENOMEM; the object has been dropped then.
+    fn install_fd<D: Driver<Host = Self>>(&self, owner: &Self::Owner, object: FdObject<D>) -> Result<u32, Errno>;
+
+    /// Waits a moment (about a millisecond): somebody else has to finish something first.
+    fn pause(&self);
+
+    /// Writes a line to the log.
+    fn log(&self, line: fmt::Arguments<'_>);
+}
+
+/// What readers of an event queue wait on: a wait queue, an eventfd, a condition variable.
+pub trait Wait: Sized + Send + Sync + 'static {
+    /// A new one.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    fn try_new() -> Result<Self, NoMemory>;
+
+    /// The queue became readable or ended: whoever waits shall look again.
+    fn wake(&self);
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! An object: what the core keeps for it, and references to it.
+//!
+//! # Life
+//!
+//! One word holds it all: calls in flight, objects that depend on it, and whether it is dying. A call that names an
+//! object counts as in flight until its [`ObjectRef`] is dropped; an object made from others counts as a dependent of
+//! each until it is destroyed. DESTROY succeeds only if its own call is the only one in flight and nothing depends on
+//! the object; otherwise it answers EBUSY at once (reason BUSY or IN_USE). It never waits, so destroying can not
+//! deadlock with a call that waits for something in turn; the program decides whether to try again.
+
+use crate::driver::Driver;
+use crate::errno::Errno;
+use crate::event::{EventQueue, Subscription};
+use crate::failure::{Failure, Outcome, Reason};
+use crate::sys::atomic::{AtomicU64, Ordering};
+use crate::sys::{Arc, Mutex};
+use crate::wire::ObjectId;
+use core::ops::Deref;
+
+/// Objects that an object can be made from.
+pub const MAX_PARENTS: usize = 6;
+
+const DYING: u64 = 1 << 63;
+const DEPENDENT: u64 = 1 << 32;
+const IN_FLIGHT: u64 = 1;
+
+/// What an object is beside its identity.
+pub enum Body<D: Driver> {
+    /// Nothing: the core's bookkeeping is all there is.
+    Plain,
+    /// An event queue.
+    Queue(Arc<EventQueue<D::Host>>),
+    /// The driver's.
+    Driver(D::Object),
+}
+
+/// An object.
+pub struct Object<D: Driver> {
+    id: ObjectId,
+    class: u16,
+    life: AtomicU64,
+    parents: [Option<Arc<Object<D>>>; MAX_PARENTS],
+    pub(crate) subscription: Option<Mutex<Option<Subscription<D::Host>>>>,
+    body: Body<D>,
+}
+
+impl<D: Driver> Object<D> {
+    /// A new one, with one call in flight: its creation. Its parents have calls in flight too, so they live.
+    pub(crate) fn new(
+        id: ObjectId,
+        class: u16,
+        parents: &[&ObjectRef<D>],
+        subscription: Option<Mutex<Option<Subscription<D::Host>>>>,
+        body: Body<D>,
+    ) -> Self {
+        assert!(parents.len() <= MAX_PARENTS, "a class handler names more parents than an object can have");
+        let parents = core::array::from_fn(|i| {
+            parents.get(i).map(|parent| {
+                parent.life.fetch_add(DEPENDENT, Ordering::Relaxed);
+                parent.0.clone()
+            })
+        });
+        Object { id, class, life: AtomicU64::new(IN_FLIGHT), parents, subscription, body }
+    }
+
+    /// Its id in the context.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// Its class.
+    pub fn class(&self) -> u16 {
+        self.class
+    }
+
+    /// The driver's part of it; `None` if the object is the core's alone.
+    pub fn payload(&self) -> Option<&D::Object> {
+        match &self.body {
+            Body::Driver(payload) => Some(payload),
+            Body::Plain | Body::Queue(_) => None,
+        }
+    }
+
+    /// The event queue that it is.
+    pub fn queue(&self) -> Option<&Arc<EventQueue<D::Host>>> {
+        match &self.body {
+            Body::Queue(queue) => Some(queue),
+            Body::Plain | Body::Driver(_) => None,
+        }
+    }
+
+    /// Objects that depend on it now.
+    pub fn dependents(&self) -> u32 {
+        ((self.life.load(Ordering::Relaxed) & !DYING) / DEPENDENT) as u32
+    }
+
+    /// Reports an event to the queue that the object is associated with, if any.
+    pub fn post(&self, kind: u16, data: u64) {
+        if let Some(subscription) = &self.subscription {
+            if let Some(subscription) = &mut *subscription.lock() {
+                subscription.post(self.class, self.id.0, kind, data);
+            }
+        }
+    }
+
+    /// From now on the object reports there, or nowhere; what it had reported and nobody read is gone.
+    pub(crate) fn subscribe(&self, to: Option<Subscription<D::Host>>) {
+        if let Some(subscription) = &self.subscription {
+            let mut subscription = subscription.lock();
+            if let Some(old) = subscription.take() {
+                old.queue().purge(self.class, self.id.0);
+            }
+            *subscription = to;
+        }
+    }
+
+    /// Whether it reports to that queue.
+    pub(crate) fn reports_to(&self, queue: &Arc<EventQueue<D::Host>>) -> bool {
+        match &self.subscription {
+            Some(subscription) => subscription.lock().as_ref().is_some_and(|s| Arc::ptr_eq(s.queue(), queue)),
+            None => false,
+        }
+    }
+
+    /// Forbids new calls.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY if any but the caller's is in flight, or if anything depends on the object.
+    pub(crate) fn begin_end(&self) -> Outcome {
+        // Acquire: what calls that have ended wrote to the object is seen by its release.
+        match self.life.compare_exchange(IN_FLIGHT, IN_FLIGHT | DYING, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(life) if (life & !DYING) >= DEPENDENT => {
+                let dependents = ((life & !DYING) / DEPENDENT).min(u64::from(u16::MAX));
+                Err(Failure::new(Errno::EBUSY, Reason::IN_USE).detail(dependents as u16))
+            }
+            Err(_) => Err(Failure::new(Errno::EBUSY, Reason::BUSY)),
+        }
+    }
+
+    /// It lives on after all.
+    pub(crate) fn cancel_end(&self) {
+        self.life.fetch_and(!DYING, Ordering::Relaxed);
+    }
+
+    /// It has ended: what it was made from has one dependent less.
+    pub(crate) fn end(&self) {
+        for parent in self.parents.iter().flatten() {
+            parent.life.fetch_sub(DEPENDENT, Ordering::Release);
+        }
+    }
+}
+
+/// A reference that counts as a call in flight.
+pub struct ObjectRef<D: Driver>(Arc<Object<D>>);
+
+impl<D: Driver> ObjectRef<D> {
+    /// Counts a call in flight.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY if the object is being destroyed.
+    pub(crate) fn acquire(object: &Arc<Object<D>>) -> Outcome<Self> {
+        // Counted first and looked at afterwards: between looking and counting the object could begin to end.
+        let life = object.life.fetch_add(IN_FLIGHT, Ordering::Acquire);
+        let reference = ObjectRef(object.clone());
+        if life & DYING != 0 {
+            return Err(Failure::new(Errno::EBUSY, Reason::BUSY));
+        }
+        Ok(reference)
+    }
+
+    /// The reference that a new object begins with.
+    pub(crate) fn of_new(object: Arc<Object<D>>) -> Self {
+        ObjectRef(object)
+    }
+
+    /// The object, to be kept beyond the call: by a driver's table that interrupts look objects up in. That does not
+    /// count as a call in flight; the release function must take it out of the table.
+    pub fn share(&self) -> Arc<Object<D>> {
+        self.0.clone()
+    }
+}
+
+impl<D: Driver> Deref for ObjectRef<D> {
+    type Target = Object<D>;
+    fn deref(&self) -> &Object<D> {
+        &self.0
+    }
+}
+
+impl<D: Driver> Drop for ObjectRef<D> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire of whoever destroys the object.
+        self.0.life.fetch_sub(IN_FLIGHT, Ordering::Release);
+    }
+}
