@@ -61,7 +61,10 @@ impl<D: Driver> Drop for Reservation<'_, D> {
 }
 
 impl<'c, D: Driver> Call<'c, D> {
-    #[expect(clippy::too_many_arguments, reason = "the dispatcher's one call site; a builder would only be longer")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the dispatcher's one call site; a builder would only be longer"
+    )]
     pub(crate) fn new(
         context: &'c Arc<Context<D>>,
         class: &'c Class<D>,
@@ -73,7 +76,19 @@ impl<'c, D: Driver> Call<'c, D> {
         chain: Option<&'c [ObjectId]>,
         number: u32,
     ) -> Self {
-        Call { context, class, method, message, index, object, fd, chain, number, answer: None, created: None }
+        Call {
+            context,
+            class,
+            method,
+            message,
+            index,
+            object,
+            fd,
+            chain,
+            number,
+            answer: None,
+            created: None,
+        }
     }
 
     /// The context.
@@ -176,7 +191,10 @@ impl<'c, D: Driver> Call<'c, D> {
 
     /// Whether the message has the attribute: an input is given, an output is asked for.
     pub fn has<T: ?Sized>(&self, attr: Attr<T>) -> bool {
-        self.method.layout.slot(attr.id()).is_some_and(|slot| self.index.has(slot))
+        self.method
+            .layout
+            .slot(attr.id())
+            .is_some_and(|slot| self.index.has(slot))
     }
 
     /// An input's value, if given; what a shorter version of a structure lacks is zero.
@@ -185,7 +203,9 @@ impl<'c, D: Driver> Call<'c, D> {
     ///
     /// EFAULT, for one by pointer.
     pub fn get<T: Payload>(&self, attr: Attr<T>) -> Outcome<Option<T>> {
-        let Some(found) = self.find(attr.id()) else { return Ok(None) };
+        let Some(found) = self.find(attr.id()) else {
+            return Ok(None);
+        };
         let mut value = T::new_zeroed();
         if found.by_pointer {
             let given = self.pointer(&found);
@@ -205,7 +225,8 @@ impl<'c, D: Driver> Call<'c, D> {
     ///
     /// EINVAL, naming it, if it is not; EFAULT.
     pub fn require<T: Payload>(&self, attr: Attr<T>) -> Outcome<T> {
-        self.get(attr)?.ok_or_else(|| self.fail(attr, Errno::EINVAL, Reason::MISSING))
+        self.get(attr)?
+            .ok_or_else(|| self.fail(attr, Errno::EINVAL, Reason::MISSING))
     }
 
     /// An inline input's bytes, if given.
@@ -223,8 +244,14 @@ impl<'c, D: Driver> Call<'c, D> {
     ///
     /// EINVAL if it is no whole number.
     pub fn count<T: Payload>(&self, attr: Attr<[T]>) -> Outcome<usize> {
-        let Some(found) = self.find(attr.id()) else { return Ok(0) };
-        let bytes = if found.by_pointer { self.pointer(&found).length } else { (found.end - found.start) as u64 };
+        let Some(found) = self.find(attr.id()) else {
+            return Ok(0);
+        };
+        let bytes = if found.by_pointer {
+            self.pointer(&found).length
+        } else {
+            (found.end - found.start) as u64
+        };
         match usize::try_from(bytes) {
             Ok(bytes) if bytes % size_of::<T>() == 0 => Ok(bytes / size_of::<T>()),
             _ => Err(self.fail(attr, Errno::EINVAL, Reason::NOT_WHOLE)),
@@ -246,7 +273,10 @@ impl<'c, D: Driver> Call<'c, D> {
         let at = n * size_of::<T>();
         if found.by_pointer {
             let given = self.pointer(&found);
-            assert!(at as u64 + size_of::<T>() as u64 <= given.length, "the caller has counted the elements");
+            assert!(
+                at as u64 + size_of::<T>() as u64 <= given.length,
+                "the caller has counted the elements"
+            );
             self.copy_in(attr, given.addr.wrapping_add(at as u64), value.as_mut_bytes())?;
         } else {
             let payload = &self.message[found.start..found.end];
@@ -288,7 +318,8 @@ impl<'c, D: Driver> Call<'c, D> {
     ///
     /// Also EINVAL if it is not.
     pub fn require_object(&self, attr: Attr<ObjectId>) -> Outcome<ObjectRef<D>> {
-        self.object_at(attr)?.ok_or_else(|| self.fail(attr, Errno::EINVAL, Reason::MISSING))
+        self.object_at(attr)?
+            .ok_or_else(|| self.fail(attr, Errno::EINVAL, Reason::MISSING))
     }
 
     /// An object by the id it has in an element of an array.
@@ -346,11 +377,22 @@ impl<'c, D: Driver> Call<'c, D> {
         let found = self.find(id)?;
         let room = if found.by_pointer {
             let given = self.pointer(&found);
-            Room::Pointer { addr: given.addr, length: given.length }
+            Room::Pointer {
+                addr: given.addr,
+                length: given.length,
+            }
         } else {
             Room::Inline
         };
-        Some(Answer { context: self.context, message: self.message, id, found, room, size: 0, written: 0 })
+        Some(Answer {
+            context: self.context,
+            message: self.message,
+            id,
+            found,
+            room,
+            size: 0,
+            written: 0,
+        })
     }
 
     fn pointer(&self, found: &Found) -> ByPointer {
@@ -388,7 +430,12 @@ impl<'c, D: Driver> Call<'c, D> {
         };
         let room = ArcRoom::try_new()?;
         let id = self.context.store().reserve()?;
-        Ok(Reservation { context: self.context, id, room: Some(room), subscription })
+        Ok(Reservation {
+            context: self.context,
+            id,
+            room: Some(room),
+            subscription,
+        })
     }
 
     /// The object exists: it gets its id, and depends on its parents from now on. Cannot fail. The header answers the
@@ -510,10 +557,12 @@ impl<D: Driver> Answer<'_, D> {
             }
             Room::Pointer { addr, .. } if fits > 0 => {
                 let at = addr.wrapping_add(self.written);
-                let copied = self.context.device().host().copy_out(self.context.owner(), at, &bytes[..fits]);
-                copied.map_err(|errno| {
-                    Failure::new(errno, Reason::BAD_POINTER).at(self.id, self.found.offset)
-                })?;
+                let copied = self
+                    .context
+                    .device()
+                    .host()
+                    .copy_out(self.context.owner(), at, &bytes[..fits]);
+                copied.map_err(|errno| Failure::new(errno, Reason::BAD_POINTER).at(self.id, self.found.offset))?;
             }
             Room::Pointer { .. } => {}
         }
@@ -524,7 +573,11 @@ impl<D: Driver> Answer<'_, D> {
 
     /// That was all: the attribute's head says how much was written.
     pub fn finish(self) {
-        let truncated = if self.size > self.written { wire::RESULT_TRUNCATED } else { 0 };
+        let truncated = if self.size > self.written {
+            wire::RESULT_TRUNCATED
+        } else {
+            0
+        };
         let written = self.written.min(u64::from(wire::RESULT_WRITTEN)) as u32;
         let result = wire::RESULT_ANSWERED | truncated | written;
         let at = usize::from(self.found.offset) + core::mem::offset_of!(AttrHead, result);

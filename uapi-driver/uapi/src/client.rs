@@ -54,12 +54,21 @@ impl<'b> Builder<'b> {
 
     /// The same, in a buffer of bytes.
     pub fn in_bytes(buffer: &'b mut [u8], class: u16, object: u32) -> Self {
-        let header = Header { class, object, ..Header::default() };
+        let header = Header {
+            class,
+            object,
+            ..Header::default()
+        };
         let too_long = buffer.len() < HEADER;
         if !too_long {
             buffer[..HEADER].copy_from_slice(header.as_bytes());
         }
-        Builder { buffer, length: HEADER, too_long, optional: false }
+        Builder {
+            buffer,
+            length: HEADER,
+            too_long,
+            optional: false,
+        }
     }
 
     /// The next attribute may be ignored by a receiver that does not know it.
@@ -70,7 +79,11 @@ impl<'b> Builder<'b> {
 
     /// Room for an attribute with a payload of that many bytes, zeroed.
     fn room(&mut self, id: u16, payload: usize) -> Option<&mut [u8]> {
-        let mandatory = if core::mem::take(&mut self.optional) { 0 } else { wire::ATTR_MANDATORY };
+        let mandatory = if core::mem::take(&mut self.optional) {
+            0
+        } else {
+            wire::ATTR_MANDATORY
+        };
         let (start, length) = (self.length, ATTR_HEAD + payload);
         let next = start.checked_add(wire::align(length))?;
         if self.too_long || next > self.buffer.len() || next > wire::MAX_MESSAGE {
@@ -80,7 +93,11 @@ impl<'b> Builder<'b> {
         self.length = next;
         let place = &mut self.buffer[start..next];
         place.fill(0);
-        let head = AttrHead { length: length as u16, id: id | mandatory, result: 0 };
+        let head = AttrHead {
+            length: length as u16,
+            id: id | mandatory,
+            result: 0,
+        };
         place[..ATTR_HEAD].copy_from_slice(head.as_bytes());
         Some(&mut place[ATTR_HEAD..length])
     }
@@ -218,7 +235,12 @@ impl<'m> Reply<'m> {
                 } else {
                     (payload.get(..written as usize)?, None)
                 };
-                return Some(Answered { bytes, written, truncated, full });
+                return Some(Answered {
+                    bytes,
+                    written,
+                    truncated,
+                    full,
+                });
             }
             at += wire::align(usize::from(head.length));
         }
@@ -236,7 +258,9 @@ impl<'m> Reply<'m> {
     /// An array output's elements.
     pub fn array<T: Payload>(&self, attr: Attr<[T]>) -> impl Iterator<Item = T> + 'm {
         let bytes = self.answered(attr.id()).map_or(&[][..], |answered| answered.bytes);
-        bytes.chunks_exact(size_of::<T>()).filter_map(|element| T::read_from_bytes(element).ok())
+        bytes
+            .chunks_exact(size_of::<T>())
+            .filter_map(|element| T::read_from_bytes(element).ok())
     }
 
     /// A text output.

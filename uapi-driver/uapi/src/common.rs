@@ -29,10 +29,17 @@ impl<D: Driver> Table<D> {
     pub const CLASSES: &'static [ClassOps<D>] = &[
         ClassOps {
             schema: &interface::SCHEMA,
-            methods: &[(method::QUERY, interface_query::<D>), (method::MODIFY, interface_modify::<D>)],
+            methods: &[
+                (method::QUERY, interface_query::<D>),
+                (method::MODIFY, interface_modify::<D>),
+            ],
             release: None,
         },
-        ClassOps { schema: &device::SCHEMA, methods: &[(method::QUERY, device_query::<D>)], release: None },
+        ClassOps {
+            schema: &device::SCHEMA,
+            methods: &[(method::QUERY, device_query::<D>)],
+            release: None,
+        },
         ClassOps {
             schema: &event_queue::SCHEMA,
             methods: &[
@@ -100,7 +107,9 @@ fn device_query<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
 }
 
 fn queue_create<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
-    let capacity = call.get(event_queue::CAPACITY)?.unwrap_or(event_queue::DEFAULT_CAPACITY);
+    let capacity = call
+        .get(event_queue::CAPACITY)?
+        .unwrap_or(event_queue::DEFAULT_CAPACITY);
     if capacity == 0 || capacity > event_queue::MAX_CAPACITY {
         return Err(call.out_of_range(event_queue::CAPACITY));
     }
@@ -114,8 +123,15 @@ fn queue_create<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
     // there never is a descriptor; this call must not keep the queue in use.
     call.keep();
     let context = call.context();
-    let fd = FdObject { context: context.clone(), queue, id };
-    let fd = call.host().install_fd(context.owner(), fd).map_err(|errno| Failure::new(errno, Reason::NONE))?;
+    let fd = FdObject {
+        context: context.clone(),
+        queue,
+        id,
+    };
+    let fd = call
+        .host()
+        .install_fd(context.owner(), fd)
+        .map_err(|errno| Failure::new(errno, Reason::NONE))?;
     call.answer_object(fd);
     Ok(())
 }

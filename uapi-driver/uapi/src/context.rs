@@ -146,8 +146,15 @@ impl<D: Driver> Context<D> {
     ) -> Outcome {
         let _pass = this.enter()?;
         let header = check_header(message)?;
-        let class = this.device.table().class(header.class).ok_or_else(|| no_class::<D>(header.class))?;
-        let method = u8::try_from(method).ok().and_then(|number| class.method(number)).ok_or_else(no_method)?;
+        let class = this
+            .device
+            .table()
+            .class(header.class)
+            .ok_or_else(|| no_class::<D>(header.class))?;
+        let method = u8::try_from(method)
+            .ok()
+            .and_then(|number| class.method(number))
+            .ok_or_else(no_method)?;
         let schema = method.schema;
         if this.features.load(Ordering::Relaxed) != 0 || schema.number >= wire::method::EXPERIMENTAL {
             this.note_first(header.class, schema.number)?;
@@ -204,7 +211,10 @@ impl<D: Driver> Context<D> {
 
     /// Asks for features; only as the first call.
     pub(crate) fn ask_features(&self, features: u64) -> Outcome {
-        match self.features.compare_exchange(FRESH, features, Ordering::Relaxed, Ordering::Relaxed) {
+        match self
+            .features
+            .compare_exchange(FRESH, features, Ordering::Relaxed, Ordering::Relaxed)
+        {
             Ok(_) => Ok(()),
             Err(_) => Err(Failure::new(Errno::EBUSY, Reason::NOT_FIRST).at(wire::FIELD_METHOD, 0)),
         }
@@ -248,7 +258,11 @@ impl<D: Driver> Context<D> {
         }
         this.shut();
         this.device.unlist(this);
-        let cause = if this.device.is_removed() { Cause::Removed } else { Cause::Close };
+        let cause = if this.device.is_removed() {
+            Cause::Removed
+        } else {
+            Cause::Close
+        };
         this.store.drain(|object| this.end_object(object, cause));
         this.sources.lock().truncate(0);
         D::close(&this.device, &this.state);
@@ -260,7 +274,9 @@ impl<D: Driver> Context<D> {
         }
         if let Err(failure) = self.release(object, cause) {
             let (class, id) = (object.class(), object.id().0);
-            self.device.host().log(format_args!("object {id:#x} of class {class:#x} did not end well: {failure}"));
+            self.device.host().log(format_args!(
+                "object {id:#x} of class {class:#x} did not end well: {failure}"
+            ));
         }
         object.subscribe(None);
         object.end();
@@ -268,8 +284,17 @@ impl<D: Driver> Context<D> {
 
     /// Calls the class's release function.
     pub(crate) fn release(&self, object: &Object<D>, cause: Cause) -> Outcome {
-        match self.device.table().class(object.class()).and_then(|class| class.release) {
-            Some(release) => release(&Ending { context: self, object, cause }),
+        match self
+            .device
+            .table()
+            .class(object.class())
+            .and_then(|class| class.release)
+        {
+            Some(release) => release(&Ending {
+                context: self,
+                object,
+                cause,
+            }),
             None => Ok(()),
         }
     }
@@ -277,7 +302,12 @@ impl<D: Driver> Context<D> {
     /// The device is gone.
     pub(crate) fn device_gone(&self) {
         self.shut();
-        let last = Event { kind: Device::<D>::LAST_EVENT, class: class::DEVICE, count: 1, ..Event::default() };
+        let last = Event {
+            kind: Device::<D>::LAST_EVENT,
+            class: class::DEVICE,
+            count: 1,
+            ..Event::default()
+        };
         self.store.each(|object| {
             if let Some(queue) = object.queue() {
                 queue.end(Some(last));
@@ -296,7 +326,10 @@ impl<D: Driver> Context<D> {
                 }
             });
             let mut sources = self.sources.lock();
-            while let Some(n) = sources.iter().position(|source| Arc::ptr_eq(source.subscription.queue(), queue)) {
+            while let Some(n) = sources
+                .iter()
+                .position(|source| Arc::ptr_eq(source.subscription.queue(), queue))
+            {
                 sources.swap_remove(n);
             }
         }
@@ -308,12 +341,19 @@ impl<D: Driver> Context<D> {
     /// From now on the device or a port reports there, or nowhere.
     pub(crate) fn subscribe_source(&self, class: u16, number: u32, to: Option<Subscription<D::Host>>) -> Outcome {
         let mut sources = self.sources.lock();
-        if let Some(n) = sources.iter().position(|source| source.class == class && source.number == number) {
+        if let Some(n) = sources
+            .iter()
+            .position(|source| source.class == class && source.number == number)
+        {
             let old = sources.swap_remove(n);
             old.subscription.queue().purge(class, number);
         }
         if let Some(subscription) = to {
-            sources.push(Source { class, number, subscription })?;
+            sources.push(Source {
+                class,
+                number,
+                subscription,
+            })?;
         }
         Ok(())
     }

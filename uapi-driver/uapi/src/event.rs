@@ -61,7 +61,12 @@ impl Ring {
         }
         if self.lost > 0 {
             let lost = core::mem::take(&mut self.lost);
-            return Some(Event { kind: kind::LOST, data: lost, count: 1, ..Event::default() });
+            return Some(Event {
+                kind: kind::LOST,
+                data: lost,
+                count: 1,
+                ..Event::default()
+            });
         }
         None
     }
@@ -81,8 +86,18 @@ impl<H: Host> EventQueue<H> {
     pub(crate) fn try_new(capacity: u32) -> Outcome<Self> {
         let mut events = Vec::new();
         events.resize(capacity as usize, Event::default())?;
-        let ring = Ring { events, first: 0, count: 0, sequence: 0, lost: 0, ended: false };
-        Ok(EventQueue { ring: Mutex::try_new(ring, c"rdma_uapi_events")?, wait: H::Wait::try_new()? })
+        let ring = Ring {
+            events,
+            first: 0,
+            count: 0,
+            sequence: 0,
+            lost: 0,
+            ended: false,
+        };
+        Ok(EventQueue {
+            ring: Mutex::try_new(ring, c"rdma_uapi_events")?,
+            wait: H::Wait::try_new()?,
+        })
     }
 
     /// What readers wait on.
@@ -158,7 +173,9 @@ impl<H: Host> EventQueue<H> {
     /// Counts another event into the object's unread one, which had that number; `false` if it has been read.
     fn absorb(&self, sequence: u64, class: u16, object: u32) -> bool {
         let mut ring = self.ring.lock();
-        let Some(n) = sequence.checked_sub(ring.sequence) else { return false };
+        let Some(n) = sequence.checked_sub(ring.sequence) else {
+            return false;
+        };
         // A purge moves events towards the front, so it is where it was, or before.
         for n in (0..ring.count.min(n as usize + 1)).rev() {
             let place = ring.place(n);
@@ -216,7 +233,11 @@ pub struct Subscription<H: Host> {
 
 impl<H: Host> Subscription<H> {
     pub(crate) fn new(queue: Arc<EventQueue<H>>, cookie: u64) -> Self {
-        Subscription { queue, cookie, completion: None }
+        Subscription {
+            queue,
+            cookie,
+            completion: None,
+        }
     }
 
     pub(crate) fn queue(&self) -> &Arc<EventQueue<H>> {
@@ -225,11 +246,23 @@ impl<H: Host> Subscription<H> {
 
     pub(crate) fn post(&mut self, class: u16, object: u32, event: u16, data: u64) {
         let is_completion = event == kind::COMPLETION;
-        if is_completion && self.completion.is_some_and(|sequence| self.queue.absorb(sequence, class, object)) {
+        if is_completion
+            && self
+                .completion
+                .is_some_and(|sequence| self.queue.absorb(sequence, class, object))
+        {
             return;
         }
         let cookie = self.cookie;
-        let sequence = self.queue.post(Event { kind: event, class, object, cookie, data, count: 1, reserved: 0 });
+        let sequence = self.queue.post(Event {
+            kind: event,
+            class,
+            object,
+            cookie,
+            data,
+            count: 1,
+            reserved: 0,
+        });
         if is_completion {
             self.completion = sequence;
         }

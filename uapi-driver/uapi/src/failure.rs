@@ -27,7 +27,13 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 impl Failure {
     /// A failure that is no attribute's in particular.
     pub const fn new(errno: Errno, reason: Reason) -> Self {
-        Failure { errno, reason, attr: wire::FIELD_NONE, offset: 0, detail: 0 }
+        Failure {
+            errno,
+            reason,
+            attr: wire::FIELD_NONE,
+            offset: 0,
+            detail: 0,
+        }
     }
 
     /// The same, naming an attribute (or header field) and where it is.
@@ -57,7 +63,12 @@ impl Failure {
 
     /// As it stands in the header.
     pub const fn extended(&self) -> ExtendedError {
-        ExtendedError { reason: self.reason.0, attr: self.attr, offset: self.offset, detail: self.detail }
+        ExtendedError {
+            reason: self.reason.0,
+            attr: self.attr,
+            offset: self.offset,
+            detail: self.detail,
+        }
     }
 }
 

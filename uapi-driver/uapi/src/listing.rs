@@ -117,7 +117,11 @@ pub mod access {
 
 impl Record {
     fn new(kind: u16, id: u16, name: &str) -> Self {
-        let mut record = Record { kind, id, ..Record::default() };
+        let mut record = Record {
+            kind,
+            id,
+            ..Record::default()
+        };
         let length = name.len().min(record.name.len());
         record.name[..length].copy_from_slice(&name.as_bytes()[..length]);
         record

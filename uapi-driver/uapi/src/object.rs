@@ -55,14 +55,24 @@ impl<D: Driver> Object<D> {
         subscription: Option<Mutex<Option<Subscription<D::Host>>>>,
         body: Body<D>,
     ) -> Self {
-        assert!(parents.len() <= MAX_PARENTS, "a class handler names more parents than an object can have");
+        assert!(
+            parents.len() <= MAX_PARENTS,
+            "a class handler names more parents than an object can have"
+        );
         let parents = core::array::from_fn(|i| {
             parents.get(i).map(|parent| {
                 parent.life.fetch_add(DEPENDENT, Ordering::Relaxed);
                 parent.0.clone()
             })
         });
-        Object { id, class, life: AtomicU64::new(IN_FLIGHT), parents, subscription, body }
+        Object {
+            id,
+            class,
+            life: AtomicU64::new(IN_FLIGHT),
+            parents,
+            subscription,
+            body,
+        }
     }
 
     /// Its id in the context.
@@ -119,7 +129,10 @@ impl<D: Driver> Object<D> {
     /// Whether it reports to that queue.
     pub(crate) fn reports_to(&self, queue: &Arc<EventQueue<D::Host>>) -> bool {
         match &self.subscription {
-            Some(subscription) => subscription.lock().as_ref().is_some_and(|s| Arc::ptr_eq(s.queue(), queue)),
+            Some(subscription) => subscription
+                .lock()
+                .as_ref()
+                .is_some_and(|s| Arc::ptr_eq(s.queue(), queue)),
             None => false,
         }
     }
@@ -131,7 +144,10 @@ impl<D: Driver> Object<D> {
     /// EBUSY if any but the caller's is in flight, or if anything depends on the object.
     pub(crate) fn begin_end(&self) -> Outcome {
         // Acquire: what calls that have ended wrote to the object is seen by its release.
-        match self.life.compare_exchange(IN_FLIGHT, IN_FLIGHT | DYING, Ordering::Acquire, Ordering::Relaxed) {
+        match self
+            .life
+            .compare_exchange(IN_FLIGHT, IN_FLIGHT | DYING, Ordering::Acquire, Ordering::Relaxed)
+        {
             Ok(_) => Ok(()),
             Err(life) if (life & !DYING) >= DEPENDENT => {
                 let dependents = ((life & !DYING) / DEPENDENT).min(u64::from(u16::MAX));

@@ -44,7 +44,11 @@ impl Layout {
     pub const fn new(driver: DriverId) -> Self {
         Layout {
             by_number: [0; 2 * NUMBERS],
-            slots: [Slot { min: 0, size: 0, flags: 0 }; MAX_SLOTS],
+            slots: [Slot {
+                min: 0,
+                size: 0,
+                flags: 0,
+            }; MAX_SLOTS],
             count: 0,
             driver: driver.0,
             required: 0,
@@ -54,11 +58,17 @@ impl Layout {
     /// Adds an attribute; `false` if its id is taken, another driver's, or there are too many.
     #[must_use]
     pub fn add(&mut self, attr: &AttrSchema) -> bool {
-        let Some(number) = self.number(attr.spec.id) else { return false };
+        let Some(number) = self.number(attr.spec.id) else {
+            return false;
+        };
         if self.by_number[number] != 0 || usize::from(self.count) == MAX_SLOTS {
             return false;
         }
-        self.slots[usize::from(self.count)] = Slot { min: attr.min, size: attr.size, flags: attr.flags };
+        self.slots[usize::from(self.count)] = Slot {
+            min: attr.min,
+            size: attr.size,
+            flags: attr.flags,
+        };
         if attr.flags & attr_flags::REQUIRED != 0 {
             self.required |= 1 << self.count;
         }
@@ -85,7 +95,11 @@ impl Layout {
 
     /// The id of the attribute in a slot.
     fn id(&self, slot: usize) -> u16 {
-        let number = self.by_number.iter().position(|&s| usize::from(s) == slot + 1).unwrap_or(0);
+        let number = self
+            .by_number
+            .iter()
+            .position(|&s| usize::from(s) == slot + 1)
+            .unwrap_or(0);
         if number < NUMBERS {
             number as u16
         } else {
@@ -121,7 +135,10 @@ pub struct Found {
 
 impl Index {
     /// Of a message without attributes.
-    pub const EMPTY: Index = Index { present: 0, at: [0; MAX_SLOTS] };
+    pub const EMPTY: Index = Index {
+        present: 0,
+        at: [0; MAX_SLOTS],
+    };
 
     /// Whether the slot's attribute is there.
     #[inline]

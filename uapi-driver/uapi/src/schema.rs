@@ -170,28 +170,56 @@ impl<T: ?Sized> Copy for Attr<T> {}
 impl<T: Payload> Attr<T> {
     /// One value.
     pub const fn new(id: u16, name: &'static str) -> Self {
-        Attr { spec: AttrSpec { id, name, shape: Shape::One(T::TYPE) }, ty: PhantomData }
+        Attr {
+            spec: AttrSpec {
+                id,
+                name,
+                shape: Shape::One(T::TYPE),
+            },
+            ty: PhantomData,
+        }
     }
 }
 
 impl<T: Payload> Attr<[T]> {
     /// An array.
     pub const fn array(id: u16, name: &'static str) -> Self {
-        Attr { spec: AttrSpec { id, name, shape: Shape::Many(T::TYPE) }, ty: PhantomData }
+        Attr {
+            spec: AttrSpec {
+                id,
+                name,
+                shape: Shape::Many(T::TYPE),
+            },
+            ty: PhantomData,
+        }
     }
 }
 
 impl Attr<str> {
     /// A text.
     pub const fn text(id: u16, name: &'static str) -> Self {
-        Attr { spec: AttrSpec { id, name, shape: Shape::Text }, ty: PhantomData }
+        Attr {
+            spec: AttrSpec {
+                id,
+                name,
+                shape: Shape::Text,
+            },
+            ty: PhantomData,
+        }
     }
 }
 
 impl Attr<ObjectId> {
     /// The id of an object of one of `classes`.
     pub const fn object(id: u16, name: &'static str, classes: &'static [u16]) -> Self {
-        Attr { spec: AttrSpec { id, name, shape: Shape::Object(classes) }, ty: PhantomData }
+        Attr {
+            spec: AttrSpec {
+                id,
+                name,
+                shape: Shape::Object(classes),
+            },
+            ty: PhantomData,
+        }
     }
 }
 

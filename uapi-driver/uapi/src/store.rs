@@ -60,8 +60,15 @@ impl<D: Driver> Store<D> {
     ///
     /// No memory.
     pub fn try_new(limit: u32) -> Result<Self, NoMemory> {
-        let slots = Slots { slots: Vec::new(), free: NONE, used: 0 };
-        Ok(Store { slots: Mutex::try_new(slots, c"rdma_uapi_store")?, limit: limit.min(MAX_OBJECTS) })
+        let slots = Slots {
+            slots: Vec::new(),
+            free: NONE,
+            used: 0,
+        };
+        Ok(Store {
+            slots: Mutex::try_new(slots, c"rdma_uapi_store")?,
+            limit: limit.min(MAX_OBJECTS),
+        })
     }
 
     /// Objects in it, those being created included.
@@ -81,7 +88,10 @@ impl<D: Driver> Store<D> {
             return Err(Failure::new(Errno::ENOSPC, Reason::TOO_MANY_OBJECTS));
         }
         let number = if slots.free == NONE {
-            slots.slots.push(Slot { generation: 0, content: Content::Reserved })?;
+            slots.slots.push(Slot {
+                generation: 0,
+                content: Content::Reserved,
+            })?;
             slots.slots.len() - 1
         } else {
             let number = slots.free as usize;
@@ -176,7 +186,10 @@ impl<D: Driver> Store<D> {
                 let slots = self.slots.lock();
                 match slots.slots.get(number) {
                     None => return,
-                    Some(Slot { content: Content::Live(object), .. }) => object.clone(),
+                    Some(Slot {
+                        content: Content::Live(object),
+                        ..
+                    }) => object.clone(),
                     Some(_) => continue,
                 }
             };

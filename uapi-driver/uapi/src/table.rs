@@ -89,7 +89,10 @@ impl fmt::Display for Refusal {
             Refusal::NoSuchMethod(class, method) => write!(f, "the schema of class {class:#x} has no method {method}"),
             Refusal::BadMethod(class, method) => write!(f, "method {method} of class {class:#x} is out of range"),
             Refusal::BadAttr(class, method, attr) => {
-                write!(f, "attribute {attr:#x} of class {class:#x}, method {method}, is taken or out of range")
+                write!(
+                    f,
+                    "attribute {attr:#x} of class {class:#x}, method {method}, is taken or out of range"
+                )
             }
             Refusal::NothingThere(class) => write!(f, "class {class:#x} or its method is not there"),
         }
@@ -157,7 +160,10 @@ impl<D: Driver> Table<D> {
     ///
     /// A contradiction in the driver's table, or no memory.
     pub fn compile(common: &[ClassOps<D>], additions: &Additions<D>) -> Result<Self, Refusal> {
-        let mut table = Table { common: Vec::new(), own: Vec::new() };
+        let mut table = Table {
+            common: Vec::new(),
+            own: Vec::new(),
+        };
         for ops in common {
             table.merge(ops)?;
         }
@@ -186,7 +192,10 @@ impl<D: Driver> Table<D> {
 
     /// All classes, the common ones first, by id.
     pub fn classes(&self) -> impl Iterator<Item = &Class<D>> {
-        self.common.iter().chain(self.own.iter()).filter_map(|class| class.as_deref())
+        self.common
+            .iter()
+            .chain(self.own.iter())
+            .filter_map(|class| class.as_deref())
     }
 
     fn place(&mut self, id: u16) -> Result<&mut Option<Box<Class<D>>>, Refusal> {
@@ -209,9 +218,15 @@ impl<D: Driver> Table<D> {
         let schema = ops.schema;
         let place = self.place(schema.id)?;
         if place.is_none() {
-            *place = Some(try_box(Class { schema, release: None, methods: Vec::new() })?);
+            *place = Some(try_box(Class {
+                schema,
+                release: None,
+                methods: Vec::new(),
+            })?);
         }
-        let Some(class) = place else { unreachable!("it was made above") };
+        let Some(class) = place else {
+            unreachable!("it was made above")
+        };
         for &(number, handler) in ops.methods {
             class.set(number, handler)?;
         }
@@ -276,7 +291,13 @@ impl<D: Driver> Class<D> {
                 return Err(Refusal::BadAttr(id, number, attr.spec.id));
             }
         }
-        *place = Some(try_box(Method { handler, replaced: None, schema, extension: &[], layout })?);
+        *place = Some(try_box(Method {
+            handler,
+            replaced: None,
+            schema,
+            extension: &[],
+            layout,
+        })?);
         Ok(())
     }
 }

@@ -210,4 +210,3 @@ impl ObjectId {
 pub const fn align(n: usize) -> usize {
     (n + ALIGN - 1) & !(ALIGN - 1)
 }
-

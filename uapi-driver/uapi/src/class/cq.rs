@@ -50,6 +50,12 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             access: Access::Any,
             attrs: &[CQE.in_out(), MODERATION_COUNT.input(), MODERATION_PERIOD.input()],
         },
-        MethodSchema { number: method::DESTROY, name: "destroy", target: Target::Object, access: Access::Any, attrs: &[] },
+        MethodSchema {
+            number: method::DESTROY,
+            name: "destroy",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[],
+        },
     ],
 };

@@ -84,6 +84,12 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 RKEY.output(),
             ],
         },
-        MethodSchema { number: method::DESTROY, name: "destroy", target: Target::Object, access: Access::Any, attrs: &[] },
+        MethodSchema {
+            number: method::DESTROY,
+            name: "destroy",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[],
+        },
     ],
 };

@@ -28,6 +28,12 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             access: Access::Any,
             attrs: &[PDN.output()],
         },
-        MethodSchema { number: method::DESTROY, name: "destroy", target: Target::Object, access: Access::Any, attrs: &[] },
+        MethodSchema {
+            number: method::DESTROY,
+            name: "destroy",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[],
+        },
     ],
 };

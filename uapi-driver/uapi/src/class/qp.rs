@@ -230,7 +230,13 @@ pub static RC: ClassSchema = ClassSchema {
             access: Access::Any,
             attrs: RC_MODIFY,
         },
-        MethodSchema { number: method::DESTROY, name: "destroy", target: Target::Object, access: Access::Any, attrs: &[] },
+        MethodSchema {
+            number: method::DESTROY,
+            name: "destroy",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[],
+        },
     ],
 };
 
