@@ -12,6 +12,7 @@ use crate::driver::{Cause, Driver, Ending};
 use crate::errno::Errno;
 use crate::event::{EventQueue, FdObject, Subscription};
 use crate::failure::{Failure, Outcome, Reason};
+use crate::gate::Gate;
 use crate::host::Host;
 use crate::object::{Object, ObjectRef};
 use crate::parse;
@@ -22,10 +23,15 @@ use crate::sys::{Arc, ArcRoom, Mutex, Vec};
 use crate::wire::{self, Header, ObjectId, HEADER};
 use zerocopy::{FromBytes, IntoBytes};
 
-const CLOSED: u32 = 1 << 31;
-
 /// [`Context::features`] before the first call.
 const FRESH: u64 = 1 << 63;
+
+/// [`Context::closing`]: not closing.
+const OPEN: u32 = 0;
+/// Closing, and the release functions talk to the hardware.
+const CLOSING: u32 = 1;
+/// Closing, and there is no hardware any more.
+const CLOSING_GONE: u32 = 2;
 
 /// The device or one of its ports, as a source of events in a context.
 struct Source<H: Host> {
@@ -42,20 +48,9 @@ pub struct Context<D: Driver> {
     store: Store<D>,
     sources: Mutex<Vec<Source<D::Host>>>,
     features: AtomicU64,
-    /// Calls being dispatched, and whether no more may come.
-    gate: AtomicU32,
-    /// Whether `close` has been called.
+    gate: Gate,
+    /// One of `OPEN`, `CLOSING`, `CLOSING_GONE`; changes once, under the lock of the device's list.
     closing: AtomicU32,
-}
-
-/// A call passing the gate.
-struct Pass<'a>(&'a AtomicU32);
-
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        // Release: pairs with the Acquire of whoever waits for the gate to be empty.
-        self.0.fetch_sub(1, Ordering::Release);
-    }
 }
 
 impl<D: Driver> Context<D> {
@@ -83,8 +78,8 @@ impl<D: Driver> Context<D> {
             store,
             sources,
             features: AtomicU64::new(FRESH),
-            gate: AtomicU32::new(0),
-            closing: AtomicU32::new(0),
+            gate: Gate::new(),
+            closing: AtomicU32::new(OPEN),
         }))
     }
 
@@ -144,7 +139,7 @@ impl<D: Driver> Context<D> {
         message: &mut [u8],
         chain: Option<&[ObjectId]>,
     ) -> Outcome {
-        let _pass = this.enter()?;
+        let _pass = this.gate.enter()?;
         let header = check_header(message)?;
         let class = this
             .device
@@ -174,25 +169,6 @@ impl<D: Driver> Context<D> {
                 call.undo();
                 Err(failure)
             }
-        }
-    }
-
-    fn enter(&self) -> Outcome<Pass<'_>> {
-        let pass = {
-            let before = self.gate.fetch_add(1, Ordering::Acquire);
-            (Pass(&self.gate), before)
-        };
-        if pass.1 & CLOSED != 0 {
-            return Err(Failure::GONE);
-        }
-        Ok(pass.0)
-    }
-
-    /// Lets no more calls in and waits for those that are.
-    fn shut(&self) {
-        self.gate.fetch_or(CLOSED, Ordering::Relaxed);
-        while self.gate.load(Ordering::Acquire) != CLOSED {
-            self.device.host().pause();
         }
     }
 
@@ -253,19 +229,28 @@ impl<D: Driver> Context<D> {
     /// The owner is gone, or closes: every object ends, in dependency order, then the driver's state. Must be called
     /// once for every context that was opened; when it returns, nothing of the driver's runs for it any more.
     pub fn close(this: &Arc<Self>) {
-        if this.closing.swap(1, Ordering::Relaxed) != 0 {
+        let Some(cause) = this.device.begin_close(this) else {
             return;
-        }
-        this.shut();
-        this.device.unlist(this);
-        let cause = if this.device.is_removed() {
-            Cause::Removed
-        } else {
-            Cause::Close
         };
+        this.gate.shut(this.device.host());
         this.store.drain(|object| this.end_object(object, cause));
         this.sources.lock().truncate(0);
         D::close(&this.device, &this.state);
+        this.device.unlist(this);
+    }
+
+    /// Notes that it closes, with or without hardware; `false` if that is noted already. Under the lock of the device's
+    /// list.
+    pub(crate) fn begin_close(&self, gone: bool) -> bool {
+        let state = if gone { CLOSING_GONE } else { CLOSING };
+        self.closing
+            .compare_exchange(OPEN, state, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Whether a removal of the device still has to wait for something here.
+    pub(crate) fn holds_device(&self) -> bool {
+        !self.gate.is_shut() || self.closing.load(Ordering::Relaxed) == CLOSING
     }
 
     fn end_object(&self, object: &ObjectRef<D>, cause: Cause) {
@@ -301,7 +286,11 @@ impl<D: Driver> Context<D> {
 
     /// The device is gone.
     pub(crate) fn device_gone(&self) {
-        self.shut();
+        if self.closing.load(Ordering::Relaxed) == CLOSING {
+            self.device.host().pause();
+            return;
+        }
+        self.gate.shut(self.device.host());
         let last = Event {
             kind: Device::<D>::LAST_EVENT,
             class: class::DEVICE,

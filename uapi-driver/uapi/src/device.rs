@@ -5,8 +5,9 @@
 use crate::class::{self, event_queue::kind};
 use crate::common;
 use crate::context::Context;
-use crate::driver::Driver;
-use crate::failure::{Failure, Outcome};
+use crate::driver::{Cause, Driver};
+use crate::failure::Outcome;
+use crate::gate::Gate;
 use crate::host::Host;
 use crate::sys::atomic::{AtomicBool, Ordering};
 use crate::sys::{try_arc, Arc, Mutex, Vec};
@@ -18,6 +19,8 @@ pub struct Device<D: Driver> {
     state: D::Device,
     host: D::Host,
     removed: AtomicBool,
+    /// Opens in progress.
+    gate: Gate,
     contexts: Mutex<Vec<Arc<Context<D>>>>,
 }
 
@@ -34,6 +37,7 @@ impl<D: Driver> Device<D> {
             state,
             host,
             removed: AtomicBool::new(false),
+            gate: Gate::new(),
             contexts: Mutex::try_new(Vec::new(), c"rdma_uapi_contexts")?,
         })?)
     }
@@ -64,9 +68,7 @@ impl<D: Driver> Device<D> {
     ///
     /// ENODEV if it is gone, ENOMEM, or what the driver says.
     pub fn open(this: &Arc<Self>, owner: <D::Host as Host>::Owner) -> Outcome<Arc<Context<D>>> {
-        if this.is_removed() {
-            return Err(Failure::GONE);
-        }
+        let _pass = this.gate.enter()?;
         let state = D::open(this, &owner)?;
         let context = match Context::try_new(this.clone(), owner, state) {
             Ok(context) => context,
@@ -75,38 +77,46 @@ impl<D: Driver> Device<D> {
                 return Err(failure);
             }
         };
-        let listed = {
-            let mut contexts = this.contexts.lock();
-            // Under the lock, so that remove() either finds this context in the list or is seen here.
-            if this.is_removed() {
-                Err(Failure::GONE)
-            } else {
-                contexts.push(context.clone()).map_err(Failure::from)
-            }
-        };
-        if let Err(failure) = listed {
+        // remove() waits at the gate for this, and finds the context in the list then.
+        let listed = this.contexts.lock().push(context.clone());
+        if let Err(no_memory) = listed {
             Context::close(&context);
-            return Err(failure);
+            return Err(no_memory.into());
         }
         Ok(context)
     }
 
-    /// The device is gone (hot removal, the driver is unbound). When this returns, no handler runs any more and none
-    /// will, except the release functions when contexts close; event queues have got their last event. Contexts stay
-    /// open until their owners close them; every call on them is ENODEV.
+    /// The device is gone (hot removal, the driver is unbound). When this returns, nothing of the driver's runs for any
+    /// context and nothing will, except, when contexts close, release functions with [`Cause::Removed`] and
+    /// [`Driver::close`]. Event queues have got their last event. Contexts stay open until their owners close them;
+    /// every call on them is ENODEV.
     ///
     /// Calls that wait for the hardware must be made to give up first, by the driver.
     pub fn remove(&self) {
-        let mut n = 0;
-        self.removed.store(true, Ordering::Release);
-        loop {
-            let context = match self.contexts.lock().get(n) {
-                Some(context) => context.clone(),
-                None => return,
-            };
-            context.device_gone();
-            n += 1;
+        self.gate.shut(&self.host);
+        {
+            // Under the lock: a context that begins to close either did so before, and is waited for below, or knows.
+            let _contexts = self.contexts.lock();
+            self.removed.store(true, Ordering::Release);
         }
+        loop {
+            let next = {
+                let contexts = self.contexts.lock();
+                contexts.iter().find(|context| context.holds_device()).cloned()
+            };
+            match next {
+                Some(context) => context.device_gone(),
+                None => return,
+            }
+        }
+    }
+
+    /// A context begins to close; `None` if it did already.
+    pub(crate) fn begin_close(&self, context: &Context<D>) -> Option<Cause> {
+        let _contexts = self.contexts.lock();
+        let gone = self.is_removed();
+        let cause = if gone { Cause::Removed } else { Cause::Close };
+        context.begin_close(gone).then_some(cause)
     }
 
     /// Reports an event of the device (`class::DEVICE`, 0) or a port (`class::PORT`, its number) to every context

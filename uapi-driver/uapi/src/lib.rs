@@ -44,6 +44,7 @@ pub mod driver;
 pub mod errno;
 pub mod event;
 pub mod failure;
+mod gate;
 pub mod host;
 pub mod listing;
 pub mod object;

@@ -7,6 +7,7 @@ use core::ops::{Deref, DerefMut};
 use core::pin::Pin;
 use kernel::alloc::flags::GFP_KERNEL;
 use kernel::alloc::{AllocError, KBox, KVVec};
+use kernel::init::InPlaceInit;
 use kernel::sync::lock::mutex::MutexBackend;
 pub use kernel::sync::Arc;
 use kernel::sync::UniqueArc;
