@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! The admin queue's client: commands from many threads, in flight together, completed in any order.
+//!
+//! A command takes one of [`SLOTS`] slots; its id is the slot and the slot's generation. Whoever finds completions,
+//! the interrupt or a thread that waits, files all of them and raises the signals of those who wait. Nobody depends
+//! on the interrupt: a waiter looks for itself, at first without sleeping (a device on another core answers sooner
+//! than a sleep takes), then whenever a nap has passed.
+//!
+//! A command has a deadline. The device that misses it, that reads all ones, stops by itself (STATUS.FATAL) or writes
+//! a completion nobody waits for counts as dead: every waiter and every later call gets [`CommandError::Gone`].
+//! After that it may not touch memory any more, which is the platform's to see to (bus mastering, the mapping).
+//!
+//! Locks: `submit` and `complete` are never held together.
+
+use crate::platform::{Dma, Platform, Signal};
+use core::sync::atomic::{AtomicBool, Ordering};
+use rdma_uapi::sys::{Mutex, NoMemory, Vec};
+use rdma_uapi::{Errno, Failure, Reason};
+use verbena_hw::admin::{Command, Completion, Opcode, Status, PAYLOAD};
+use verbena_hw::regs;
+use verbena_hw::ring::{phase, slot, OWNER_PHASE};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+/// log2 of the entries of both rings.
+const LOG_SIZE: u8 = 7;
+/// Bytes of an entry of either ring.
+const ENTRY: usize = 256;
+/// Commands in flight: half a ring, so that the consumer counter needs to be told to the device only now and then
+/// (the other half is room enough for all of them).
+pub(crate) const SLOTS: usize = 1 << (LOG_SIZE - 1);
+/// How long a waiter looks before it sleeps. A round trip to a device on another core takes a few microseconds.
+const SPIN: u64 = 20_000;
+/// How long a waiter sleeps before it looks for itself, in nanoseconds.
+const NAP: u64 = 10_000_000;
+
+const _: () = assert!(size_of::<Command>() == ENTRY && size_of::<Completion>() == ENTRY);
+const _: () = assert!(SLOTS <= 64, "free slots are the bits of one word");
+
+/// Why a command gave no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// The device refused.
+    Refused {
+        /// What was asked for.
+        opcode: Opcode,
+        /// How it ended.
+        status: Status,
+        /// What was wrong, as the status says.
+        detail: u32,
+    },
+    /// The device is gone, or does not answer any more.
+    Gone,
+}
+
+impl CommandError {
+    /// Whether the device refused with this status.
+    pub fn is(&self, wanted: Status) -> bool {
+        matches!(self, CommandError::Refused { status, .. } if *status == wanted)
+    }
+
+    /// The errno that says it best.
+    pub fn errno(&self) -> Errno {
+        let CommandError::Refused { status, .. } = self else {
+            return Errno::ENODEV;
+        };
+        match *status {
+            Status::BAD_OPCODE => Errno::EOPNOTSUPP,
+            Status::BAD_FIELD
+            | Status::RESERVED_FIELD
+            | Status::BAD_TRANSITION
+            | Status::MISSING_ATTRIBUTE
+            | Status::FORBIDDEN_ATTRIBUTE
+            | Status::WRONG_PD
+            | Status::BAD_GID_INDEX => Errno::EINVAL,
+            Status::NO_SUCH_OBJECT => Errno::ENOENT,
+            Status::IN_USE | Status::SLOT_TAKEN => Errno::EBUSY,
+            Status::LIMIT => Errno::ENOSPC,
+            Status::BAD_ADDRESS | Status::BAD_PAGE_LIST => Errno::EFAULT,
+            Status::BUFFER_TOO_SMALL => Errno::EOVERFLOW,
+            Status::DUPLICATE_GID => Errno::EEXIST,
+            _ => Errno::EIO,
+        }
+    }
+}
+
+impl core::fmt::Display for CommandError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            CommandError::Refused { opcode, status, detail } => {
+                write!(f, "the device refused {opcode}: {status}, detail {detail:#x}")
+            }
+            CommandError::Gone => f.write_str("the device is gone or does not answer"),
+        }
+    }
+}
+
+impl From<CommandError> for Failure {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Gone => Failure::GONE,
+            CommandError::Refused {
+                status: Status::IN_USE,
+                detail,
+                ..
+            } => Failure::new(Errno::EBUSY, Reason::IN_USE).detail(detail.min(u32::from(u16::MAX)) as u16),
+            CommandError::Refused { status, .. } => Failure::device(error.errno(), status.0),
+        }
+    }
+}
+
+/// The submitting side.
+struct Submit {
+    /// Free-running producer counter.
+    tail: u32,
+    /// Bit `n` set: slot `n` is free.
+    free: u64,
+}
+
+/// The completing side.
+struct Complete {
+    /// Free-running consumer counter.
+    head: u32,
+    /// What of it the device has been told.
+    told: u32,
+    /// Completions that waiters found for themselves and whose interrupt is still to come.
+    unannounced: u32,
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    generation: u16,
+    state: State,
+    completion: Completion,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    InFlight,
+    Done,
+}
+
+/// The admin queue.
+pub(crate) struct AdminQueue<P: Platform> {
+    platform: P,
+    submission: P::Dma,
+    completion: P::Dma,
+    submit: Mutex<Submit>,
+    complete: Mutex<Complete>,
+    /// Raised when the slot's command is done, or the device is dead.
+    done: Vec<P::Signal>,
+    /// Raised when a slot is free, or the device is dead.
+    room: P::Signal,
+    /// Somebody is about to declare it dead.
+    dying: AtomicBool,
+    dead: AtomicBool,
+}
+
+impl<P: Platform> AdminQueue<P> {
+    /// The queue's memory and books; the device does not know of it yet.
+    ///
+    /// # Errors
+    ///
+    /// No memory.
+    pub(crate) fn try_new(platform: P) -> Result<Self, Errno> {
+        let no_memory = |NoMemory| Errno::ENOMEM;
+        let mut slots = Vec::new();
+        let idle = Slot {
+            generation: 0,
+            state: State::Idle,
+            completion: Completion::new_zeroed(),
+        };
+        slots.resize(SLOTS, idle).map_err(no_memory)?;
+        let mut done = Vec::new();
+        for _ in 0..SLOTS {
+            done.push(platform.signal()?).map_err(no_memory)?;
+        }
+        let submit = Submit {
+            tail: 0,
+            free: u64::MAX >> (64 - SLOTS),
+        };
+        let complete = Complete {
+            head: 0,
+            told: 0,
+            unannounced: 0,
+            slots,
+        };
+        Ok(AdminQueue {
+            submission: platform.alloc_dma(ENTRY << LOG_SIZE)?,
+            completion: platform.alloc_dma(ENTRY << LOG_SIZE)?,
+            submit: Mutex::try_new(submit, c"verbena_admin_submit").map_err(no_memory)?,
+            complete: Mutex::try_new(complete, c"verbena_admin_complete").map_err(no_memory)?,
+            done,
+            room: platform.signal()?,
+            dying: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+            platform,
+        })
+    }
+
+    /// Tells the device where the rings are; CTRL.ENABLE is 0.
+    pub(crate) fn program(&self) {
+        self.platform.write64(regs::ASQ_ADDR, self.submission.addr());
+        self.platform.write64(regs::ACQ_ADDR, self.completion.addr());
+        self.platform.write32(regs::AQ_LOG_SIZE, u32::from(LOG_SIZE));
+    }
+
+    /// Whether the device counts as dead and touches no memory any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        // Acquire: who sees it frees memory, after the reset that made that safe.
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// From now on the device counts as dead; everybody who waits is woken. Says whether it did not before.
+    ///
+    /// Should it be alive after all, it is reset first: what a waiter that has given up frees, the device must not
+    /// touch any more.
+    pub(crate) fn die(&self) -> bool {
+        let first = !self.dying.swap(true, Ordering::Relaxed);
+        if first {
+            self.platform.write32(regs::CTRL, regs::CTRL_RESET);
+            // The read returns when the write has arrived, and with it the reset is complete (regs::CTRL_RESET).
+            self.platform.read32(regs::STATUS);
+            // Release: pairs with `is_dead`.
+            self.dead.store(true, Ordering::Release);
+            self.platform.died();
+        }
+        for signal in self.done.iter() {
+            signal.raise();
+        }
+        // Whoever this wakes raises it again for the next one.
+        self.room.raise();
+        first
+    }
+
+    /// Executes a command and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`].
+    pub(crate) fn execute<Req, Rsp>(&self, opcode: Opcode, request: &Req) -> Result<Rsp, CommandError>
+    where
+        Req: IntoBytes + Immutable,
+        Rsp: FromBytes,
+    {
+        const { assert!(size_of::<Req>() <= PAYLOAD && size_of::<Rsp>() <= PAYLOAD) };
+        let slot = self.acquire()?;
+        let id = {
+            let mut complete = self.complete.lock();
+            let entry = &mut complete.slots[slot];
+            entry.state = State::InFlight;
+            entry.generation = (entry.generation + 1) % (1 << (16 - 6));
+            entry.generation << 6 | slot as u16
+        };
+        let mut command = Command::new_zeroed();
+        command.opcode = opcode;
+        command.id = id;
+        command.payload[..size_of::<Req>()].copy_from_slice(request.as_bytes());
+        self.send(&command);
+        let completion = self.wait(slot);
+        self.release(slot);
+        let completion = completion?;
+        if completion.status != Status::OK {
+            return Err(CommandError::Refused {
+                opcode,
+                status: completion.status,
+                detail: completion.detail,
+            });
+        }
+        match Rsp::read_from_prefix(&completion.payload) {
+            Ok((response, _)) => Ok(response),
+            Err(_) => unreachable!("the response's size was asserted"),
+        }
+    }
+
+    /// Takes a free slot, waiting for one.
+    fn acquire(&self) -> Result<usize, CommandError> {
+        loop {
+            if self.is_dead() {
+                self.room.raise();
+                return Err(CommandError::Gone);
+            }
+            {
+                let mut submit = self.submit.lock();
+                if submit.free != 0 {
+                    let slot = submit.free.trailing_zeros() as usize;
+                    submit.free &= submit.free - 1;
+                    // A binary signal keeps one raise only: what is left is passed on.
+                    if submit.free != 0 {
+                        self.room.raise();
+                    }
+                    return Ok(slot);
+                }
+            }
+            self.room.wait(NAP);
+        }
+    }
+
+    fn release(&self, slot: usize) {
+        self.complete.lock().slots[slot].state = State::Idle;
+        self.submit.lock().free |= 1 << slot;
+        self.room.raise();
+    }
+
+    fn send(&self, command: &Command) {
+        let mut submit = self.submit.lock();
+        // There is room: at most SLOTS commands are in flight, half of what the ring holds.
+        let offset = slot(submit.tail, LOG_SIZE) as usize * ENTRY;
+        self.submission.write(offset, command.as_bytes());
+        submit.tail = submit.tail.wrapping_add(1);
+        // Under the lock: two threads that told their counters in the wrong order would move the tail back.
+        // The register write orders the entry before it (Platform::write32).
+        self.platform.write32(regs::ASQ_TAIL, submit.tail);
+    }
+
+    /// Waits for the slot's completion.
+    fn wait(&self, slot: usize) -> Result<Completion, CommandError> {
+        let start = self.platform.now();
+        loop {
+            {
+                let mut complete = self.complete.lock();
+                let found = self.collect(&mut complete);
+                complete.unannounced = complete.unannounced.saturating_add(found);
+                if complete.slots[slot].state == State::Done {
+                    return Ok(complete.slots[slot].completion);
+                }
+            }
+            if self.is_dead() {
+                return Err(CommandError::Gone);
+            }
+            let waited = self.platform.now().saturating_sub(start);
+            if waited < SPIN {
+                core::hint::spin_loop();
+                continue;
+            }
+            if waited > NAP && !self.check_alive() {
+                continue;
+            }
+            if waited > P::COMMAND_TIMEOUT {
+                if self.die() {
+                    let seconds = P::COMMAND_TIMEOUT / 1_000_000_000;
+                    self.platform.log(format_args!(
+                        "a command was not completed in {seconds} s: the device is dead"
+                    ));
+                }
+                continue;
+            }
+            self.done[slot].wait(NAP);
+        }
+    }
+
+    /// What vector 0 means.
+    pub(crate) fn interrupt(&self) {
+        let explained = {
+            let mut complete = self.complete.lock();
+            let found = self.collect(&mut complete);
+            found + core::mem::take(&mut complete.unannounced)
+        };
+        if explained == 0 {
+            // Vector 0 also says that the device stopped.
+            self.check_alive();
+        }
+    }
+
+    /// Files the completions that are there and says how many.
+    fn collect(&self, complete: &mut Complete) -> u32 {
+        let mut found = 0;
+        loop {
+            let offset = slot(complete.head, LOG_SIZE) as usize * ENTRY;
+            // Acquire: the device writes this word last.
+            let owner = self.completion.words()[offset / 8].load(Ordering::Acquire) as u8;
+            if owner & OWNER_PHASE != phase(complete.head, LOG_SIZE) {
+                break;
+            }
+            let mut completion = Completion::new_zeroed();
+            self.completion.read(offset, completion.as_mut_bytes());
+            complete.head = complete.head.wrapping_add(1);
+            found += 1;
+            self.file(complete, completion);
+        }
+        if complete.head.wrapping_sub(complete.told) >= SLOTS as u32 / 2 {
+            complete.told = complete.head;
+            self.platform.write32(regs::ACQ_HEAD, complete.head);
+        }
+        found
+    }
+
+    fn file(&self, complete: &mut Complete, completion: Completion) {
+        let number = usize::from(completion.id) % 64;
+        match complete.slots.get_mut(number) {
+            Some(slot) if slot.state == State::InFlight && slot.generation == completion.id >> 6 => {
+                slot.completion = completion;
+                slot.state = State::Done;
+                self.done[number].raise();
+            }
+            _ => {
+                if self.die() {
+                    let id = completion.id;
+                    self.platform.log(format_args!(
+                        "completion of command {id:#x}, which nobody sent: the device is dead"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Looks at STATUS and says whether the device works.
+    pub(crate) fn check_alive(&self) -> bool {
+        if self.is_dead() {
+            return false;
+        }
+        let status = self.platform.read32(regs::STATUS);
+        if status != u32::MAX && status & regs::STATUS_FATAL == 0 {
+            return true;
+        }
+        if self.die() {
+            if status == u32::MAX {
+                self.platform
+                    .log(format_args!("the device is gone: its registers read all ones"));
+            } else {
+                let health = self.platform.read32(regs::HEALTH);
+                self.platform.log(format_args!("the device stopped: health {health}"));
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! Verbena as a driver of the object model: the table of its classes, and what it keeps for an object.
+
+use crate::cq::Cq;
+use crate::doorbell::Doorbell;
+use crate::hardware::Hardware;
+use crate::mr::Mr;
+use crate::pd::Pd;
+use crate::platform::Platform;
+use crate::qp::Qp;
+use crate::{cq, device, doorbell, mr, pd, qp, schema, CommandError, Device};
+use core::marker::PhantomData;
+use rdma_uapi::class;
+use rdma_uapi::failure::Outcome;
+use rdma_uapi::sys::Arc;
+use rdma_uapi::table::{Additions, ClassOps, Extension};
+use rdma_uapi::wire::{method, DriverId};
+use rdma_uapi::{Call, Cause, Driver, Ending, Failure, ObjectRef};
+use verbena_hw::admin::Opcode;
+use verbena_hw::cmd::HandleReq;
+
+/// The driver.
+pub struct Verbena<P: Platform>(PhantomData<fn() -> P>);
+
+/// What Verbena keeps for an object.
+pub enum Payload<P: Platform> {
+    /// A protection domain.
+    Pd(Pd),
+    /// A memory region.
+    Mr(Mr<P>),
+    /// A completion queue.
+    Cq(Cq<P>),
+    /// A queue pair.
+    Qp(Qp<P>),
+    /// A doorbell page.
+    Doorbell(Arc<Doorbell<P>>),
+}
+
+impl<P: Platform> Payload<P> {
+    /// What the device returns in the object's events.
+    pub(crate) fn cookie(&self) -> u64 {
+        match self {
+            Payload::Qp(qp) => qp.cookie,
+            _ => 0,
+        }
+    }
+}
+
+impl<P: Platform> Driver for Verbena<P> {
+    const ID: DriverId = schema::ID;
+    const NAME: &'static str = "verbena";
+    const ADDITIONS: Additions<Self> = Additions {
+        classes: &[
+            ClassOps {
+                schema: &class::device::SCHEMA,
+                methods: &[(method::QUERY, device::query::<P>)],
+                release: None,
+            },
+            ClassOps {
+                schema: &class::port::SCHEMA,
+                methods: &[(method::QUERY, device::query_port::<P>)],
+                release: None,
+            },
+            ClassOps {
+                schema: &class::pd::SCHEMA,
+                methods: &[(method::CREATE, pd::create::<P>), (method::QUERY, pd::query::<P>)],
+                release: Some(pd::release::<P>),
+            },
+            ClassOps {
+                schema: &class::mr::SCHEMA,
+                methods: &[(method::CREATE, mr::create::<P>), (method::QUERY, mr::query::<P>)],
+                release: Some(mr::release::<P>),
+            },
+            ClassOps {
+                schema: &class::cq::SCHEMA,
+                methods: &[(method::CREATE, cq::create::<P>), (method::QUERY, cq::query::<P>)],
+                release: Some(cq::release::<P>),
+            },
+            ClassOps {
+                schema: &class::qp::RC,
+                methods: &[
+                    (method::CREATE, qp::create::<P>),
+                    (method::QUERY, qp::query::<P>),
+                    (method::MODIFY, qp::modify::<P>),
+                ],
+                release: Some(qp::release::<P>),
+            },
+            ClassOps {
+                schema: &schema::DOORBELL_SCHEMA,
+                methods: &[
+                    (method::CREATE, doorbell::create::<P>),
+                    (method::QUERY, doorbell::query::<P>),
+                ],
+                release: Some(doorbell::release::<P>),
+            },
+        ],
+        extensions: &[
+            Extension {
+                class: class::DEVICE,
+                method: method::QUERY,
+                attrs: &[schema::DUMP.output().by_pointer()],
+            },
+            Extension {
+                class: class::CQ,
+                method: method::CREATE,
+                attrs: &[schema::CQ_RING.output()],
+            },
+            Extension {
+                class: class::CQ,
+                method: method::QUERY,
+                attrs: &[schema::CQ_RING.output()],
+            },
+            Extension {
+                class: class::QP_RC,
+                method: method::CREATE,
+                attrs: &[
+                    schema::DOORBELL.required(),
+                    schema::CQE_COOKIE.input(),
+                    schema::QP_RINGS.output(),
+                ],
+            },
+            Extension {
+                class: class::QP_RC,
+                method: method::QUERY,
+                attrs: &[schema::QP_RINGS.output()],
+            },
+        ],
+        removals: &[],
+    };
+
+    type Host = P;
+    type Device = Hardware<P>;
+    type Context = ();
+    type Object = Payload<P>;
+
+    fn ports(device: &Hardware<P>) -> u32 {
+        device.limits.ports
+    }
+
+    fn open(device: &Device<P>, _owner: &P::Owner) -> Outcome {
+        if device.state().is_gone() {
+            return Err(Failure::GONE);
+        }
+        Ok(())
+    }
+
+    fn close(_device: &Device<P>, _context: &()) {}
+}
+
+/// Ends what an object is in the device.
+///
+/// When it fails on DESTROY, the object lives on. When the context closes, there is no later: a device that refuses to
+/// let go of memory that is about to be freed is reset, which takes it from everybody.
+pub(crate) fn end<P: Platform>(
+    ending: &Ending<'_, Verbena<P>>,
+    opcode: Opcode,
+    handle: u32,
+) -> Result<(), CommandError> {
+    let hardware = ending.device();
+    if ending.cause == Cause::Removed {
+        return Ok(());
+    }
+    let ended = hardware.command(opcode, &HandleReq { handle, reserved: 0 });
+    match ended {
+        Err(error) if ending.cause == Cause::Close => {
+            if error != CommandError::Gone {
+                hardware
+                    .platform
+                    .log(format_args!("{error}: the device keeps what nobody owns and is reset"));
+                hardware.gone();
+            }
+            Ok(())
+        }
+        ended => ended,
+    }
+}
+
+/// The context of a call, with its type spelled out.
+pub(crate) type Handling<'c, P> = Call<'c, Verbena<P>>;
+/// A reference to an object of Verbena's.
+pub(crate) type Reference<P> = ObjectRef<Verbena<P>>;

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! Queue pairs: two rings in one piece of memory that the process maps, and a slot of a doorbell page.
+
+use crate::doorbell::{Doorbell, Slot};
+use crate::driver::{end, Handling, Payload, Reference};
+use crate::events::delist_and;
+use crate::hardware::Hardware;
+use crate::numbers::Kind;
+use crate::platform::{Dma, Platform, PAGE};
+use crate::qp_attrs::{self, Given};
+use crate::ring::{memory_offset, shared};
+use crate::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS};
+use crate::Verbena;
+use rdma_uapi::class::qp::{self, flag, QpCaps};
+use rdma_uapi::failure::Outcome;
+use rdma_uapi::schema::Attr;
+use rdma_uapi::sys::Arc;
+use rdma_uapi::wire::ObjectId;
+use rdma_uapi::{Ending, Errno, Reason};
+use verbena_hw::admin::Opcode;
+use verbena_hw::cmd::{CreateQpReq, HandleReq, HandleRsp, ModifyQpReq, QueryQpRsp, QP_SIGNAL_ALL};
+use verbena_hw::id::{Cqn, Pdn, Qpn, Srqn};
+use verbena_hw::qp::{QpState, QpType};
+use verbena_hw::ring::PageList;
+use verbena_hw::wqe;
+
+/// A queue pair.
+pub struct Qp<P: Platform> {
+    pub(crate) qpn: Qpn,
+    sizes: Sizes,
+    /// What its completions and events carry.
+    pub(crate) cookie: u64,
+    pub(crate) memory: Arc<P::Dma>,
+    slot: Slot<P>,
+    pd: ObjectId,
+    send_cq: ObjectId,
+    recv_cq: ObjectId,
+}
+
+/// log2 of entries and of bytes an entry of both rings.
+#[derive(Clone, Copy)]
+struct Sizes {
+    send_entries: u8,
+    send_stride: u8,
+    recv_entries: u8,
+    recv_stride: u8,
+}
+
+impl Sizes {
+    /// What holds `caps`; `None` if nothing does.
+    fn of(caps: &QpCaps) -> Option<Self> {
+        let sges = |n: u32| u8::try_from(n).ok().filter(|&n| n <= wqe::MAX_SGE);
+        let inline = u16::try_from(caps.max_inline).ok().filter(|&n| n <= wqe::MAX_INLINE)?;
+        let entries = |n: u32| {
+            let log = n.max(1).checked_next_power_of_two()?.trailing_zeros() as u8;
+            (log <= wqe::MAX_LOG_ENTRIES).then_some(log)
+        };
+        Some(Sizes {
+            send_entries: entries(caps.max_send_wr)?,
+            send_stride: wqe::send_log_stride(false, sges(caps.max_send_sge)?, inline)?,
+            recv_entries: entries(caps.max_recv_wr)?,
+            recv_stride: wqe::recv_log_stride(sges(caps.max_recv_sge)?)?,
+        })
+    }
+
+    /// Bytes of the send ring.
+    fn send_bytes(&self) -> u64 {
+        1 << (self.send_entries + self.send_stride)
+    }
+
+    /// Bytes of the receive ring.
+    fn recv_bytes(&self) -> u64 {
+        1 << (self.recv_entries + self.recv_stride)
+    }
+
+    /// Where the receive ring begins: the device wants both on a page of their own.
+    fn recv_offset(&self) -> u64 {
+        self.send_bytes().next_multiple_of(PAGE)
+    }
+}
+
+impl<P: Platform> Qp<P> {
+    fn rings(&self, id: ObjectId) -> QpRings {
+        QpRings {
+            mmap_offset: memory_offset(id),
+            mmap_length: self.memory.len() as u64,
+            recv_offset: self.sizes.recv_offset(),
+            doorbell: self.slot.page_index(),
+            slot: self.slot.number(),
+            send_log_entries: self.sizes.send_entries,
+            send_log_stride: self.sizes.send_stride,
+            recv_log_entries: self.sizes.recv_entries,
+            recv_log_stride: self.sizes.recv_stride,
+            reserved: [0; 6],
+        }
+    }
+}
+
+/// What a CREATE names.
+struct Parts<P: Platform> {
+    pd: Reference<P>,
+    send_cq: Reference<P>,
+    recv_cq: Reference<P>,
+    doorbell: Reference<P>,
+}
+
+impl<P: Platform> Parts<P> {
+    fn of(call: &Handling<'_, P>) -> Outcome<Self> {
+        if call.has(qp::SRQ) {
+            return Err(call.fail(qp::SRQ, Errno::EOPNOTSUPP, Reason::UNSUPPORTED));
+        }
+        Ok(Parts {
+            pd: call.require_object(qp::PD)?,
+            send_cq: call.require_object(qp::SEND_CQ)?,
+            recv_cq: call.require_object(qp::RECV_CQ)?,
+            doorbell: call.require_object(DOORBELL)?,
+        })
+    }
+
+    fn pdn(&self) -> Pdn {
+        match self.pd.payload() {
+            Some(Payload::Pd(pd)) => pd.pdn,
+            _ => unreachable!("the attribute takes protection domains only"),
+        }
+    }
+
+    fn page(&self) -> &Arc<Doorbell<P>> {
+        match self.doorbell.payload() {
+            Some(Payload::Doorbell(doorbell)) => doorbell,
+            _ => unreachable!("the attribute takes doorbell pages only"),
+        }
+    }
+}
+
+fn cqn<P: Platform>(call: &Handling<'_, P>, attr: Attr<ObjectId>, object: &Reference<P>) -> Outcome<Cqn> {
+    match object.payload() {
+        Some(Payload::Cq(queue)) => Ok(queue.cqn),
+        // A counter, which a later version of this driver may have.
+        _ => Err(call.fail(attr, Errno::EOPNOTSUPP, Reason::UNSUPPORTED)),
+    }
+}
+
+/// The sizes asked for, within the device's limits.
+fn sizes<P: Platform>(call: &Handling<'_, P>, hardware: &Hardware<P>, caps: &QpCaps) -> Outcome<Sizes> {
+    let limits = &hardware.limits;
+    let over = caps.max_send_wr.max(caps.max_recv_wr) > limits.max_qp_wr
+        || caps.max_send_sge.max(caps.max_recv_sge) > limits.max_sge
+        || caps.max_inline > limits.max_inline;
+    if caps.reserved != 0 {
+        return Err(call.fail(qp::CAPS, Errno::EINVAL, Reason::NOT_ZERO));
+    }
+    match Sizes::of(caps) {
+        Some(sizes) if !over => Ok(sizes),
+        _ => Err(call.out_of_range(qp::CAPS)),
+    }
+}
+
+pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let hardware = call.device();
+    let parts = Parts::of(call)?;
+    let (send_cqn, recv_cqn) = (
+        cqn(call, qp::SEND_CQ, &parts.send_cq)?,
+        cqn(call, qp::RECV_CQ, &parts.recv_cq)?,
+    );
+    let mut caps = call.require(qp::CAPS)?;
+    let sizes = sizes(call, hardware, &caps)?;
+    let flags = call.get(qp::FLAGS)?.unwrap_or(0);
+    if flags & !flag::ALL != 0 {
+        return Err(call.fail(qp::FLAGS, Errno::EINVAL, Reason::UNKNOWN_FLAG));
+    }
+    let cookie = call.get(CQE_COOKIE)?.unwrap_or(0);
+    let given = Given::read(call)?;
+    let path = qp_attrs::path_from_reset(call, &given)?;
+
+    let reservation = call.reserve()?;
+    let memory = shared::<P>(&hardware.platform, (sizes.recv_offset() + sizes.recv_bytes()) as usize)?;
+    let slot = Doorbell::take_slot(parts.page())?;
+    let request = CreateQpReq {
+        sq: PageList::direct(memory.addr(), sizes.send_bytes()),
+        rq: PageList::direct(memory.addr() + sizes.recv_offset(), sizes.recv_bytes()),
+        cookie,
+        pdn: parts.pdn(),
+        send_cqn,
+        recv_cqn,
+        srqn: Srqn::default(),
+        doorbell: slot.page_index(),
+        slot: slot.number(),
+        qp_type: QpType::RC,
+        flags: if flags & flag::SIGNAL_ALL != 0 {
+            QP_SIGNAL_ALL
+        } else {
+            0
+        },
+        sq_log_entries: sizes.send_entries,
+        sq_log_stride: sizes.send_stride,
+        rq_log_entries: sizes.recv_entries,
+        rq_log_stride: sizes.recv_stride,
+        // `sizes` has checked that all three fit.
+        max_send_sge: caps.max_send_sge as u8,
+        max_recv_sge: caps.max_recv_sge as u8,
+        max_inline: caps.max_inline as u16,
+        eqn: hardware.events[0].eqn,
+        reserved: [0; 5],
+    };
+    let response: HandleRsp = hardware.command(Opcode::CREATE_QP, &request)?;
+
+    let queue_pair = Qp {
+        qpn: Qpn::truncate(response.handle),
+        sizes,
+        cookie,
+        memory,
+        slot,
+        pd: parts.pd.id(),
+        send_cq: parts.send_cq.id(),
+        recv_cq: parts.recv_cq.id(),
+    };
+    let (qpn, rings) = (queue_pair.qpn, queue_pair.rings(reservation.id()));
+    let parents = [&parts.pd, &parts.send_cq, &parts.recv_cq, &parts.doorbell];
+    let object = call.publish(reservation, Some(Payload::Qp(queue_pair)), &parents);
+    // From here on the dispatcher ends the queue pair if anything fails.
+    hardware.enlist(Kind::Qp, response.handle, object)?;
+    for &(state, mask) in path.steps() {
+        transition(call, qpn, &given, Some(state), mask)?;
+    }
+
+    caps.max_send_wr = 1 << sizes.send_entries;
+    caps.max_recv_wr = 1 << sizes.recv_entries;
+    call.put(qp::CAPS, &caps)?;
+    call.put(qp::QPN, &qpn.get())?;
+    call.put(QP_RINGS, &rings)
+}
+
+/// One MODIFY_QP, with the attributes in `mask`.
+fn transition<P: Platform>(
+    call: &Handling<'_, P>,
+    qpn: Qpn,
+    given: &Given,
+    state: Option<QpState>,
+    mask: u32,
+) -> Outcome {
+    let mut request = ModifyQpReq {
+        qpn,
+        mask,
+        attrs: given.attrs,
+    };
+    if let Some(state) = state {
+        request.attrs.state = state.0;
+        request.mask |= verbena_hw::qp::attr::STATE;
+    }
+    call.device()
+        .command(Opcode::MODIFY_QP, &request)
+        .map_err(|error| qp_attrs::failure(call, error))
+}
+
+pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let Payload::Qp(queue_pair) = call.payload() else {
+        unreachable!("the dispatcher checked the class")
+    };
+    let given = Given::read(call)?;
+    transition(call, queue_pair.qpn, &given, None, given.mask)
+}
+
+pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let Payload::Qp(queue_pair) = call.payload() else {
+        unreachable!("the dispatcher checked the class")
+    };
+    let (qpn, pd, sizes) = (queue_pair.qpn, queue_pair.pd, queue_pair.sizes);
+    let (send_cq, recv_cq) = (queue_pair.send_cq, queue_pair.recv_cq);
+    let rings = queue_pair.rings(call.object().id());
+    let request = HandleReq {
+        handle: qpn.get(),
+        reserved: 0,
+    };
+    let state: QueryQpRsp = call.device().command(Opcode::QUERY_QP, &request)?;
+    call.put(qp::PD, &pd)?;
+    call.put(qp::SEND_CQ, &send_cq)?;
+    call.put(qp::RECV_CQ, &recv_cq)?;
+    call.put(qp::QPN, &qpn.get())?;
+    call.put(QP_RINGS, &rings)?;
+    let caps = QpCaps {
+        max_send_wr: 1 << sizes.send_entries,
+        max_recv_wr: 1 << sizes.recv_entries,
+        max_send_sge: u32::from(state.max_send_sge),
+        max_recv_sge: u32::from(state.max_recv_sge),
+        max_inline: u32::from(state.max_inline),
+        reserved: 0,
+    };
+    call.put(qp::CAPS, &caps)?;
+    let flags = if state.flags & QP_SIGNAL_ALL != 0 {
+        flag::SIGNAL_ALL
+    } else {
+        0
+    };
+    call.put(qp::FLAGS, &flags)?;
+    qp_attrs::answer(call, &state.attrs)
+}
+
+pub(crate) fn release<P: Platform>(ending: &Ending<'_, Verbena<P>>) -> Outcome {
+    let Some(Payload::Qp(queue_pair)) = ending.object.payload() else {
+        unreachable!("the dispatcher checked the class")
+    };
+    let qpn = queue_pair.qpn.get();
+    Ok(delist_and(ending.context.device(), Kind::Qp, qpn, || {
+        end(ending, Opcode::DESTROY_QP, qpn)
+    })?)
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! The attributes that CREATE, MODIFY and QUERY of a queue pair share: between the object model's, one by one, and the
+//! device's, a structure and a mask.
+
+use crate::driver::Handling;
+use crate::platform::Platform;
+use crate::CommandError;
+use core::mem::offset_of;
+use rdma_uapi::class::qp;
+use rdma_uapi::failure::Outcome;
+use rdma_uapi::schema::Attr;
+use rdma_uapi::{Errno, Failure, Reason};
+use verbena_hw::admin::Status;
+use verbena_hw::cmd::ModifyQpReq;
+use verbena_hw::id::{Gid, Psn, Qpn};
+use verbena_hw::qp::{attr, rc_transition, Mtu, Path, QpAttrs, QpState};
+
+/// Attributes that a message gives.
+pub(crate) struct Given {
+    /// Which ones ([`attr`]).
+    pub(crate) mask: u32,
+    /// Their values.
+    pub(crate) attrs: QpAttrs,
+}
+
+/// An attribute: its bit in the device's mask, its field in the device's structure, its id in the object model.
+struct Known {
+    bit: u32,
+    field: usize,
+    id: u16,
+}
+
+const fn known<T>(bit: u32, field: usize, named: Attr<T>) -> Known {
+    Known {
+        bit,
+        field,
+        id: named.spec.id,
+    }
+}
+
+static KNOWN: &[Known] = &[
+    known(attr::STATE, offset_of!(QpAttrs, state), qp::STATE),
+    known(attr::CUR_STATE, offset_of!(QpAttrs, cur_state), qp::CURRENT_STATE),
+    known(
+        attr::EN_SQD_ASYNC_NOTIFY,
+        offset_of!(QpAttrs, en_sqd_async_notify),
+        qp::SQD_NOTIFY,
+    ),
+    known(attr::ACCESS_FLAGS, offset_of!(QpAttrs, access), qp::ACCESS),
+    known(attr::PKEY_INDEX, offset_of!(QpAttrs, pkey_index), qp::PKEY_INDEX),
+    known(attr::PORT, offset_of!(QpAttrs, path) + offset_of!(Path, port), qp::PORT),
+    known(attr::AV, offset_of!(QpAttrs, path), qp::PATH),
+    known(attr::PATH_MTU, offset_of!(QpAttrs, path_mtu), qp::PATH_MTU),
+    known(attr::TIMEOUT, offset_of!(QpAttrs, timeout), qp::TIMEOUT),
+    known(attr::RETRY_CNT, offset_of!(QpAttrs, retry_cnt), qp::RETRY_CNT),
+    known(attr::RNR_RETRY, offset_of!(QpAttrs, rnr_retry), qp::RNR_RETRY),
+    known(attr::RQ_PSN, offset_of!(QpAttrs, rq_psn), qp::RQ_PSN),
+    known(
+        attr::MAX_QP_RD_ATOMIC,
+        offset_of!(QpAttrs, max_rd_atomic),
+        qp::MAX_RD_ATOMIC,
+    ),
+    known(
+        attr::MIN_RNR_TIMER,
+        offset_of!(QpAttrs, min_rnr_timer),
+        qp::MIN_RNR_TIMER,
+    ),
+    known(attr::SQ_PSN, offset_of!(QpAttrs, sq_psn), qp::SQ_PSN),
+    known(
+        attr::MAX_DEST_RD_ATOMIC,
+        offset_of!(QpAttrs, max_dest_rd_atomic),
+        qp::MAX_DEST_RD_ATOMIC,
+    ),
+    known(attr::DEST_QPN, offset_of!(QpAttrs, dest_qpn), qp::DEST_QPN),
+];
+
+/// A failure that names an attribute by its id.
+fn fail_at<P: Platform>(call: &Handling<'_, P>, id: u16, errno: Errno, reason: Reason) -> Failure {
+    // Only the id of the handle counts where a failure is made.
+    call.fail(Attr::<u32>::new(id, ""), errno, reason)
+}
+
+/// A failure that names the attribute of the lowest bit of `mask`.
+fn fail_at_bit<P: Platform>(call: &Handling<'_, P>, mask: u32, errno: Errno, reason: Reason) -> Failure {
+    match KNOWN.iter().find(|known| known.bit & mask != 0) {
+        Some(known) => fail_at(call, known.id, errno, reason),
+        None => Failure::new(errno, reason),
+    }
+}
+
+impl Given {
+    /// Reads and checks what the message gives; what a value means for the queue pair is the device's to judge.
+    pub(crate) fn read<P: Platform>(call: &Handling<'_, P>) -> Outcome<Self> {
+        for unsupported in [
+            qp::ALT_PORT,
+            qp::ALT_PKEY_INDEX,
+            qp::ALT_TIMEOUT,
+            qp::PATH_MIG_STATE,
+            qp::RATE_LIMIT,
+        ] {
+            if call.has(unsupported) {
+                return Err(call.fail(unsupported, Errno::EOPNOTSUPP, Reason::UNSUPPORTED));
+            }
+        }
+        if call.has(qp::ALT_PATH) {
+            return Err(call.fail(qp::ALT_PATH, Errno::EOPNOTSUPP, Reason::UNSUPPORTED));
+        }
+        let mut given = Given {
+            mask: 0,
+            attrs: QpAttrs::default(),
+        };
+        let attrs = &mut given.attrs;
+        let mut mask = 0;
+        let mut number = |from: Attr<u32>, bit: u32, most: u32| match call.get(from)? {
+            Some(value) if value <= most => {
+                mask |= bit;
+                Ok(value)
+            }
+            Some(_) => Err(call.out_of_range(from)),
+            None => Ok(0),
+        };
+        attrs.state = number(qp::STATE, attr::STATE, qp::state::ERR)? as u8;
+        attrs.cur_state = number(qp::CURRENT_STATE, attr::CUR_STATE, qp::state::ERR)? as u8;
+        attrs.path.port = number(qp::PORT, attr::PORT, u32::from(u8::MAX))? as u8;
+        attrs.pkey_index = number(qp::PKEY_INDEX, attr::PKEY_INDEX, u32::from(u16::MAX))? as u16;
+        attrs.access = number(qp::ACCESS, attr::ACCESS_FLAGS, u32::MAX)?;
+        attrs.dest_qpn = Qpn::truncate(number(qp::DEST_QPN, attr::DEST_QPN, Qpn::MAX)?);
+        attrs.sq_psn = Psn::truncate(number(qp::SQ_PSN, attr::SQ_PSN, Psn::MASK)?);
+        attrs.rq_psn = Psn::truncate(number(qp::RQ_PSN, attr::RQ_PSN, Psn::MASK)?);
+        attrs.timeout = number(qp::TIMEOUT, attr::TIMEOUT, 31)? as u8;
+        attrs.retry_cnt = number(qp::RETRY_CNT, attr::RETRY_CNT, 7)? as u8;
+        attrs.rnr_retry = number(qp::RNR_RETRY, attr::RNR_RETRY, 7)? as u8;
+        attrs.min_rnr_timer = number(qp::MIN_RNR_TIMER, attr::MIN_RNR_TIMER, 31)? as u8;
+        attrs.max_rd_atomic = number(qp::MAX_RD_ATOMIC, attr::MAX_QP_RD_ATOMIC, u32::from(u8::MAX))? as u8;
+        attrs.max_dest_rd_atomic = number(qp::MAX_DEST_RD_ATOMIC, attr::MAX_DEST_RD_ATOMIC, u32::from(u8::MAX))? as u8;
+        attrs.en_sqd_async_notify = number(qp::SQD_NOTIFY, attr::EN_SQD_ASYNC_NOTIFY, 1)? as u8;
+        let mtu = number(qp::PATH_MTU, attr::PATH_MTU, 4096)?;
+        if mask & attr::PATH_MTU != 0 {
+            attrs.path_mtu = mtu_code(mtu).ok_or_else(|| call.out_of_range(qp::PATH_MTU))?.0;
+        }
+        given.mask = mask;
+        given.read_path(call)?;
+        Ok(given)
+    }
+
+    fn read_path<P: Platform>(&mut self, call: &Handling<'_, P>) -> Outcome {
+        let Some(path) = call.get(qp::PATH)? else { return Ok(()) };
+        let Ok(sgid_index) = u8::try_from(path.sgid_index) else {
+            return Err(call.out_of_range(qp::PATH));
+        };
+        if path.flow_label >= 1 << 20 {
+            return Err(call.out_of_range(qp::PATH));
+        }
+        if path.reserved != [0; 7] {
+            return Err(call.fail(qp::PATH, Errno::EINVAL, Reason::NOT_ZERO));
+        }
+        self.mask |= attr::AV;
+        self.attrs.path = Path {
+            dgid: Gid(path.dgid),
+            flow_label: path.flow_label,
+            sgid_index,
+            hop_limit: path.hop_limit,
+            traffic_class: path.traffic_class,
+            sl: path.sl,
+            // Zero: the device derives the MAC address from the GID.
+            dmac: [0; 6],
+            vlan: NO_VLAN,
+            // A path without a port means the only one.
+            port: if self.mask & attr::PORT != 0 {
+                self.attrs.path.port
+            } else {
+                1
+            },
+            ..Path::default()
+        };
+        Ok(())
+    }
+}
+
+/// [`Path::vlan`]: none.
+const NO_VLAN: u16 = 0xffff;
+
+fn mtu_code(bytes: u32) -> Option<Mtu> {
+    (Mtu::B256.0..=Mtu::B4096.0)
+        .map(Mtu)
+        .find(|mtu| mtu.bytes() == Some(bytes))
+}
+
+/// The transitions that lead a new queue pair to where its CREATE wants it.
+pub(crate) struct Steps {
+    steps: [(QpState, u32); 3],
+    count: usize,
+}
+
+impl Steps {
+    /// Each step's state and attributes, in order.
+    pub(crate) fn steps(&self) -> &[(QpState, u32)] {
+        &self.steps[..self.count]
+    }
+}
+
+/// The way from RESET to the state that a CREATE names, each step with the given attributes that it takes; every
+/// attribute counts once, at the first step that takes it (U15).
+///
+/// # Errors
+///
+/// A state that a new queue pair cannot have; an attribute that no step takes; one that is missing.
+pub(crate) fn path_from_reset<P: Platform>(call: &Handling<'_, P>, given: &Given) -> Outcome<Steps> {
+    let states = [QpState::RESET, QpState::INIT, QpState::RTR, QpState::RTS];
+    let count = usize::from(given.attrs.state);
+    if count >= states.len() {
+        return Err(call.fail(qp::STATE, Errno::EINVAL, Reason::BAD_STATE));
+    }
+    let mut way = Steps {
+        steps: [(QpState::RESET, 0); 3],
+        count,
+    };
+    let mut left = given.mask & !attr::STATE;
+    for n in 0..count {
+        let Some(takes) = rc_transition(states[n], states[n + 1]) else {
+            unreachable!("IBA's state machine has the way from RESET to RTS")
+        };
+        let missing = takes.required & !given.mask;
+        if missing != 0 {
+            return Err(fail_at_bit(call, missing, Errno::EINVAL, Reason::MISSING));
+        }
+        let mask = takes.required | takes.optional & left;
+        left &= !mask;
+        way.steps[n] = (states[n + 1], mask);
+    }
+    if left != 0 {
+        return Err(fail_at_bit(call, left, Errno::EINVAL, Reason::NOT_ALLOWED));
+    }
+    Ok(way)
+}
+
+/// What the device's refusal of a MODIFY_QP means, with the attribute's name.
+pub(crate) fn failure<P: Platform>(call: &Handling<'_, P>, error: CommandError) -> Failure {
+    let CommandError::Refused { status, detail, .. } = error else {
+        return error.into();
+    };
+    let attrs_at = offset_of!(ModifyQpReq, attrs);
+    match status {
+        Status::BAD_TRANSITION => call
+            .fail(qp::STATE, Errno::EINVAL, Reason::BAD_STATE)
+            .detail(detail as u16),
+        Status::MISSING_ATTRIBUTE => fail_at_bit(call, detail, Errno::EINVAL, Reason::MISSING),
+        Status::FORBIDDEN_ATTRIBUTE => fail_at_bit(call, detail, Errno::EINVAL, Reason::NOT_ALLOWED),
+        Status::BAD_GID_INDEX => call.out_of_range(qp::PATH).detail(detail as u16),
+        Status::BAD_FIELD => {
+            let field = (detail as usize).wrapping_sub(attrs_at);
+            let path = offset_of!(QpAttrs, path);
+            let of_path = (path..path + size_of::<Path>()).contains(&field);
+            let exact = KNOWN.iter().find(|known| known.field == field);
+            match exact {
+                Some(known) => fail_at(call, known.id, Errno::EINVAL, Reason::OUT_OF_RANGE),
+                None if of_path => call.out_of_range(qp::PATH),
+                None => error.into(),
+            }
+        }
+        _ => error.into(),
+    }
+}
+
+/// Answers what the device says of the attributes.
+pub(crate) fn answer<P: Platform>(call: &mut Handling<'_, P>, attrs: &QpAttrs) -> Outcome {
+    let path = qp::Path {
+        dgid: attrs.path.dgid.0,
+        flow_label: attrs.path.flow_label,
+        sgid_index: u16::from(attrs.path.sgid_index),
+        hop_limit: attrs.path.hop_limit,
+        traffic_class: attrs.path.traffic_class,
+        sl: attrs.path.sl,
+        reserved: [0; 7],
+    };
+    call.put(qp::PATH, &path)?;
+    let numbers = [
+        (qp::STATE, u32::from(attrs.state)),
+        (qp::PORT, u32::from(attrs.path.port)),
+        (qp::PKEY_INDEX, u32::from(attrs.pkey_index)),
+        (qp::ACCESS, attrs.access),
+        (qp::DEST_QPN, attrs.dest_qpn.get()),
+        (qp::SQ_PSN, attrs.sq_psn.get()),
+        (qp::RQ_PSN, attrs.rq_psn.get()),
+        (qp::PATH_MTU, Mtu(attrs.path_mtu).bytes().unwrap_or(0)),
+        (qp::TIMEOUT, u32::from(attrs.timeout)),
+        (qp::RETRY_CNT, u32::from(attrs.retry_cnt)),
+        (qp::RNR_RETRY, u32::from(attrs.rnr_retry)),
+        (qp::MIN_RNR_TIMER, u32::from(attrs.min_rnr_timer)),
+        (qp::MAX_RD_ATOMIC, u32::from(attrs.max_rd_atomic)),
+        (qp::MAX_DEST_RD_ATOMIC, u32::from(attrs.max_dest_rd_atomic)),
+    ];
+    for (attr, value) in numbers {
+        call.put(attr, &value)?;
+    }
+    Ok(())
+}

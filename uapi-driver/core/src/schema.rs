@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! What Verbena adds to the common classes.
+//!
+//! Queue pairs and completion queues are of the common classes, so that everything that knows those (a tracer, the
+//! event queues, a program that sets up connections for another) works with Verbena's; that their rings are mapped
+//! into the process is told in driver-specific attributes that accompany CREATE and QUERY. A program that asks another
+//! driver for them is told so: the attributes carry the driver's id. What no other device has, the doorbell page, is a
+//! class of Verbena's own.
+//!
+//! Offsets for mmap(2) are answered, never computed by a program: the object's id in the upper 32 bits, which of its
+//! areas below.
+
+use rdma_uapi::payload;
+use rdma_uapi::schema::{Access, Attr, ClassSchema, MethodSchema, Target};
+use rdma_uapi::wire::{driver_attr, driver_class, method, DriverId, ObjectId};
+
+/// Verbena's driver id.
+pub const ID: DriverId = DriverId(1);
+
+/// The class of doorbell pages.
+pub const DOORBELL_CLASS: u16 = driver_class(ID, 1);
+
+payload! {
+    /// Where a doorbell page's two faces are, for mmap(2): both one page long, shared, to read and write.
+    pub struct DoorbellMaps (24) {
+        /// The page in memory ([`verbena_hw::doorbell::DoorbellPage`]).
+        page_offset: u64,
+        /// The page of BAR 2 with the register ([`verbena_hw::doorbell::REG_RING`]).
+        register_offset: u64,
+        /// Its number: the page of BAR 2.
+        index: u32,
+        /// Zero.
+        reserved: u32,
+    }
+
+    /// Where a completion queue's memory is.
+    pub struct CqRing (32) {
+        /// For mmap(2): the ring, at its beginning, and the record.
+        mmap_offset: u64,
+        /// Bytes to map.
+        mmap_length: u64,
+        /// Where in the mapping the record is ([`verbena_hw::cqe::CqRecord`]).
+        record_offset: u64,
+        /// log2 of the ring's entries.
+        log_entries: u32,
+        /// Zero.
+        reserved: u32,
+    }
+
+    /// Where a queue pair's memory is.
+    pub struct QpRings (40) {
+        /// For mmap(2): the send ring, at its beginning, and the receive ring.
+        mmap_offset: u64,
+        /// Bytes to map.
+        mmap_length: u64,
+        /// Where in the mapping the receive ring is.
+        recv_offset: u64,
+        /// The doorbell page.
+        doorbell: u32,
+        /// The slot of the doorbell page that rings the send queue.
+        slot: u16,
+        /// log2 of the send ring's entries.
+        send_log_entries: u8,
+        /// log2 of the bytes of one.
+        send_log_stride: u8,
+        /// log2 of the receive ring's entries.
+        recv_log_entries: u8,
+        /// log2 of the bytes of one.
+        recv_log_stride: u8,
+        /// Zero.
+        reserved: [u8; 6],
+    }
+}
+
+/// A doorbell page's two faces.
+pub const DOORBELL_MAPS: Attr<DoorbellMaps> = Attr::new(driver_attr(ID, 1), "verbena_doorbell_maps");
+/// The doorbell page that a queue pair rings.
+pub const DOORBELL: Attr<ObjectId> = Attr::object(driver_attr(ID, 2), "verbena_doorbell", &[DOORBELL_CLASS]);
+/// A completion queue's memory.
+pub const CQ_RING: Attr<CqRing> = Attr::new(driver_attr(ID, 3), "verbena_cq_ring");
+/// A queue pair's memory.
+pub const QP_RINGS: Attr<QpRings> = Attr::new(driver_attr(ID, 4), "verbena_qp_rings");
+/// Comes back in every completion of the queue pair ([`verbena_hw::cqe::Cqe::cookie`]).
+pub const CQE_COOKIE: Attr<u64> = Attr::new(driver_attr(ID, 5), "verbena_cqe_cookie");
+/// The device's own state, as JSON: registers, queues, objects. Of all contexts, so it takes CAP_NET_ADMIN.
+pub const DUMP: Attr<str> = Attr::text(driver_attr(ID, 6), "verbena_dump");
+
+/// Doorbell pages.
+pub static DOORBELL_SCHEMA: ClassSchema = ClassSchema {
+    id: DOORBELL_CLASS,
+    name: "verbena_doorbell",
+    flags: 0,
+    methods: &[
+        MethodSchema {
+            number: method::CREATE,
+            name: "create",
+            target: Target::New,
+            access: Access::Any,
+            attrs: &[DOORBELL_MAPS.output()],
+        },
+        MethodSchema {
+            number: method::QUERY,
+            name: "query",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[DOORBELL_MAPS.output()],
+        },
+        MethodSchema {
+            number: method::DESTROY,
+            name: "destroy",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[],
+        },
+    ],
+};
