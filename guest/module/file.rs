@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! The device's file: open, ioctl, mmap, release.
+
+use crate::glue::Target;
+use crate::hca::Hca;
+use crate::linux::{errno, Linux};
+use core::ffi::c_void;
+use kernel::alloc::KVVec;
+use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::types::ForeignOwnable;
+use kernel::uaccess::{UserPtr, UserSlice};
+use rdma_uapi::wire::{self, HEADER, MAX_MESSAGE};
+use rdma_uapi::Errno;
+use verbena_core::{Context, MmapTarget};
+
+/// Messages up to this long are handled on the stack.
+const ON_STACK: usize = 512;
+
+/// An ioctl: copies the message in, has it dispatched, copies it back.
+pub(crate) fn ioctl(
+    command: c_uint,
+    arg: c_ulong,
+    dispatch: impl FnOnce(u32, &mut [u8]) -> Result<(), Errno>,
+) -> c_long {
+    match try_ioctl(command, arg, dispatch) {
+        Ok(()) => 0,
+        Err(errno) => c_long::from(errno.to_result() as isize as c_long),
+    }
+}
+
+fn try_ioctl(
+    command: c_uint,
+    arg: c_ulong,
+    dispatch: impl FnOnce(u32, &mut [u8]) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let method = wire::ioctl_method(command).ok_or(Errno::ENOTTY)?;
+    let user = UserPtr::from_addr(arg);
+    let mut header = [0; HEADER];
+    UserSlice::new(user, HEADER).reader().read_slice(&mut header).map_err(errno)?;
+    let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+    if !(HEADER..=MAX_MESSAGE).contains(&length) {
+        return Err(Errno::EINVAL);
+    }
+    let mut stack = [0; ON_STACK];
+    let mut heap;
+    let message = match stack.get_mut(..length) {
+        Some(message) => message,
+        None => {
+            heap = KVVec::<u8>::zeroed(length, GFP_KERNEL_ACCOUNT).map_err(|_| Errno::ENOMEM)?;
+            heap.as_mut_slice()
+        }
+    };
+    // The header is not read again: what was checked is what is dispatched.
+    message[..HEADER].copy_from_slice(&header);
+    let rest = UserSlice::new(user.wrapping_byte_add(HEADER), length - HEADER);
+    rest.reader().read_slice(&mut message[HEADER..]).map_err(errno)?;
+    let result = dispatch(u32::from(method), message);
+    // Also when it failed: the header says why.
+    UserSlice::new(user, length).writer().write_slice(message).map_err(errno)?;
+    result
+}
+
+/// See `glue.h`.
+#[no_mangle]
+unsafe extern "C" fn verbena_rs_open(hca: *mut c_void, file: *mut *mut c_void) -> c_int {
+    // SAFETY: The node owns a reference to what `Hca::publish` gave it; the node lives during the call.
+    let hca = unsafe { Arc::<Hca>::borrow(hca) };
+    match hca.open() {
+        Ok(context) => {
+            // SAFETY: There is room for it.
+            unsafe { *file = context.into_foreign() };
+            0
+        }
+        Err(failure) => failure.errno.to_result(),
+    }
+}
+
+/// See `glue.h`.
+#[no_mangle]
+unsafe extern "C" fn verbena_rs_release(file: *mut c_void) {
+    // SAFETY: It came from verbena_rs_open, and the file gives it up now.
+    let context = unsafe { Arc::<Context<Linux>>::from_foreign(file) };
+    Context::close(&context);
+}
+
+/// See `glue.h`.
+#[no_mangle]
+unsafe extern "C" fn verbena_rs_ioctl(file: *mut c_void, command: c_uint, arg: c_ulong) -> c_long {
+    // SAFETY: It came from verbena_rs_open; the file is open during the call.
+    let context: Arc<Context<Linux>> = unsafe { Arc::<Context<Linux>>::borrow(file) }.into();
+    ioctl(command, arg, |method, message| Context::dispatch(&context, method, message))
+}
+
+/// See `glue.h`.
+#[no_mangle]
+unsafe extern "C" fn verbena_rs_mmap(file: *mut c_void, offset: u64, len: u64, target: *mut Target) -> c_int {
+    // SAFETY: It came from verbena_rs_open; the file is open during the call.
+    let context: Arc<Context<Linux>> = unsafe { Arc::<Context<Linux>>::borrow(file) }.into();
+    let mapped = match verbena_core::mmap(&context, offset, len) {
+        Ok(mapped) => mapped,
+        Err(failure) => return failure.errno.to_result(),
+    };
+    let (pfn, registers) = match &mapped {
+        MmapTarget::Memory(dma) => (dma.pfn(), false),
+        MmapTarget::Register(register) => (context.device().host().doorbell_pfn(register.page()), true),
+    };
+    let Ok(keep) = KBox::new(mapped, GFP_KERNEL_ACCOUNT) else {
+        return ENOMEM.to_errno();
+    };
+    // SAFETY: There is room for it.
+    unsafe { *target = Target { pfn, registers, keep: keep.into_foreign() } };
+    0
+}
+
+/// See `glue.h`.
+#[no_mangle]
+unsafe extern "C" fn verbena_rs_unmapped(keep: *mut c_void) {
+    // SAFETY: It came from verbena_rs_mmap, and the mapping gives it up now.
+    drop(unsafe { KBox::<MmapTarget<Linux>>::from_foreign(keep) });
+}
+
+/// See `glue.h`.
+#[no_mangle]
+unsafe extern "C" fn verbena_rs_hca_put(hca: *mut c_void) {
+    // SAFETY: It came from `Hca::publish`, and the node gives it up now.
+    drop(unsafe { Arc::<Hca>::from_foreign(hca) });
+}

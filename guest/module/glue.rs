@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! `glue.h` in Rust: the functions that C implements. It is the reference for what they do.
+
+use core::marker::{PhantomData, PhantomPinned};
+use kernel::bindings;
+use kernel::device;
+use kernel::ffi::{c_char, c_int, c_ulong, c_void};
+
+/// Declares a type that C keeps to itself.
+macro_rules! opaque {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        pub(crate) struct $name {
+            _bytes: [u8; 0],
+            // Neither Send, nor Sync, nor Unpin: who wraps it says what is true.
+            _c: PhantomData<(*mut u8, PhantomPinned)>,
+        }
+    )*};
+}
+
+opaque! {
+    /// `struct verbena_node`.
+    Node
+    /// `struct verbena_memory`.
+    Memory
+}
+
+/// `struct verbena_target`.
+#[repr(C)]
+pub(crate) struct Target {
+    /// The first page.
+    pub(crate) pfn: c_ulong,
+    /// Device registers.
+    pub(crate) registers: bool,
+    /// Comes back in `verbena_rs_unmapped`.
+    pub(crate) keep: *mut c_void,
+}
+
+#[expect(improper_ctypes, reason = "the kernel's types for lock debugging are empty in this configuration, also in C")]
+extern "C" {
+    pub(crate) fn verbena_glue_init() -> c_int;
+    pub(crate) fn verbena_glue_exit();
+
+    pub(crate) fn verbena_number_take() -> c_int;
+    pub(crate) fn verbena_number_give(number: c_int);
+
+    pub(crate) fn verbena_node_add(
+        parent: *mut bindings::device,
+        number: c_int,
+        name: *const c_char,
+        hca: *mut c_void,
+    ) -> *mut Node;
+    pub(crate) fn verbena_node_del(node: *mut Node);
+
+    pub(crate) fn verbena_events_fd(events: *mut c_void) -> c_int;
+
+    pub(crate) fn verbena_memory_alloc(pages: c_ulong) -> *mut Memory;
+    pub(crate) fn verbena_memory_pin(addr: c_ulong, pages: c_ulong, writable: bool) -> *mut Memory;
+    pub(crate) fn verbena_memory_map(memory: *mut Memory, dev: *mut bindings::device) -> c_int;
+    pub(crate) fn verbena_memory_unmap(memory: *mut Memory);
+    pub(crate) fn verbena_memory_free(memory: *mut Memory);
+    pub(crate) fn verbena_memory_kernel(memory: *const Memory) -> *mut c_void;
+    pub(crate) fn verbena_memory_pfn(memory: *const Memory) -> c_ulong;
+    pub(crate) fn verbena_memory_each(
+        memory: *const Memory,
+        each: unsafe extern "C" fn(context: *mut c_void, addr: u64, len: u64) -> c_int,
+        context: *mut c_void,
+    ) -> c_int;
+
+    pub(crate) fn verbena_charge(pages: c_ulong, mm: *mut *mut bindings::mm_struct) -> c_int;
+    pub(crate) fn verbena_uncharge(pages: c_ulong, mm: *mut bindings::mm_struct);
+}
+
+/// The C structure that the reference is to.
+pub(crate) fn raw_device(device: &device::Device) -> *mut bindings::device {
+    // The type is transparent over it.
+    core::ptr::from_ref(device).cast_mut().cast()
+}

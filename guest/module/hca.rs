@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! One HCA: what its interrupts, its node and its PCI device share.
+
+use crate::glue;
+use crate::linux::Linux;
+use core::ptr::NonNull;
+use kernel::device;
+use kernel::error::from_err_ptr;
+use kernel::irq::{IrqReturn, ThreadedHandler};
+use kernel::prelude::*;
+use kernel::sync::{Arc, SetOnce};
+use kernel::types::ForeignOwnable;
+use rdma_uapi::failure::Outcome;
+use rdma_uapi::Failure;
+use verbena_core::{Context, Device};
+
+/// One HCA.
+pub(crate) struct Hca {
+    /// Set when the device works.
+    device: SetOnce<Arc<Device<Linux>>>,
+}
+
+impl Hca {
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Ok(Arc::new(Hca { device: SetOnce::new() }, GFP_KERNEL)?)
+    }
+
+    /// Somebody opens the device's file.
+    pub(crate) fn open(&self) -> Outcome<Arc<Context<Linux>>> {
+        match self.device.as_ref() {
+            Some(device) => Device::open(device, ()),
+            None => Err(Failure::GONE),
+        }
+    }
+}
+
+/// A handler of one interrupt vector.
+pub(crate) struct Vector {
+    pub(crate) hca: Arc<Hca>,
+    pub(crate) index: u16,
+}
+
+impl ThreadedHandler for Vector {
+    fn handle_threaded(&self) -> IrqReturn {
+        // While it is being brought up, the driver asks the device itself.
+        if let Some(device) = self.hca.device.as_ref() {
+            verbena_core::interrupt(device, self.index);
+        }
+        IrqReturn::Handled
+    }
+}
+
+/// An HCA that works, from the end of its bring-up to the moment the driver is unbound from it.
+pub(crate) struct Running(Arc<Device<Linux>>);
+
+impl Running {
+    /// The device works from now on.
+    pub(crate) fn new(hca: &Hca, device: Arc<Device<Linux>>, vectors: u16) -> Self {
+        hca.device.populate(device.clone());
+        // What the device signalled before is not lost: a vector too many does no harm.
+        for vector in 0..vectors {
+            verbena_core::interrupt(&device, vector);
+        }
+        Running(device)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // In this order: calls that wait for the device give up; no call is in any handler; the device stops.
+        self.0.state().gone();
+        verbena_core::remove(&self.0);
+        self.0.state().stop();
+    }
+}
+
+/// The HCA's node in /dev.
+///
+/// # Invariants
+///
+/// The pointer came from `verbena_node_add` and is owned.
+pub(crate) struct Node(NonNull<glue::Node>);
+
+// SAFETY: The C structure is bound to no thread.
+unsafe impl Send for Node {}
+
+impl Node {
+    /// From now on the HCA can be opened.
+    pub(crate) fn publish(parent: &device::Device, linux: &Linux, hca: Arc<Hca>) -> Result<Self> {
+        let (number, name) = linux.node();
+        // SAFETY: The parent is registered. The reference to the HCA is given away; while it exists, so does `linux`,
+        // to which the number belongs. The name is copied.
+        let node = unsafe {
+            glue::verbena_node_add(glue::raw_device(parent), number, name.as_char_ptr(), hca.into_foreign())
+        };
+        // INVARIANT: Just made.
+        NonNull::new(from_err_ptr(node)?).map(Node).ok_or(ENOMEM)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // SAFETY: The invariant.
+        unsafe { glue::verbena_node_del(self.0.as_ptr()) }
+    }
+}
