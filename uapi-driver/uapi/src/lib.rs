@@ -26,6 +26,7 @@
 //! | [`event`] | event queues |
 //! | [`driver`], [`host`] | the two traits: who implements classes, and where it all runs |
 //! | [`client`] | the other side: build messages, read replies |
+//! | [`describe`] | the tables as text: failures as sentences, the golden file |
 //! | [`listing`] | what INTERFACE QUERY answers, and how to read it |
 
 #![no_std]
@@ -39,6 +40,7 @@ pub mod class;
 pub mod client;
 pub mod common;
 pub mod context;
+pub mod describe;
 pub mod device;
 pub mod driver;
 pub mod errno;
