@@ -65,8 +65,15 @@ fn try_ioctl(
 
 /// See `glue.h`.
 #[no_mangle]
+unsafe extern "C" fn verbena_rs_watch(hca: *mut c_void) -> bool {
+    // SAFETY: The node owns a reference to what `Node::publish` gave it, and lives during the call.
+    unsafe { Arc::<Hca>::borrow(hca) }.watch()
+}
+
+/// See `glue.h`.
+#[no_mangle]
 unsafe extern "C" fn verbena_rs_open(hca: *mut c_void, file: *mut *mut c_void) -> c_int {
-    // SAFETY: The node owns a reference to what `Hca::publish` gave it; the node lives during the call.
+    // SAFETY: The node owns a reference to what `Node::publish` gave it, and lives during the call.
     let hca = unsafe { Arc::<Hca>::borrow(hca) };
     match hca.open() {
         Ok(context) => {
@@ -125,6 +132,6 @@ unsafe extern "C" fn verbena_rs_unmapped(keep: *mut c_void) {
 /// See `glue.h`.
 #[no_mangle]
 unsafe extern "C" fn verbena_rs_hca_put(hca: *mut c_void) {
-    // SAFETY: It came from `Hca::publish`, and the node gives it up now.
+    // SAFETY: It came from `Node::publish`, and the node gives it up now.
     drop(unsafe { Arc::<Hca>::from_foreign(hca) });
 }

@@ -17,6 +17,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 
 #include "glue.h"
 
@@ -36,6 +37,7 @@ struct verbena_node {
 	/* Held shared while a page is put into a mapping: after registers_gone was set, no register page is. */
 	struct rw_semaphore gate;
 	bool registers_gone;
+	struct delayed_work watch;
 };
 
 /* Who may use the device at all is the file mode's business: anybody, as for other RDMA devices. What a method needs
@@ -60,6 +62,14 @@ static void verbena_node_release(struct device *dev)
 		fput(node->mappings);
 	verbena_rs_hca_put(node->hca);
 	kfree(node);
+}
+
+static void verbena_node_watch(struct work_struct *work)
+{
+	struct verbena_node *node = container_of(to_delayed_work(work), struct verbena_node, watch);
+
+	if (verbena_rs_watch(node->hca))
+		queue_delayed_work(system_freezable_power_efficient_wq, &node->watch, round_jiffies_relative(HZ));
 }
 
 /* ---- mappings ---------------------------------------------------------------------------------------------- */
@@ -232,6 +242,7 @@ struct verbena_node *verbena_node_add(struct device *parent, int number, const c
 	}
 	node->hca = hca;
 	init_rwsem(&node->gate);
+	INIT_DELAYED_WORK(&node->watch, verbena_node_watch);
 	device_initialize(&node->dev);
 	node->dev.class = &verbena_class;
 	node->dev.parent = parent;
@@ -252,6 +263,7 @@ struct verbena_node *verbena_node_add(struct device *parent, int number, const c
 	ret = cdev_device_add(&node->cdev, &node->dev);
 	if (ret)
 		goto fail;
+	queue_delayed_work(system_freezable_power_efficient_wq, &node->watch, HZ);
 	return node;
 
 fail:
@@ -261,6 +273,7 @@ fail:
 
 void verbena_node_del(struct verbena_node *node)
 {
+	disable_delayed_work_sync(&node->watch);
 	cdev_device_del(&node->cdev, &node->dev);
 
 	down_write(&node->gate);

@@ -33,8 +33,9 @@ void verbena_number_give(int number);
 
 /*
  * A device node, /dev/@name, with a number that stays taken as long as @hca lives. It owns a reference to @hca (also if adding fails), and gives it to
- * verbena_rs_hca_put when node and open files are gone. After verbena_node_del there are no new opens, but one that
- * was under way may still call verbena_rs_open. It also takes device registers out of all processes.
+ * verbena_rs_hca_put when node and open files are gone. While it exists, verbena_rs_watch is called every second until
+ * it returns false. After verbena_node_del there are no new opens, but one that was under way may still call
+ * verbena_rs_open. It also takes device registers out of all processes.
  */
 struct verbena_node *verbena_node_add(struct device *parent, int number, const char *name, void *hca);
 void verbena_node_del(struct verbena_node *node);
@@ -64,6 +65,7 @@ void verbena_uncharge(unsigned long pages, struct mm_struct *mm);
 
 /* Implemented in Rust. */
 void verbena_rs_hca_put(void *hca);
+bool verbena_rs_watch(void *hca);
 int verbena_rs_open(void *hca, void **file);
 void verbena_rs_release(void *file);
 long verbena_rs_ioctl(void *file, unsigned int command, unsigned long arg);

@@ -33,6 +33,19 @@ impl Hca {
             None => Err(Failure::GONE),
         }
     }
+
+    /// Asks whether the device is still there, and says whether to ask again. The end of its process makes no interrupt,
+    /// and who sleeps until an event comes would sleep for ever.
+    pub(crate) fn watch(&self) -> bool {
+        let Some(device) = self.device.as_ref() else { return false };
+        // An interrupt without a reason is what makes the driver look.
+        verbena_core::interrupt(device, 0);
+        let gone = device.state().is_gone();
+        if gone {
+            verbena_core::remove(device);
+        }
+        !gone
+    }
 }
 
 /// A handler of one interrupt vector.
@@ -68,10 +81,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // In this order: calls that wait for the device give up; no call is in any handler; the device stops.
-        self.0.state().gone();
+        // Calls that wait for the device give up, the device is reset, no call is in any handler.
         verbena_core::remove(&self.0);
-        self.0.state().stop();
     }
 }
 
