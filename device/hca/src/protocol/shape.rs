@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a client can ask about the device: its regions and its interrupt types.
+
+use verbena_hw::pci;
+use vfio_bindings::bindings::vfio::{
+    VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_REGION_INFO_FLAG_READ,
+    VFIO_REGION_INFO_FLAG_WRITE,
+};
+
+/// Regions of a PCI device: six BARs, ROM, configuration space, VGA.
+pub const REGIONS: usize = 9;
+/// Interrupt types of a PCI device: INTx, MSI, MSI-X, error, request.
+pub const IRQ_TYPES: usize = 5;
+/// The region that is the configuration space.
+pub const REGION_CONFIG: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
+/// The interrupt type MSI-X.
+pub const IRQ_MSIX: u32 = VFIO_PCI_MSIX_IRQ_INDEX;
+/// Size of the configuration space of a PCI Express function.
+pub const CONFIG_SIZE: u64 = 4096;
+
+/// One region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Region {
+    /// `VFIO_REGION_INFO_FLAG_*`.
+    pub flags: u32,
+    /// Length in bytes; 0: not there.
+    pub size: u64,
+}
+
+/// One interrupt type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Irq {
+    /// `VFIO_IRQ_INFO_*`.
+    pub flags: u32,
+    /// Number of vectors; 0: not there.
+    pub count: u32,
+}
+
+/// The device as clients see it before they touch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// By region index.
+    pub regions: [Region; REGIONS],
+    /// By interrupt type.
+    pub irqs: [Irq; IRQ_TYPES],
+}
+
+impl Shape {
+    /// The Verbena HCA: BARs 0, 2 and 4 (64 bits wide each, so that 1, 3 and 5 are their upper halves), the
+    /// configuration space, no ROM; MSI-X and no other interrupt. MSI-X lacks `VFIO_IRQ_INFO_NORESIZE`, so that QEMU
+    /// sends an update for the one vector that changes.
+    pub const fn hca() -> Self {
+        let mut regions = [Region { flags: 0, size: 0 }; REGIONS];
+        let rw = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+        regions[pci::BAR_REGS] = Region {
+            flags: rw,
+            size: pci::BAR_REGS_SIZE,
+        };
+        regions[pci::BAR_DOORBELL] = Region {
+            flags: rw,
+            size: pci::BAR_DOORBELL_SIZE,
+        };
+        regions[pci::BAR_MSIX] = Region {
+            flags: rw,
+            size: pci::BAR_MSIX_SIZE,
+        };
+        regions[REGION_CONFIG as usize] = Region {
+            flags: rw,
+            size: CONFIG_SIZE,
+        };
+        let mut irqs = [Irq { flags: 0, count: 0 }; IRQ_TYPES];
+        irqs[IRQ_MSIX as usize] = Irq {
+            flags: VFIO_IRQ_INFO_EVENTFD,
+            count: pci::MSIX_VECTORS as u32,
+        };
+        Self { regions, irqs }
+    }
+}

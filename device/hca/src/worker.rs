@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The thread that turns the engine's crank: poll while there is work, spin for a short time when there is none, then
+//! sleep until a trapped access, a timer or the main loop wakes it.
+//!
+//! Spinning keeps doorbells in guest memory free of VM exits while traffic flows; sleeping keeps an idle device from
+//! costing anything. On a machine whose cores the guests' virtual CPUs need, a long spin steals from them.
+
+use crate::memory::fault;
+use crate::shared::Shared;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use verbena_engine::Time;
+use vmm_sys_util::eventfd::EventFd;
+
+/// The worker thread. Ends when it is dropped.
+pub struct Worker {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts the thread. It spins for `spin` before it sleeps, and signals `attention` when the main loop should look
+    /// after a client's memory or after the worker itself.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no thread.
+    pub fn start(shared: Arc<Shared>, spin: Duration, attention: EventFd) -> std::io::Result<Self> {
+        let of_thread = shared.clone();
+        let thread = std::thread::Builder::new().name("hca-worker".into()).spawn(move || {
+            // Also when it panics: the main loop must not go on without it.
+            let _guard = Attention(&attention);
+            run(&of_thread, spin, &attention);
+        })?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Whether it has ended, which it does on its own only when it panics.
+    pub fn ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.stop();
+        if let Some(thread) = self.thread.take() {
+            // Its panic has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Attention<'a>(&'a EventFd);
+
+impl Drop for Attention<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.write(1);
+    }
+}
+
+fn run(shared: &Shared, spin: Duration, attention: &EventFd) {
+    let mut idle_since = None;
+    let mut seen = fault::hits();
+    while !shared.stopping() {
+        let progress = shared.poll();
+        let hits = fault::hits();
+        if hits != seen {
+            seen = hits;
+            let _ = attention.write(1);
+        }
+        if progress.did_work {
+            idle_since = None;
+            continue;
+        }
+        let now = Instant::now();
+        if now.duration_since(*idle_since.get_or_insert(now)) < spin {
+            std::hint::spin_loop();
+            continue;
+        }
+        if shared.prepare_sleep() {
+            sleep(shared, progress.next_deadline);
+            shared.awake();
+        }
+        idle_since = None;
+    }
+}
+
+/// Waits for the wake-up event or the deadline.
+fn sleep(shared: &Shared, deadline: Option<Time>) {
+    let timeout = deadline.map(|deadline| {
+        let left = shared.now().until(deadline);
+        Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: i64::from(left.subsec_nanos()),
+        }
+    });
+    let event = shared.wake_event();
+    let mut fds = [PollFd::new(event, PollFlags::IN)];
+    // A signal that interrupts it is a wake-up like any other: the caller polls and comes back.
+    let _ = poll(&mut fds, timeout.as_ref());
+    let _ = rustix::io::read(event, &mut [0; 8]);
+}
