@@ -223,3 +223,30 @@ fn u13_a_context_has_a_limit_of_objects() {
     let frame = self::frame(&other).unwrap();
     tally(&other, frame);
 }
+
+#[test]
+fn u13_a_creation_that_cannot_be_answered_is_undone() {
+    let p = process();
+    let frame = frame(&p).unwrap();
+    let create = |addr| {
+        p.call(method::CREATE, TALLY, 0, |m| {
+            m.put(FRAME, &ObjectId(frame)).by_pointer(abacus::BEADS, addr, 16);
+        })
+    };
+    // The tally exists already when its answer turns out to have nowhere to go.
+    let failure = create(0x10).unwrap_err();
+    assert_eq!(
+        (failure.errno, failure.reason, failure.attr),
+        (Errno::EFAULT, Reason::BAD_POINTER, abacus::BEADS.id())
+    );
+    assert_eq!(p.context.store().len(), 1);
+    p.call(method::DESTROY, class::PD, frame, |_| {})
+        .expect("nothing depends on the frame");
+    let frame = self::frame(&p).unwrap();
+    let addr = p.bench.map(&[0xff; 16]);
+    let sent = p.call(method::CREATE, TALLY, 0, |m| {
+        m.put(FRAME, &ObjectId(frame)).by_pointer(abacus::BEADS, addr, 16);
+    });
+    sent.unwrap();
+    assert_eq!(p.bench.read(addr), [0; 16]);
+}

@@ -58,7 +58,13 @@ pub static TALLY_SCHEMA: ClassSchema = ClassSchema {
             name: "create",
             target: Target::New,
             access: Access::Any,
-            attrs: &[FRAME.required(), LIMIT.input(), EVENT_QUEUE_OF.input(), COOKIE.input()],
+            attrs: &[
+                FRAME.required(),
+                LIMIT.input(),
+                BEADS.output().by_pointer(),
+                EVENT_QUEUE_OF.input(),
+                COOKIE.input(),
+            ],
         },
         MethodSchema {
             number: method::QUERY,
@@ -196,7 +202,7 @@ fn create(call: &mut Call<'_, Abacus>) -> Outcome {
         }),
         &[&frame],
     );
-    Ok(())
+    call.put(BEADS, &Beads::default())
 }
 
 fn query(call: &mut Call<'_, Abacus>) -> Outcome {
