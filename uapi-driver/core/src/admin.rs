@@ -225,7 +225,6 @@ impl<P: Platform> AdminQueue<P> {
             self.platform.read32(regs::STATUS);
             // Release: pairs with `is_dead`.
             self.dead.store(true, Ordering::Release);
-            self.platform.died();
         }
         for signal in self.done.iter() {
             signal.raise();
@@ -233,6 +232,14 @@ impl<P: Platform> AdminQueue<P> {
         // Whoever this wakes raises it again for the next one.
         self.room.raise();
         first
+    }
+
+    /// The device was found dead: as [`AdminQueue::die`], and people and the platform get to know, once.
+    fn found_dead(&self, why: core::fmt::Arguments<'_>) {
+        if self.die() {
+            self.platform.log(format_args!("{why}: the device is dead"));
+            self.platform.died();
+        }
     }
 
     /// Executes a command and waits for its end.
@@ -415,14 +422,12 @@ impl<P: Platform> AdminQueue<P> {
         if status != u32::MAX && status & regs::STATUS_FATAL == 0 {
             return true;
         }
-        if self.die() {
-            if status == u32::MAX {
-                self.platform
-                    .log(format_args!("the device is gone: its registers read all ones"));
-            } else {
-                let health = self.platform.read32(regs::HEALTH);
-                self.platform.log(format_args!("the device stopped: health {health}"));
-            }
+        if status == u32::MAX {
+            self.found_dead(format_args!("its registers read all ones"));
+        } else {
+            // Read before the reset makes it forget.
+            let health = self.platform.read32(regs::HEALTH);
+            self.found_dead(format_args!("it stopped, health {health}"));
         }
         false
     }

@@ -130,3 +130,61 @@ impl<P: Platform> Pages<P> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    struct Fake(&'static [(u64, u64)]);
+
+    impl Pinned for Fake {
+        fn first_offset(&self) -> u64 {
+            0
+        }
+
+        fn stretches(&self, each: &mut dyn FnMut(u64, u64) -> Result<(), Failure>) -> Result<(), Failure> {
+            self.0.iter().try_for_each(|&(addr, len)| each(addr, len))
+        }
+    }
+
+    const M2: u64 = 2 << 20;
+    const G1: u64 = 1 << 30;
+
+    fn summary(stretches: &'static [(u64, u64)]) -> Summary {
+        Summary::of(&Fake(stretches)).unwrap()
+    }
+
+    #[test]
+    fn h06_neighbours_are_merged() {
+        let mut seen = Vec::new();
+        let fake = Fake(&[
+            (0x1000, 0x1000),
+            (0x2000, 0x3000),
+            (0x8000, 0x1000),
+            (0x7000, 0x1000),
+            (0x8000, 0x1000),
+        ]);
+        merged(&fake, |addr, len| seen.push((addr, len))).unwrap();
+        assert_eq!(seen, [(0x1000, 0x4000), (0x8000, 0x1000), (0x7000, 0x2000)]);
+    }
+
+    #[test]
+    fn h06_pages_are_as_large_as_every_stretch_allows() {
+        assert_eq!(summary(&[(4 * M2, M2), (M2, 2 * M2)]).shift(true), PageList::SHIFT_2M);
+        assert_eq!(summary(&[(4 * M2, M2), (M2, 2 * M2)]).shift(false), PageList::SHIFT_4K);
+        assert_eq!(summary(&[(4 * G1, G1), (2 * G1, G1)]).shift(true), PageList::SHIFT_1G);
+        assert_eq!(summary(&[(4 * G1, G1), (M2, G1)]).shift(true), PageList::SHIFT_2M);
+        // The beginning, the end, the place of a boundary in the memory, and its address: each spoils it.
+        assert_eq!(
+            summary(&[(4 * M2 + 0x1000, M2 - 0x1000), (M2, M2)]).shift(true),
+            PageList::SHIFT_4K
+        );
+        assert_eq!(summary(&[(4 * M2, M2), (M2, 0x1000)]).shift(true), PageList::SHIFT_4K);
+        assert_eq!(summary(&[(4 * M2, 0x1000), (M2, M2)]).shift(true), PageList::SHIFT_4K);
+        assert_eq!(
+            summary(&[(4 * M2, M2), (M2 + 0x1000, M2)]).shift(true),
+            PageList::SHIFT_4K
+        );
+    }
+}

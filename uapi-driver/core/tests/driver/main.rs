@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! The driver against a device in the same process: one that does what the test says, and the engine.
+
+mod bench;
+
+mod admin_queue;
+mod bring_up;
+mod classes;
+mod events;
+mod mapping;
