@@ -1,1 +1,78 @@
-//! (being written)
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! RDMA verbs on a Verbena HCA, for applications.
+//!
+//! A [`Context`] is an open device, reached through the kernel module in a guest or directly through the device's
+//! vfio-user socket without one ([`Attachment`]): the same objects, the same messages, the same `verbena-core` behind
+//! them. On it are made [`ProtectionDomain`]s with [`MemoryRegion`]s, [`CompletionQueue`]s, reliable connected queue pairs
+//! ([`RcQp`]) and [`EventQueue`]s.
+//!
+//! The control path is the ioctl object model (`rdma-uapi`). The data path is memory that the application and the device
+//! share: posting writes an entry into a ring and sets a bit, polling reads an entry where the device wrote it. Neither
+//! makes a system call, takes a lock or allocates.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use verbena::{Access, Attachment, Context, RcQp, RecvWr, SendWr};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let context = Context::open(&"kernel".parse::<Attachment>()?)?;
+//! let pd = context.alloc_pd()?;
+//! let buffer = context.alloc_buffer(4096)?;
+//! let region = pd.register(&buffer, Access::LOCAL_WRITE)?;
+//! let mut cq = context.create_cq(64)?;
+//! let mut left = RcQp::builder(&pd, &cq, &cq).build()?;
+//! let mut right = RcQp::builder(&pd, &cq, &cq).build()?;
+//! left.connect(&right.endpoint()?)?;
+//! right.connect(&left.endpoint()?)?;
+//!
+//! buffer.write_at(0, b"hello");
+//! right.post_recv(&RecvWr::new(&[region.sge(2048..)]).wr_id(1))?;
+//! left.post_send(&SendWr::send().sges(&[region.sge(..5)]).wr_id(2).signaled())?;
+//! for _ in 0..2 {
+//!     let completion = cq.poll_timeout(Duration::from_secs(1))?.ok_or("nothing arrived")?;
+//!     completion.ok()?;
+//! }
+//! assert_eq!(buffer.to_vec(2048, 5), b"hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This room may know the object model, the hardware's formats and how to reach a device. `unsafe` is in `memory`
+//! (mappings), `ring::memory` (entries of rings), `attach` (ioctl, copies between address spaces), where a mapping is
+//! seen as one of the hardware's shared structures, and in the two calls whose contract is the caller's to keep.
+
+#![warn(missing_docs)]
+
+mod attach;
+mod attachment;
+mod context;
+mod cq;
+mod doorbell;
+mod endpoint;
+mod error;
+mod event;
+mod interface;
+mod memory;
+mod object;
+mod pd;
+mod qp;
+mod ring;
+
+pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE};
+pub use context::{Context, DeviceAttrs, PortInfo};
+pub use cq::{CompletionQueue, CqBuilder};
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::{CallError, Error, Result};
+pub use event::{Event, EventKind, EventQueue};
+pub use interface::{AttrListing, ClassListing, Interface, MethodListing};
+pub use memory::Buffer;
+pub use pd::{Access, MemoryRegion, ProtectionDomain};
+pub use qp::{path_to, ConnectOptions, QpAttr, QpBuilder, QpInfo, RcQp, SendBatch};
+pub use ring::complete::{ArmKind, Completion, WorkCompletion, WorkError};
+pub use ring::work::{PostError, RecvWr, Remote, SendWr};
+
+pub use rdma_uapi::class::qp::{Path, QpCaps};
+pub use rdma_uapi::{Errno, Failure, Reason};
+pub use verbena_hw::cqe::{Opcode as WcOpcode, Status as WcStatus};
+pub use verbena_hw::id::{Gid, Key, Psn, Qpn};
+pub use verbena_hw::qp::QpState;
+pub use verbena_hw::wqe::Sge;

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The vfio-user socket: register accesses as messages, with the manners of a PCI device.
+//!
+//! `vfio_user::Client` waits for replies for ever and, where an error is answered, for more bytes than come. So the
+//! handshake has a thread of its own and a time limit, the socket gets time limits, and after the first failure the
+//! device counts as gone: reads are all ones, writes are lost, nobody waits again.
+
+use crate::error::{errno_of, Error, Result};
+use rdma_uapi::Errno;
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{mpsc, Mutex, PoisonError};
+use std::time::Duration;
+use verbena_hw::pci;
+use vfio_user::Client;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Longer than any server that lives needs for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// A server that is busy with another client does not shake hands at all.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// The index of PCI configuration space among vfio's regions.
+const REGION_CONFIG: u32 = 7;
+/// The index of MSI-X among vfio's interrupts.
+const IRQ_MSIX: u32 = 2;
+/// `VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER`.
+const IRQ_EVENTFD: u32 = 1 << 2 | 1 << 5;
+/// The command register of configuration space, and its bits for memory accesses and bus mastership.
+const PCI_COMMAND: u64 = 4;
+const PCI_COMMAND_ON: u16 = 1 << 1 | 1 << 2;
+
+/// A connection to a vfio-user server.
+pub(super) struct Socket {
+    client: Mutex<Client>,
+    /// Another descriptor of the client's socket, to set its time limits, see its end and end it.
+    stream: Option<UnixStream>,
+    dead: AtomicBool,
+}
+
+impl Socket {
+    /// Connects to the server at `path`.
+    ///
+    /// Descriptors are compared before and after, so callers take turns.
+    pub(super) fn connect(path: &Path) -> Result<Self> {
+        let open = |source: io::Error, advice| Error::Open {
+            path: path.to_owned(),
+            source,
+            advice,
+        };
+        let before = sockets();
+        let (answer, answered) = mpsc::channel();
+        let to = path.to_owned();
+        let shake = move || {
+            // Nobody listens any more: then the client is dropped here, which ends the connection.
+            let _ = answer.send(Client::new(&to));
+        };
+        let thread = std::thread::Builder::new()
+            .name("vfio-user handshake".into())
+            .spawn(shake);
+        thread.map_err(|source| Error::System {
+            doing: "start a thread",
+            source,
+        })?;
+        let client = match answered.recv_timeout(HANDSHAKE) {
+            Ok(Ok(client)) => client,
+            Ok(Err(vfio_user::Error::Connect(source))) => {
+                let advice = match source.kind() {
+                    ErrorKind::NotFound => "is `verbena-hca --socket` running with this path?",
+                    ErrorKind::ConnectionRefused => "nobody listens on it any more: start `verbena-hca` again",
+                    ErrorKind::PermissionDenied => "the socket's mode and owner do not let you",
+                    _ => "",
+                };
+                return Err(open(source, advice));
+            }
+            Ok(Err(error)) => {
+                return Err(Error::Start {
+                    path: path.to_owned(),
+                    reason: error.to_string(),
+                    errno: Errno::EIO,
+                })
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let advice = "is another process, or a QEMU, attached to the socket? A device has one client at a time";
+                return Err(open(ErrorKind::TimedOut.into(), advice));
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                let reason = "the server's answers are malformed".to_owned();
+                return Err(Error::Start {
+                    path: path.to_owned(),
+                    reason,
+                    errno: Errno::EIO,
+                });
+            }
+        };
+        let stream = find_stream(&before, path);
+        match &stream {
+            Some(stream) => {
+                let limit = |result: io::Result<()>| result.map_err(|e| open(e, ""));
+                limit(stream.set_read_timeout(Some(ANSWER)))?;
+                limit(stream.set_write_timeout(Some(ANSWER)))?;
+            }
+            None => log::warn!(
+                "the descriptor of {} is not to be found: a server that hangs will not be noticed",
+                path.display()
+            ),
+        }
+        Ok(Self {
+            client: Mutex::new(client),
+            stream,
+            dead: AtomicBool::new(false),
+        })
+    }
+
+    /// The socket itself, to be told of its end.
+    pub(super) fn stream(&self) -> Option<&UnixStream> {
+        self.stream.as_ref()
+    }
+
+    /// Whether it is of no use any more.
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    /// From now on it is of no use. Whoever waits for an answer stops waiting.
+    pub(super) fn end(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+        if let Some(stream) = &self.stream {
+            // It may have ended by itself already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Calls `f` with the client; `None` if the socket is dead or `f` finds it so.
+    fn with<T>(&self, f: impl FnOnce(&mut Client) -> Result<T, vfio_user::Error>) -> Option<T> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_dead() {
+            return None;
+        }
+        match f(&mut client) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                log::warn!("the vfio-user server does not answer: {error}");
+                self.end();
+                None
+            }
+        }
+    }
+
+    /// Makes the device the bus master that DMA needs, and gives it the memory of `file`.
+    pub(super) fn enable(&self, file: &fs::File, addr: u64, len: u64) -> Option<()> {
+        self.with(|client| {
+            client.region_write(REGION_CONFIG, PCI_COMMAND, &PCI_COMMAND_ON.to_le_bytes())?;
+            client.dma_map(0, addr, len, file.as_raw_fd())
+        })
+    }
+
+    /// Interrupt vectors that the device has.
+    pub(super) fn vectors(&self) -> Option<u32> {
+        self.with(|client| client.get_irq_info(IRQ_MSIX)).map(|info| info.count)
+    }
+
+    /// Lets vector `n` signal the `n`th of `events`.
+    pub(super) fn set_vectors(&self, events: &[EventFd]) -> Option<()> {
+        self.with(|client| {
+            // One descriptor a message: more is the server's to allow.
+            for (vector, event) in (0..).zip(events) {
+                client.set_irqs(IRQ_MSIX, IRQ_EVENTFD, vector, 1, &[event.as_raw_fd()])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads `N` bytes at `offset` of BAR 0; all ones if the device is gone.
+    pub(super) fn read<const N: usize>(&self, offset: u32) -> [u8; N] {
+        let mut data = [0; N];
+        let region = pci::BAR_REGS as u32;
+        match self.with(|client| client.region_read(region, offset.into(), &mut data)) {
+            Some(()) => data,
+            None => [0xff; N],
+        }
+    }
+
+    /// Writes to BAR 0.
+    pub(super) fn write(&self, offset: u32, data: &[u8]) {
+        let region = pci::BAR_REGS as u32;
+        let _lost_if_gone = self.with(|client| client.region_write(region, offset.into(), data));
+    }
+
+    /// Writes a doorbell register: `offset` in BAR 2.
+    pub(super) fn ring(&self, offset: u64, value: u32) -> Option<()> {
+        self.with(|client| client.region_write(pci::BAR_DOORBELL as u32, offset, &value.to_le_bytes()))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The descriptors of this process that are sockets, each with what it is a descriptor of.
+fn sockets() -> HashSet<(RawFd, String)> {
+    let Ok(dir) = fs::read_dir("/proc/self/fd") else {
+        return HashSet::new();
+    };
+    let entries = dir.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let fd = entry.file_name().to_str()?.parse().ok()?;
+        let what = fs::read_link(entry.path()).ok()?.to_str()?.to_owned();
+        what.starts_with("socket:").then_some((fd, what))
+    });
+    entries.collect()
+}
+
+/// A second descriptor of the socket that was not there before and is connected to `path`.
+fn find_stream(before: &HashSet<(RawFd, String)>, path: &Path) -> Option<UnixStream> {
+    let candidates = sockets().into_iter().filter(|socket| !before.contains(socket));
+    let streams = candidates.filter_map(|(fd, _)| {
+        // SAFETY: makes a new descriptor of whatever the number names now, or fails; touches no other. Another thread
+        // may have closed it meanwhile, so what it is is looked at below, on the new descriptor, which is ours.
+        let own = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
+        if own < 0 {
+            return None;
+        }
+        // SAFETY: `fcntl` has just made it for us.
+        Some(UnixStream::from(unsafe { OwnedFd::from_raw_fd(own) }))
+    });
+    let connected = streams.filter_map(|stream| {
+        let peer = stream.peer_addr().ok()?;
+        // The server may have bound it under another name of the same directory.
+        (peer.as_pathname()?.file_name() == path.file_name()).then_some(stream)
+    });
+    let mut connected: Vec<_> = connected.collect();
+    let stream = connected.pop();
+    // Two of them: another thread connects to a socket of the same name, and which is whose cannot be told.
+    stream.filter(|_| connected.is_empty())
+}
+
+/// The errno of an error that has one.
+pub(super) fn errno(error: &io::Error) -> Errno {
+    errno_of(error).unwrap_or(Errno::EIO)
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Completion queues.
+
+use crate::context::MESSAGE;
+use crate::error::{Error, Result};
+use crate::event::{EventQueue, EventQueueShared};
+use crate::object::Object;
+use crate::ring::complete::{ArmKind, Completion, CqRing, WorkCompletion, LOG_STRIDE};
+use crate::ring::memory::Ring;
+use crate::Context;
+use rdma_uapi::class::{self, cq};
+use rdma_uapi::client::Builder;
+use rdma_uapi::wire::method;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use verbena_core::schema::CQ_RING;
+
+/// What queue pairs on a completion queue keep of it.
+pub(crate) struct CqShared {
+    // Field order: destroyed before the queue that it reports to can go.
+    pub(crate) object: Object,
+    _events: Option<Arc<EventQueueShared>>,
+}
+
+/// What is to be chosen of a new completion queue.
+#[must_use = "a builder makes nothing until `build`"]
+pub struct CqBuilder<'a> {
+    context: &'a Context,
+    entries: u32,
+    vector: Option<u32>,
+    events: Option<(&'a EventQueue, u64)>,
+}
+
+impl<'a> CqBuilder<'a> {
+    /// At least this many entries. As many completions as this may wait in it: more, and it breaks.
+    pub fn entries(mut self, entries: u32) -> Self {
+        self.entries = entries;
+        self
+    }
+
+    /// The completion vector, below the device's `comp_vectors`.
+    pub fn vector(mut self, vector: u32) -> Self {
+        self.vector = Some(vector);
+        self
+    }
+
+    /// Reports to this queue; events carry `cookie`.
+    pub fn events(mut self, queue: &'a EventQueue, cookie: u64) -> Self {
+        self.events = Some((queue, cookie));
+        self
+    }
+
+    /// Makes it.
+    ///
+    /// # Errors
+    ///
+    /// The number of entries is 0 or more than the device allows, there is no such vector, the device has no more
+    /// queues, or is gone.
+    pub fn build(self) -> Result<CompletionQueue> {
+        const DOING: &str = "make a completion queue";
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::CQ, 0);
+        message
+            .put(cq::CQE, &self.entries)
+            .put_some(cq::COMP_VECTOR, self.vector);
+        if let Some((queue, cookie)) = self.events {
+            message
+                .put(class::EVENT_QUEUE_OF, &queue.id())
+                .put(class::COOKIE, &cookie);
+        }
+        message.ask(cq::CQN).ask(CQ_RING);
+        let answer = self.context.call(DOING, method::CREATE, message)?;
+        let object = Object::new(self.context, class::CQ, answer.object(), "destroy a completion queue");
+        let place = answer.expect(DOING, CQ_RING)?;
+        let mapping = self.context.map(place.mmap_offset, place.mmap_length)?;
+        let ring = u8::try_from(place.log_entries)
+            .ok()
+            .and_then(|log| Ring::new(mapping.clone(), 0, log, LOG_STRIDE))
+            .and_then(|ring| {
+                let record = usize::try_from(place.record_offset).ok()?;
+                CqRing::new(ring, mapping, record, self.context.qps().clone())
+            })
+            .ok_or(Error::Answer {
+                doing: DOING,
+                what: "ring and record do not fit their memory",
+            })?;
+        Ok(CompletionQueue {
+            ring,
+            cqn: answer.expect(DOING, cq::CQN)?,
+            shared: Arc::new(CqShared {
+                object,
+                _events: self.events.map(|(queue, _)| queue.shared().clone()),
+            }),
+        })
+    }
+}
+
+/// Where completions arrive.
+///
+/// One thread at a time polls it; queue pairs that complete here may be used by others meanwhile. Completions of queue
+/// pairs that have been dropped or reset are not delivered.
+pub struct CompletionQueue {
+    pub(crate) ring: CqRing,
+    cqn: u32,
+    pub(crate) shared: Arc<CqShared>,
+}
+
+impl CompletionQueue {
+    /// A new one on `context`; 256 entries unless told otherwise.
+    pub fn builder(context: &Context) -> CqBuilder<'_> {
+        CqBuilder {
+            context,
+            entries: 256,
+            vector: None,
+            events: None,
+        }
+    }
+
+    /// The context that it was made on.
+    pub fn context(&self) -> &Context {
+        self.shared.object.context()
+    }
+
+    /// The number that the device knows it by.
+    pub fn cqn(&self) -> u32 {
+        self.cqn
+    }
+
+    /// Completions that may wait in it.
+    pub fn entries(&self) -> u32 {
+        self.ring.entries()
+    }
+
+    /// Takes the oldest completion. It stays where it is, in the queue's memory, and its place is given back to the
+    /// device when the [`Completion`] is dropped.
+    ///
+    /// Makes no system call, takes no lock, allocates nothing.
+    #[inline(always)]
+    pub fn poll(&mut self) -> Option<Completion<'_>> {
+        self.ring.poll()
+    }
+
+    /// Asks for one event on the queue's event queue. Poll once more after this: a completion that came before the
+    /// device saw the request raises none.
+    ///
+    /// Makes no system call.
+    pub fn arm(&mut self, kind: ArmKind) {
+        self.ring.arm(kind);
+    }
+
+    /// Polls until there is a completion or `timeout` has passed: spinning at first, then giving way to others.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone and nothing waits in the queue.
+    pub fn poll_timeout(&mut self, timeout: Duration) -> Result<Option<WorkCompletion>> {
+        const SPINS: u32 = 10_000;
+        let mut spins = 0u32;
+        let mut begun = None;
+        loop {
+            if let Some(completion) = self.ring.poll() {
+                return Ok(Some(completion.to_owned()));
+            }
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+                continue;
+            }
+            if self.context().is_gone() {
+                // What came before the end is delivered.
+                return self
+                    .ring
+                    .poll()
+                    .map(|completion| Some(completion.to_owned()))
+                    .ok_or(Error::Gone);
+            }
+            if begun.get_or_insert_with(Instant::now).elapsed() >= timeout {
+                return Ok(None);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits for a completion without using a processor: arms the queue and sleeps on `events`, which it must report
+    /// to. Other events that are on the queue are taken and dropped, so this is for queues of its own.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone and nothing waits in the queue.
+    pub fn wait(&mut self, events: &EventQueue, timeout: Option<Duration>) -> Result<Option<WorkCompletion>> {
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            if let Some(completion) = self.ring.poll() {
+                return Ok(Some(completion.to_owned()));
+            }
+            self.ring.arm(ArmKind::Any);
+            if let Some(completion) = self.ring.poll() {
+                return Ok(Some(completion.to_owned()));
+            }
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let event = events.next_event(left);
+            match event {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(self.ring.poll().map(|completion| completion.to_owned())),
+                Err(error) => match self.ring.poll() {
+                    Some(completion) => return Ok(Some(completion.to_owned())),
+                    None => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Whether a completion waits.
+    pub fn is_ready(&self) -> bool {
+        self.ring.is_ready()
+    }
+
+    /// Destroys it. Dropping it does the same, when the last queue pair on it is gone.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY while there are queue pairs on it.
+    pub fn destroy(self) -> Result<()> {
+        self.shared.object.destroy()
+    }
+}
+
+impl fmt::Debug for CompletionQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CompletionQueue({:#x}, {} entries)", self.cqn, self.entries())
+    }
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A queue pair's attributes: what MODIFY takes, what QUERY gives, and the choices that connecting makes.
+
+use crate::Access;
+use rdma_uapi::class::qp::{self, Path, QpCaps};
+use rdma_uapi::client::Builder;
+use verbena_hw::id::Gid;
+use verbena_hw::qp::QpState;
+
+macro_rules! attributes {
+    ($($(#[$doc:meta])* $name:ident: $ty:ty => $attr:ident, $convert:expr;)*) => {
+        /// Attributes for [`crate::RcQp::modify`]. Only what is set is sent, so that which attributes a transition takes
+        /// stays the device's to say.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        #[must_use = "attributes do nothing until they are given to `modify`"]
+        pub struct QpAttr {
+            pub(crate) state: Option<QpState>,
+            $($name: Option<$ty>,)*
+        }
+
+        impl QpAttr {
+            $($(#[$doc])*
+            pub fn $name(mut self, $name: $ty) -> Self {
+                self.$name = Some($name);
+                self
+            })*
+
+            pub(crate) fn write(&self, message: &mut Builder<'_>) {
+                message.put_some(qp::STATE, self.state.map(|state| u32::from(state.0)));
+                $(message.put_some(qp::$attr, self.$name.map($convert));)*
+            }
+        }
+    };
+}
+
+attributes! {
+    /// The state that the caller believes it is in.
+    current_state: QpState => CURRENT_STATE, |state| u32::from(state.0);
+    /// The port, from 1.
+    port: u32 => PORT, |port| port;
+    /// Entry in the port's P_Key table.
+    pkey_index: u32 => PKEY_INDEX, |index| index;
+    /// What the peer may do through it.
+    access: Access => ACCESS, |access| access.bits();
+    /// The path to the peer.
+    path: Path => PATH, |path| path;
+    /// The peer's queue pair number.
+    dest_qpn: u32 => DEST_QPN, |qpn| qpn;
+    /// First packet sequence number to send.
+    sq_psn: u32 => SQ_PSN, |psn| psn;
+    /// First packet sequence number to expect.
+    rq_psn: u32 => RQ_PSN, |psn| psn;
+    /// Path MTU in bytes.
+    path_mtu: u32 => PATH_MTU, |mtu| mtu;
+    /// Local ACK timeout: 4.096 us * 2^n, 0 is for ever.
+    timeout: u32 => TIMEOUT, |code| code;
+    /// Retries after a timeout, 0 to 7.
+    retry_cnt: u32 => RETRY_CNT, |n| n;
+    /// Retries after receiver not ready, 0 to 6; 7 is for ever.
+    rnr_retry: u32 => RNR_RETRY, |n| n;
+    /// How long a peer waits after receiver not ready, as a code.
+    min_rnr_timer: u32 => MIN_RNR_TIMER, |code| code;
+    /// READs and atomics outstanding as initiator.
+    max_rd_atomic: u32 => MAX_RD_ATOMIC, |n| n;
+    /// READs and atomics outstanding as target.
+    max_dest_rd_atomic: u32 => MAX_DEST_RD_ATOMIC, |n| n;
+    /// Ask for an event when the send queue has drained.
+    sqd_notify: bool => SQD_NOTIFY, u32::from;
+}
+
+impl QpAttr {
+    /// To move to `state`.
+    pub fn to(state: QpState) -> Self {
+        Self {
+            state: Some(state),
+            ..Self::default()
+        }
+    }
+
+    /// To change attributes without naming a state.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// The path to `dgid` from entry `sgid_index` of the port's GID table.
+pub fn path_to(dgid: Gid, sgid_index: u16) -> Path {
+    Path {
+        dgid: dgid.0,
+        sgid_index,
+        hop_limit: 64,
+        ..Path::default()
+    }
+}
+
+/// The choices of [`crate::RcQp::connect_with`]. Both sides make their own, but the MTU must be the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// The port, from 1.
+    pub port: u32,
+    /// Our entry in its GID table.
+    pub sgid_index: u16,
+    /// Path MTU in bytes; `None`: the port's active one.
+    pub mtu: Option<u32>,
+    /// What the peer may do through the queue pair.
+    pub access: Access,
+    /// READs and atomics outstanding in either direction; `None`: as many as the device can, at most 16.
+    pub max_rd_atomic: Option<u32>,
+    /// As [`QpAttr::timeout`].
+    pub timeout: u32,
+    /// As [`QpAttr::retry_cnt`].
+    pub retry_cnt: u32,
+    /// As [`QpAttr::rnr_retry`].
+    pub rnr_retry: u32,
+    /// As [`QpAttr::min_rnr_timer`].
+    pub min_rnr_timer: u32,
+}
+
+impl Default for ConnectOptions {
+    /// Everything that a peer can ask for is allowed; a lost peer is noticed after about half a second (timeout code 14,
+    /// 67 ms, 7 retries); a receiver that is not ready is waited for without end.
+    fn default() -> Self {
+        Self {
+            port: 1,
+            sgid_index: 0,
+            mtu: None,
+            access: Access::ALL_REMOTE,
+            max_rd_atomic: None,
+            timeout: 14,
+            retry_cnt: 7,
+            rnr_retry: 7,
+            min_rnr_timer: 1,
+        }
+    }
+}
+
+/// What QUERY says of a queue pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QpInfo {
+    /// Its state.
+    pub state: QpState,
+    /// Its sizes.
+    pub caps: QpCaps,
+    /// Its number.
+    pub qpn: u32,
+    /// The port.
+    pub port: u32,
+    /// Entry in the port's P_Key table.
+    pub pkey_index: u32,
+    /// What the peer may do.
+    pub access: Access,
+    /// The path to the peer.
+    pub path: Path,
+    /// The peer's number.
+    pub dest_qpn: u32,
+    /// The next PSN to send.
+    pub sq_psn: u32,
+    /// The next PSN expected.
+    pub rq_psn: u32,
+    /// Path MTU in bytes.
+    pub path_mtu: u32,
+    /// As [`QpAttr::timeout`].
+    pub timeout: u32,
+    /// As [`QpAttr::retry_cnt`].
+    pub retry_cnt: u32,
+    /// As [`QpAttr::rnr_retry`].
+    pub rnr_retry: u32,
+    /// As [`QpAttr::min_rnr_timer`].
+    pub min_rnr_timer: u32,
+    /// READs and atomics outstanding as initiator.
+    pub max_rd_atomic: u32,
+    /// READs and atomics outstanding as target.
+    pub max_dest_rd_atomic: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdma_uapi::class;
+    use rdma_uapi::wire::{AttrHead, ATTR_HEAD, ATTR_ID, HEADER};
+    use zerocopy::FromBytes;
+
+    #[test]
+    fn u15_a_modify_carries_only_what_was_set() {
+        let mut words = [0; 128];
+        let mut message = Builder::new(&mut words, class::QP_RC, 7);
+        QpAttr::to(QpState::RTS).sq_psn(5).timeout(14).write(&mut message);
+        let message = message.finish().unwrap();
+        let mut ids = Vec::new();
+        let mut at = HEADER;
+        while at < message.len() {
+            let (head, _) = AttrHead::read_from_prefix(&message[at..]).unwrap();
+            let value = u32::read_from_prefix(&message[at + ATTR_HEAD..]).unwrap().0;
+            ids.push((head.id & ATTR_ID, value));
+            at += usize::from(head.length).next_multiple_of(8);
+        }
+        assert_eq!(ids, [(qp::STATE.id(), 3), (qp::SQ_PSN.id(), 5), (qp::TIMEOUT.id(), 14)]);
+    }
+}

@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reliable connected queue pairs.
+
+mod attrs;
+mod builder;
+
+pub use attrs::{path_to, ConnectOptions, QpAttr, QpInfo};
+pub use builder::QpBuilder;
+
+use crate::context::MESSAGE;
+use crate::cq::CqShared;
+use crate::doorbell::Doorbell;
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::event::EventQueueShared;
+use crate::object::Object;
+use crate::ring::recv::RecvRing;
+use crate::ring::send::SendRing;
+use crate::ring::table::QpSlot;
+use crate::ring::work::{PostError, RecvWr, SendWr};
+use crate::{Access, CompletionQueue, Context, ProtectionDomain};
+use rdma_uapi::class::qp::{self, QpCaps};
+use rdma_uapi::class::{self};
+use rdma_uapi::client::Builder;
+use rdma_uapi::wire::method;
+use std::fmt;
+use std::sync::Arc;
+use verbena_hw::id::{Psn, Qpn};
+use verbena_hw::qp::QpState;
+
+/// A reliable connected queue pair.
+///
+/// Posting makes no system call (but to wake a device that sleeps, on the direct attachment), takes no lock and
+/// allocates nothing. One thread at a time uses it; its completions may be polled by another.
+///
+/// When it is dropped, work that is outstanding ends without completions, and completions that were not polled are
+/// not delivered any more.
+pub struct RcQp {
+    // Field order: the object is destroyed before what it stands on can go, and before its slot serves another queue
+    // pair. The rings' memory stays mapped until nothing can post.
+    object: Object,
+    send: SendRing,
+    recv: RecvRing,
+    slot: QpSlot,
+    /// As far as is known here: the device may have moved it to an error state.
+    state: QpState,
+    doorbell_slot: u16,
+    doorbell: Arc<Doorbell>,
+    qpn: Qpn,
+    psn: Psn,
+    caps: QpCaps,
+    send_cq: Arc<CqShared>,
+    recv_cq: Arc<CqShared>,
+    _pd: Arc<Object>,
+    _events: Option<Arc<EventQueueShared>>,
+}
+
+impl RcQp {
+    /// A new one: its sends complete to `send_cq`, its receives to `recv_cq`, which may be the same.
+    pub fn builder<'a>(
+        pd: &'a ProtectionDomain,
+        send_cq: &'a CompletionQueue,
+        recv_cq: &'a CompletionQueue,
+    ) -> QpBuilder<'a> {
+        QpBuilder::new(pd, send_cq, recv_cq)
+    }
+
+    /// The context that it was made on.
+    pub fn context(&self) -> &Context {
+        self.object.context()
+    }
+
+    pub(crate) fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// Its number.
+    pub fn qpn(&self) -> u32 {
+        self.qpn.get()
+    }
+
+    /// The first packet sequence number that it sends once connected.
+    pub fn psn(&self) -> u32 {
+        self.psn.get()
+    }
+
+    /// Its sizes.
+    pub fn caps(&self) -> &QpCaps {
+        &self.caps
+    }
+
+    /// Entries of its send queue.
+    pub fn send_depth(&self) -> u32 {
+        self.send.entries()
+    }
+
+    /// Entries of its receive queue.
+    pub fn recv_depth(&self) -> u32 {
+        self.recv.entries()
+    }
+
+    /// The state that it was last moved to. The device may have moved it to an error state since: [`RcQp::query`].
+    pub fn state(&self) -> QpState {
+        self.state
+    }
+
+    /// What a peer must know to connect to it: with entry 0 of port 1's GID table.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn endpoint(&self) -> Result<Endpoint> {
+        self.endpoint_at(1, 0)
+    }
+
+    /// What a peer must know to connect to it through entry `sgid_index` of the GID table of `port`.
+    ///
+    /// # Errors
+    ///
+    /// There is no such port or entry; the device is gone.
+    pub fn endpoint_at(&self, port: u32, sgid_index: u16) -> Result<Endpoint> {
+        Ok(Endpoint {
+            gid: self.context().gid(port, sgid_index.into())?,
+            qpn: self.qpn,
+            psn: self.psn,
+        })
+    }
+
+    /// Connects it to `peer`, with [`ConnectOptions::default`].
+    ///
+    /// # Errors
+    ///
+    /// As [`RcQp::connect_with`].
+    pub fn connect(&mut self, peer: &Endpoint) -> Result<()> {
+        self.connect_with(peer, &ConnectOptions::default())
+    }
+
+    /// Moves it from RESET or INIT to RTS, connected to `peer`. The peer must do the same.
+    ///
+    /// # Errors
+    ///
+    /// It is in another state; an option is out of the device's range; the device is gone.
+    pub fn connect_with(&mut self, peer: &Endpoint, options: &ConnectOptions) -> Result<()> {
+        if self.state == QpState::RESET {
+            self.init_with(options)?;
+        }
+        let mtu = match options.mtu {
+            Some(mtu) => mtu,
+            None => self.context().port(options.port)?.attrs.active_mtu,
+        };
+        let (initiator, target) = match options.max_rd_atomic {
+            Some(n) => (n, n),
+            None => {
+                let device = self.context().device()?;
+                (device.max_qp_init_rd_atom.min(16), device.max_qp_rd_atom.min(16))
+            }
+        };
+        let ready_to_receive = QpAttr::to(QpState::RTR)
+            .path(path_to(peer.gid, options.sgid_index))
+            .path_mtu(mtu)
+            .dest_qpn(peer.qpn.get())
+            .rq_psn(peer.psn.get())
+            .max_dest_rd_atomic(target)
+            .min_rnr_timer(options.min_rnr_timer);
+        self.modify(&ready_to_receive)?;
+        let ready_to_send = QpAttr::to(QpState::RTS)
+            .timeout(options.timeout)
+            .retry_cnt(options.retry_cnt)
+            .rnr_retry(options.rnr_retry)
+            .sq_psn(self.psn.get())
+            .max_rd_atomic(initiator);
+        self.modify(&ready_to_send)
+    }
+
+    /// Moves it from RESET to INIT, with [`ConnectOptions::default`]: receives may be posted before it is connected.
+    ///
+    /// # Errors
+    ///
+    /// It is in another state; the device is gone.
+    pub fn init(&mut self) -> Result<()> {
+        self.init_with(&ConnectOptions::default())
+    }
+
+    /// Moves it from RESET to INIT.
+    ///
+    /// # Errors
+    ///
+    /// It is in another state; there is no such port; the device is gone.
+    pub fn init_with(&mut self, options: &ConnectOptions) -> Result<()> {
+        self.modify(
+            &QpAttr::to(QpState::INIT)
+                .port(options.port)
+                .pkey_index(0)
+                .access(options.access),
+        )
+    }
+
+    /// Changes attributes, and moves it to another state if one is given.
+    ///
+    /// RESET is not for this: see [`RcQp::reset`].
+    ///
+    /// # Errors
+    ///
+    /// The transition does not exist, lacks an attribute or forbids one; a value is out of range; the device is gone.
+    pub fn modify(&mut self, attributes: &QpAttr) -> Result<()> {
+        if attributes.state == Some(QpState::RESET) {
+            return Err(Error::Argument(
+                "a queue pair goes to RESET by `reset`, which takes its completion queues along",
+            ));
+        }
+        self.send_modify(attributes)
+    }
+
+    fn send_modify(&mut self, attributes: &QpAttr) -> Result<()> {
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::QP_RC, self.object.id().0);
+        attributes.write(&mut message);
+        self.context().call("modify a queue pair", method::MODIFY, message)?;
+        if let Some(state) = attributes.state {
+            self.state = state;
+        }
+        Ok(())
+    }
+
+    /// Moves it to the error state: what is outstanding completes with a flush error.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn set_error(&mut self) -> Result<()> {
+        self.modify(&QpAttr::to(QpState::ERR))
+    }
+
+    /// Moves it to RESET. Outstanding work is forgotten, and so are its completions that have not been polled: both of
+    /// its completion queues must be given for that.
+    ///
+    /// # Errors
+    ///
+    /// A completion queue of it is missing; the device is gone.
+    pub fn reset(&mut self, completion_queues: &mut [&mut CompletionQueue]) -> Result<()> {
+        let given = |shared: &Arc<CqShared>| completion_queues.iter().any(|cq| Arc::ptr_eq(&cq.shared, shared));
+        if !given(&self.send_cq) || !given(&self.recv_cq) {
+            return Err(Error::Argument(
+                "`reset` takes both completion queues of the queue pair",
+            ));
+        }
+        self.send_modify(&QpAttr::to(QpState::RESET))?;
+        // The device touches rings and completion queues for it no more.
+        for cq in completion_queues {
+            cq.ring.forget(self.slot.cookie());
+        }
+        self.slot.reset();
+        self.send.reset();
+        self.recv.reset();
+        Ok(())
+    }
+
+    /// Its state and attributes, from the device.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn query(&self) -> Result<QpInfo> {
+        const DOING: &str = "query a queue pair";
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::QP_RC, self.object.id().0);
+        message
+            .ask(qp::STATE)
+            .ask(qp::CAPS)
+            .ask(qp::QPN)
+            .ask(qp::PORT)
+            .ask(qp::PKEY_INDEX)
+            .ask(qp::ACCESS);
+        message
+            .ask(qp::PATH)
+            .ask(qp::DEST_QPN)
+            .ask(qp::SQ_PSN)
+            .ask(qp::RQ_PSN)
+            .ask(qp::PATH_MTU)
+            .ask(qp::TIMEOUT);
+        message.ask(qp::RETRY_CNT).ask(qp::RNR_RETRY).ask(qp::MIN_RNR_TIMER);
+        message.ask(qp::MAX_RD_ATOMIC).ask(qp::MAX_DEST_RD_ATOMIC);
+        let answer = self.context().call(DOING, method::QUERY, message)?;
+        let state = answer.expect(DOING, qp::STATE)?;
+        Ok(QpInfo {
+            state: QpState(u8::try_from(state).unwrap_or(u8::MAX)),
+            caps: answer.expect(DOING, qp::CAPS)?,
+            qpn: answer.expect(DOING, qp::QPN)?,
+            port: answer.expect(DOING, qp::PORT)?,
+            pkey_index: answer.expect(DOING, qp::PKEY_INDEX)?,
+            access: Access::from_bits_retain(answer.expect(DOING, qp::ACCESS)?),
+            path: answer.expect(DOING, qp::PATH)?,
+            dest_qpn: answer.expect(DOING, qp::DEST_QPN)?,
+            sq_psn: answer.expect(DOING, qp::SQ_PSN)?,
+            rq_psn: answer.expect(DOING, qp::RQ_PSN)?,
+            path_mtu: answer.expect(DOING, qp::PATH_MTU)?,
+            timeout: answer.expect(DOING, qp::TIMEOUT)?,
+            retry_cnt: answer.expect(DOING, qp::RETRY_CNT)?,
+            rnr_retry: answer.expect(DOING, qp::RNR_RETRY)?,
+            min_rnr_timer: answer.expect(DOING, qp::MIN_RNR_TIMER)?,
+            max_rd_atomic: answer.expect(DOING, qp::MAX_RD_ATOMIC)?,
+            max_dest_rd_atomic: answer.expect(DOING, qp::MAX_DEST_RD_ATOMIC)?,
+        })
+    }
+
+    /// Posts a send.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; nothing has happened then, except with [`PostError::DeviceGone`].
+    #[inline(always)]
+    pub fn post_send(&mut self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        self.check_send_state()?;
+        self.send.push(&self.slot, wr)?;
+        self.publish()
+    }
+
+    /// Begins a batch: sends that become visible to the device together, with one doorbell.
+    #[inline(always)]
+    pub fn send_batch(&mut self) -> SendBatch<'_> {
+        SendBatch { qp: self }
+    }
+
+    /// Posts a receive.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; nothing has happened then.
+    #[inline(always)]
+    pub fn post_recv(&mut self, wr: &RecvWr<'_>) -> Result<(), PostError> {
+        if self.state == QpState::RESET {
+            return Err(PostError::WrongState);
+        }
+        self.recv.push(&self.slot, wr)
+    }
+
+    /// Posts an entry for the send queue as it is given (its first word begins a [`verbena_hw::wqe::SendHeader`]), with
+    /// only the phase bit set right. What the device makes of it is its business: this is for tests of just that.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; nothing has happened then.
+    pub fn post_raw_send(&mut self, entry: &[u64]) -> Result<(), PostError> {
+        self.check_send_state()?;
+        self.send.push_raw(&self.slot, entry)?;
+        self.publish()
+    }
+
+    /// As [`RcQp::post_raw_send`], for the receive queue.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; nothing has happened then.
+    pub fn post_raw_recv(&mut self, entry: &[u64]) -> Result<(), PostError> {
+        if self.state == QpState::RESET {
+            return Err(PostError::WrongState);
+        }
+        self.recv.push_raw(&self.slot, entry)
+    }
+
+    /// Sends that were posted and whose entries are not known to be free again.
+    pub fn send_outstanding(&self) -> u32 {
+        self.send.outstanding(&self.slot)
+    }
+
+    /// Receives that were posted and whose completions have not been polled.
+    pub fn recv_outstanding(&self) -> u32 {
+        self.recv.outstanding(&self.slot)
+    }
+
+    /// Destroys it. Dropping it does the same.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn destroy(self) -> Result<()> {
+        self.object.destroy()
+    }
+
+    #[inline(always)]
+    fn check_send_state(&self) -> Result<(), PostError> {
+        // RTS, SQD and the error states come after the others. In SQD sends wait, in error states they are flushed.
+        if self.state < QpState::RTS {
+            return Err(PostError::WrongState);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> Result<(), PostError> {
+        if self.send.publish() {
+            // The doorbell's read-modify-writes order the entries before it.
+            self.doorbell
+                .ring(self.doorbell_slot)
+                .map_err(|_| PostError::DeviceGone)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RcQp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RcQp({}, {})", self.qpn, self.state)
+    }
+}
+
+/// Sends that become visible to the device together. Dropped without [`SendBatch::ring`] they are forgotten.
+#[must_use = "a batch that is not rung is forgotten"]
+pub struct SendBatch<'a> {
+    qp: &'a mut RcQp,
+}
+
+impl SendBatch<'_> {
+    /// Adds a send.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; the batch is what it was before.
+    #[inline(always)]
+    pub fn push(&mut self, wr: &SendWr<'_>) -> Result<(), PostError> {
+        self.qp.check_send_state()?;
+        self.qp.send.push(&self.qp.slot, wr)
+    }
+
+    /// Hands the batch to the device.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    #[inline(always)]
+    pub fn ring(self) -> Result<(), PostError> {
+        self.qp.publish()
+    }
+}
+
+impl Drop for SendBatch<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.qp.send.has_unpublished() {
+            self.qp.send.abort();
+        }
+    }
+}

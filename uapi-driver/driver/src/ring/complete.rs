@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The completion ring as the driver sees it, and completions read where the device wrote them.
+
+use super::memory::Ring;
+use super::table::{QpTable, Side};
+use crate::memory::Mapping;
+use std::fmt;
+use std::sync::atomic::{fence, AtomicU64, Ordering};
+use std::sync::Arc;
+use verbena_hw::cqe::{flags, vendor, CqRecord, Cqe, Opcode, Status};
+use verbena_hw::ring::{phase, OWNER_PHASE};
+
+/// Words of a [`Cqe`].
+pub(crate) const WORDS: usize = size_of::<Cqe>() / 8;
+/// log2 of the bytes of a [`Cqe`].
+pub(crate) const LOG_STRIDE: u8 = size_of::<Cqe>().trailing_zeros() as u8;
+
+/// Which completions raise an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArmKind {
+    /// The next one.
+    Any,
+    /// The next one that its sender asked to be solicited, or that is an error.
+    Solicited,
+}
+
+pub(crate) struct CqRing {
+    ring: Ring<WORDS>,
+    /// Holds the [`CqRecord`], at `record`.
+    mapping: Arc<Mapping>,
+    record: usize,
+    qps: Arc<QpTable>,
+    consumer: u32,
+    arm_sequence: u32,
+}
+
+impl CqRing {
+    /// `None` if the record does not fit the mapping.
+    pub(crate) fn new(ring: Ring<WORDS>, mapping: Arc<Mapping>, record: usize, qps: Arc<QpTable>) -> Option<Self> {
+        let ring = Self {
+            ring,
+            mapping,
+            record,
+            qps,
+            consumer: 0,
+            arm_sequence: 0,
+        };
+        ring.try_record()?;
+        Some(ring)
+    }
+
+    /// Entries.
+    pub(crate) fn entries(&self) -> u32 {
+        self.ring.entries()
+    }
+
+    fn try_record(&self) -> Option<&CqRecord> {
+        // SAFETY: any bits are a `CqRecord`; its fields that anybody writes are atomics.
+        unsafe { self.mapping.view(self.record) }
+    }
+
+    #[inline(always)]
+    fn record(&self) -> &CqRecord {
+        self.try_record().expect("looked at when the queue was made")
+    }
+
+    /// The oldest completion, if there is one. Those of queue pairs that are gone are passed over.
+    #[inline(always)]
+    pub(crate) fn poll(&mut self) -> Option<Completion<'_>> {
+        let word0 = loop {
+            let entry = self.ring.entry(self.consumer).0;
+            // Acquire: the entry's other words are read after the owner bit that says they are there.
+            let word0 = entry[0].load(Ordering::Acquire);
+            if (word0 as u8 ^ phase(self.consumer, self.ring.log_entries())) & OWNER_PHASE != 0 {
+                return None;
+            }
+            let side = match (word0 >> 24) as u8 & flags::RECV {
+                0 => Side::Send,
+                _ => Side::Recv,
+            };
+            let consumed = entry[3].load(Ordering::Relaxed) as u32;
+            if self.qps.consume(entry[7].load(Ordering::Relaxed), side, consumed) {
+                break word0;
+            }
+            self.advance();
+        };
+        Some(Completion { word0, cq: self })
+    }
+
+    /// Gives the oldest entry back to the device.
+    #[inline(always)]
+    fn advance(&mut self) {
+        self.consumer = self.consumer.wrapping_add(1);
+        // Release: the device overwrites the entry only after it has seen this, so after our loads from it.
+        self.record().consumer.store(self.consumer, Ordering::Release);
+    }
+
+    /// Asks for one event.
+    pub(crate) fn arm(&mut self, kind: ArmKind) {
+        // Modulo 2^30, and never 0 as a whole: the kind is not.
+        self.arm_sequence = self.arm_sequence.wrapping_add(1);
+        let kind = match kind {
+            ArmKind::Any => CqRecord::ARM_ANY,
+            ArmKind::Solicited => CqRecord::ARM_SOLICITED,
+        };
+        self.record()
+            .arm
+            .store(self.arm_sequence << 2 | kind, Ordering::Release);
+        // Store buffering: the caller's next poll must not be satisfied before the device can see the request, or an
+        // entry written in between would be seen by neither. The device has its fence between entry and `arm`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether an entry waits, without taking it.
+    pub(crate) fn is_ready(&self) -> bool {
+        let word0 = self.ring.entry(self.consumer).0[0].load(Ordering::Acquire);
+        (word0 as u8 ^ phase(self.consumer, self.ring.log_entries())) & OWNER_PHASE == 0
+    }
+
+    /// Makes the waiting entries of the queue pair with `cookie` stale, wherever they stand; says how many.
+    pub(crate) fn forget(&mut self, cookie: u64) -> u32 {
+        let mut forgotten = 0;
+        let mut index = self.consumer;
+        while index.wrapping_sub(self.consumer) < self.entries() {
+            let entry = self.ring.entry(index).0;
+            let owner = entry[0].load(Ordering::Acquire) as u8;
+            if (owner ^ phase(index, self.ring.log_entries())) & OWNER_PHASE != 0 {
+                break;
+            }
+            if entry[7].load(Ordering::Relaxed) == cookie {
+                // Entries belong to the driver until it gives them back, so the device does not mind.
+                entry[7].store(NOBODY, Ordering::Relaxed);
+                forgotten += 1;
+            }
+            index = index.wrapping_add(1);
+        }
+        forgotten
+    }
+}
+
+/// A cookie that no queue pair ever has: the index is beyond the table.
+const NOBODY: u64 = u64::MAX;
+
+/// A completion, read in place: each accessor is a load from the entry that the device wrote. When it is dropped the
+/// entry goes back to the device.
+pub struct Completion<'a> {
+    word0: u64,
+    cq: &'a mut CqRing,
+}
+
+impl Completion<'_> {
+    #[inline(always)]
+    fn word(&self, n: usize) -> u64 {
+        let entry: &[AtomicU64; WORDS] = self.cq.ring.entry(self.cq.consumer).0;
+        entry[n].load(Ordering::Relaxed)
+    }
+
+    /// The number that the work request was posted with.
+    #[inline(always)]
+    pub fn wr_id(&self) -> u64 {
+        self.word(1)
+    }
+
+    /// How it ended.
+    #[inline(always)]
+    pub fn status(&self) -> Status {
+        Status((self.word0 >> 16) as u8)
+    }
+
+    /// Whether it succeeded.
+    #[inline(always)]
+    pub fn is_success(&self) -> bool {
+        self.status() == Status::SUCCESS
+    }
+
+    /// What it was; says nothing unless it succeeded.
+    #[inline(always)]
+    pub fn opcode(&self) -> Opcode {
+        Opcode((self.word0 >> 8) as u8)
+    }
+
+    #[inline(always)]
+    fn flags(&self) -> u8 {
+        (self.word0 >> 24) as u8
+    }
+
+    /// Whether the work request was a receive; holds with errors too.
+    #[inline(always)]
+    pub fn is_recv(&self) -> bool {
+        self.flags() & flags::RECV != 0
+    }
+
+    /// Whether its sender asked for a solicited event.
+    #[inline(always)]
+    pub fn is_solicited(&self) -> bool {
+        self.flags() & flags::SOLICITED != 0
+    }
+
+    /// The queue pair that it belongs to.
+    #[inline(always)]
+    pub fn qpn(&self) -> u32 {
+        (self.word0 >> 32) as u32
+    }
+
+    /// Bytes received, or read by a READ or an atomic.
+    #[inline(always)]
+    pub fn byte_len(&self) -> u32 {
+        self.word(2) as u32
+    }
+
+    /// The immediate data that came with the message.
+    #[inline(always)]
+    pub fn imm(&self) -> Option<u32> {
+        (self.flags() & flags::IMM != 0).then(|| u32::from_be((self.word(2) >> 32) as u32))
+    }
+
+    /// The key that the message invalidated.
+    #[inline(always)]
+    pub fn invalidated_rkey(&self) -> Option<u32> {
+        (self.flags() & flags::INVALIDATED != 0).then(|| (self.word(2) >> 32) as u32)
+    }
+
+    /// With an error: the device's own reason, see [`verbena_hw::cqe::vendor`].
+    #[inline(always)]
+    pub fn vendor_err(&self) -> u32 {
+        (self.word(3) >> 32) as u32
+    }
+
+    /// When it was written, in nanoseconds of the device's clock.
+    #[inline(always)]
+    pub fn timestamp(&self) -> u64 {
+        self.word(4)
+    }
+
+    /// Itself as a value, for those who want to keep it.
+    pub fn to_owned(&self) -> WorkCompletion {
+        WorkCompletion {
+            wr_id: self.wr_id(),
+            status: self.status(),
+            opcode: self.opcode(),
+            recv: self.is_recv(),
+            solicited: self.is_solicited(),
+            qpn: self.qpn(),
+            byte_len: self.byte_len(),
+            imm: self.imm(),
+            vendor_err: self.vendor_err(),
+            timestamp: self.timestamp(),
+        }
+    }
+
+    /// Its success as a result.
+    ///
+    /// # Errors
+    ///
+    /// The status, if it is not success.
+    #[inline]
+    pub fn ok(&self) -> Result<(), WorkError> {
+        match self.status() {
+            Status::SUCCESS => Ok(()),
+            status => Err(WorkError {
+                wr_id: self.wr_id(),
+                qpn: self.qpn(),
+                status,
+                vendor_err: self.vendor_err(),
+            }),
+        }
+    }
+}
+
+impl Drop for Completion<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.cq.advance();
+    }
+}
+
+impl fmt::Debug for Completion<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_owned().fmt(f)
+    }
+}
+
+/// A completion that has been copied out of its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkCompletion {
+    /// See [`Completion::wr_id`].
+    pub wr_id: u64,
+    /// See [`Completion::status`].
+    pub status: Status,
+    /// See [`Completion::opcode`].
+    pub opcode: Opcode,
+    /// See [`Completion::is_recv`].
+    pub recv: bool,
+    /// See [`Completion::is_solicited`].
+    pub solicited: bool,
+    /// See [`Completion::qpn`].
+    pub qpn: u32,
+    /// See [`Completion::byte_len`].
+    pub byte_len: u32,
+    /// See [`Completion::imm`].
+    pub imm: Option<u32>,
+    /// See [`Completion::vendor_err`].
+    pub vendor_err: u32,
+    /// See [`Completion::timestamp`].
+    pub timestamp: u64,
+}
+
+impl WorkCompletion {
+    /// Whether it succeeded.
+    pub fn is_success(&self) -> bool {
+        self.status == Status::SUCCESS
+    }
+
+    /// Its success as a result.
+    ///
+    /// # Errors
+    ///
+    /// The status, if it is not success.
+    pub fn ok(&self) -> Result<(), WorkError> {
+        match self.status {
+            Status::SUCCESS => Ok(()),
+            status => Err(WorkError {
+                wr_id: self.wr_id,
+                qpn: self.qpn,
+                status,
+                vendor_err: self.vendor_err,
+            }),
+        }
+    }
+}
+
+/// A work request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkError {
+    /// The work request's number.
+    pub wr_id: u64,
+    /// Its queue pair.
+    pub qpn: u32,
+    /// How it ended.
+    pub status: Status,
+    /// The device's own reason, see [`verbena_hw::cqe::vendor`].
+    pub vendor_err: u32,
+}
+
+impl fmt::Display for WorkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "work request {} of QP {:#x} ended with {}",
+            self.wr_id, self.qpn, self.status
+        )?;
+        match vendor_text(self.vendor_err) {
+            Some("") => Ok(()),
+            Some(text) => write!(f, ": {text}"),
+            None => write!(f, ": vendor reason {}", self.vendor_err),
+        }
+    }
+}
+
+impl std::error::Error for WorkError {}
+
+fn vendor_text(reason: u32) -> Option<&'static str> {
+    Some(match reason {
+        vendor::NONE => "",
+        vendor::OPCODE => "the queue pair's type does not have the opcode",
+        vendor::FLAGS => "the request's flags are not allowed",
+        vendor::SGE_COUNT => "too many scatter/gather elements",
+        vendor::INLINE_LEN => "too much inline data",
+        vendor::KEY_UNKNOWN => "no region has the key",
+        vendor::KEY_PD => "the region belongs to another protection domain",
+        vendor::KEY_RANGE => "the range is not inside the region",
+        vendor::KEY_ACCESS => "the region does not grant the access",
+        vendor::UNREACHABLE => "the region's memory is not mapped for the device any more",
+        vendor::QP_ACCESS => "the queue pair's access rights do not allow the operation",
+        vendor::RECV_TOO_SHORT => "the receive buffer is shorter than the message",
+        vendor::MESSAGE_LEN => "the message is longer than the port allows",
+        vendor::ATOMIC_OPERAND => "an atomic operand is not 8 bytes long, or not aligned",
+        vendor::RD_ATOMIC => "the peer allows fewer outstanding READs and atomics",
+        vendor::RING_UNREACHABLE => "the queue's ring is not mapped for the device any more",
+        _ => return None,
+    })
+}
