@@ -380,3 +380,304 @@ fn vendor_text(reason: u32) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::table::QpSlot;
+    use verbena_hw::id::Qpn;
+
+    /// A completion queue and, on the same memory, a device that writes into it.
+    struct Fixture {
+        qps: Arc<QpTable>,
+        cq: CqRing,
+        device: Ring<WORDS>,
+        producer: u32,
+    }
+
+    fn fixture(log_entries: u8) -> Fixture {
+        let mapping = Arc::new(Mapping::anonymous(8192).unwrap());
+        let ring = || Ring::new(mapping.clone(), 0, log_entries, LOG_STRIDE).unwrap();
+        let qps = Arc::new(QpTable::new());
+        let record = 64 << log_entries;
+        let cq = CqRing::new(ring(), mapping.clone(), record, qps.clone()).unwrap();
+        Fixture {
+            qps,
+            cq,
+            device: ring(),
+            producer: 0,
+        }
+    }
+
+    impl Fixture {
+        /// The device writes `cqe`, as the specification of its ring says.
+        fn write(&mut self, qp: &QpSlot, cqe: Cqe) {
+            let consumer = self.cq.record().consumer.load(Ordering::Acquire);
+            assert!(self.producer.wrapping_sub(consumer) < self.cq.entries(), "overrun");
+            let owner = cqe.owner & !1 | phase(self.producer, self.device.log_entries());
+            let words: [u64; WORDS] = zerocopy::transmute!(Cqe {
+                owner,
+                cookie: qp.cookie(),
+                ..cqe
+            });
+            let entry = self.device.entry(self.producer).0;
+            for i in (0..WORDS).rev() {
+                entry[i].store(words[i], Ordering::Release);
+            }
+            self.producer += 1;
+        }
+
+        fn ids(&mut self) -> Vec<u64> {
+            let mut ids = Vec::new();
+            while let Some(completion) = self.cq.poll() {
+                ids.push(completion.wr_id());
+            }
+            ids
+        }
+    }
+
+    fn success(wr_id: u64) -> Cqe {
+        Cqe {
+            wr_id,
+            ..Cqe::default()
+        }
+    }
+
+    #[test]
+    fn u24_accessors_read_the_entry_where_the_device_wrote_it() {
+        let mut f = fixture(2);
+        let qp = f.qps.claim().unwrap();
+        let cqe = Cqe {
+            owner: 0xfe,
+            opcode: Opcode::RECV_RDMA_WITH_IMM.0,
+            status: Status::SUCCESS.0,
+            flags: flags::RECV | flags::IMM | flags::SOLICITED,
+            qpn: Qpn::truncate(0xabcdef),
+            wr_id: u64::MAX - 5,
+            byte_len: 12345,
+            imm: 0x0102_0304u32.to_be(),
+            consumed: 1,
+            timestamp: 77,
+            ..Cqe::default()
+        };
+        f.write(&qp, cqe);
+        let completion = f.cq.poll().unwrap();
+        assert_eq!(
+            completion.to_owned(),
+            WorkCompletion {
+                wr_id: u64::MAX - 5,
+                status: Status::SUCCESS,
+                opcode: Opcode::RECV_RDMA_WITH_IMM,
+                recv: true,
+                solicited: true,
+                qpn: 0xabcdef,
+                byte_len: 12345,
+                imm: Some(0x0102_0304),
+                vendor_err: 0,
+                timestamp: 77,
+            }
+        );
+        assert_eq!(completion.ok(), Ok(()));
+        assert_eq!(completion.invalidated_rkey(), None);
+    }
+
+    #[test]
+    fn u24_an_error_is_an_error_with_its_reason_in_words() {
+        let mut f = fixture(2);
+        let qp = f.qps.claim().unwrap();
+        let vendor_err = vendor::KEY_RANGE;
+        f.write(
+            &qp,
+            Cqe {
+                status: Status::LOC_PROT_ERR.0,
+                vendor_err,
+                wr_id: 4,
+                ..Cqe::default()
+            },
+        );
+        let error = f.cq.poll().unwrap().ok().unwrap_err();
+        assert_eq!((error.wr_id, error.status), (4, Status::LOC_PROT_ERR));
+        assert!(
+            error
+                .to_string()
+                .contains("LOC_PROT_ERR: the range is not inside the region"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn u19_completions_arrive_in_order_over_many_passes_and_give_their_places_back() {
+        let mut f = fixture(3);
+        let qp = f.qps.claim().unwrap();
+        assert!(f.cq.poll().is_none());
+        let (mut sent, mut seen) = (0u64, 0u64);
+        for round in 0..40u64 {
+            for _ in 0..round % 9 {
+                f.write(
+                    &qp,
+                    Cqe {
+                        consumed: sent as u32 + 1,
+                        ..success(sent)
+                    },
+                );
+                sent += 1;
+            }
+            assert_eq!(f.cq.is_ready(), round % 9 != 0);
+            for id in f.ids() {
+                assert_eq!(id, seen);
+                seen += 1;
+            }
+            assert_eq!(seen, sent);
+            assert_eq!(u64::from(f.cq.record().consumer.load(Ordering::Relaxed)), seen);
+            assert_eq!(u64::from(qp.consumed(Side::Send)), seen);
+        }
+        assert!(sent > 64, "many passes");
+    }
+
+    #[test]
+    fn u19_the_place_is_the_devices_again_only_when_the_completion_is_dropped() {
+        let mut f = fixture(1);
+        let qp = f.qps.claim().unwrap();
+        f.write(&qp, success(1));
+        f.write(&qp, success(2));
+        let first = f.cq.poll().unwrap();
+        assert_eq!(first.cq.record().consumer.load(Ordering::Relaxed), 0);
+        assert_eq!(first.wr_id(), 1);
+        drop(first);
+        assert_eq!(f.cq.record().consumer.load(Ordering::Relaxed), 1);
+        // A view that is forgotten was not consumed.
+        std::mem::forget(f.cq.poll().unwrap());
+        assert_eq!(f.ids(), [2]);
+    }
+
+    #[test]
+    fn u19_sends_and_receives_free_their_own_queue() {
+        let mut f = fixture(2);
+        let (one, two) = (f.qps.claim().unwrap(), f.qps.claim().unwrap());
+        f.write(
+            &one,
+            Cqe {
+                consumed: 5,
+                ..success(0)
+            },
+        );
+        f.write(
+            &two,
+            Cqe {
+                consumed: 9,
+                flags: flags::RECV,
+                ..success(0)
+            },
+        );
+        assert_eq!(f.ids().len(), 2);
+        assert_eq!((one.consumed(Side::Send), one.consumed(Side::Recv)), (5, 0));
+        assert_eq!((two.consumed(Side::Send), two.consumed(Side::Recv)), (0, 9));
+    }
+
+    #[test]
+    fn u19_completions_of_a_dropped_queue_pair_are_passed_over() {
+        let mut f = fixture(3);
+        let (gone, here) = (f.qps.claim().unwrap(), f.qps.claim().unwrap());
+        for i in 0..3 {
+            f.write(&gone, success(100 + i));
+            f.write(&here, success(i));
+        }
+        drop(gone);
+        assert_eq!(f.ids(), [0, 1, 2]);
+        assert_eq!(
+            f.cq.record().consumer.load(Ordering::Relaxed),
+            6,
+            "their places are given back too"
+        );
+    }
+
+    #[test]
+    fn u19_a_reset_queue_pair_gets_nothing_of_its_former_life() {
+        let mut f = fixture(3);
+        let (reset, other) = (f.qps.claim().unwrap(), f.qps.claim().unwrap());
+        for i in 0..4 {
+            f.write(
+                &reset,
+                Cqe {
+                    consumed: 50 + i,
+                    ..success(100)
+                },
+            );
+            f.write(&other, success(i.into()));
+        }
+        assert_eq!(f.cq.forget(reset.cookie()), 4);
+        assert_eq!(f.ids(), [0, 1, 2, 3]);
+        assert_eq!(reset.consumed(Side::Send), 0);
+        f.write(
+            &reset,
+            Cqe {
+                consumed: 1,
+                ..success(7)
+            },
+        );
+        assert_eq!((f.ids(), reset.consumed(Side::Send)), (vec![7], 1));
+    }
+
+    #[test]
+    fn h07_each_arming_is_a_new_request() {
+        let mut f = fixture(1);
+        let mut last = 0;
+        for kind in [ArmKind::Any, ArmKind::Any, ArmKind::Solicited, ArmKind::Any] {
+            f.cq.arm(kind);
+            let arm = f.cq.record().arm.load(Ordering::Relaxed);
+            assert_ne!(arm >> 2, last >> 2);
+            let expected = match kind {
+                ArmKind::Any => CqRecord::ARM_ANY,
+                ArmKind::Solicited => CqRecord::ARM_SOLICITED,
+            };
+            assert_eq!(arm & CqRecord::ARM_KIND, expected);
+            last = arm;
+        }
+    }
+
+    #[test]
+    fn u19_a_poller_and_a_device_on_two_threads_agree() {
+        const COUNT: u64 = 100_000;
+        let Fixture {
+            qps, mut cq, device, ..
+        } = fixture(4);
+        let qp = qps.claim().unwrap();
+        let cookie = qp.cookie();
+        let consumer = cq.mapping.clone();
+        let record = cq.record;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // SAFETY: any bits are a record, and what changes in it is atomic.
+                let record: &CqRecord = unsafe { consumer.view(record) }.unwrap();
+                for id in 0..COUNT {
+                    while (id as u32).wrapping_sub(record.consumer.load(Ordering::Acquire)) >= 16 {
+                        std::thread::yield_now();
+                    }
+                    let owner = phase(id as u32, 4);
+                    let cqe = Cqe {
+                        owner,
+                        wr_id: id,
+                        byte_len: id as u32 ^ 0x5555,
+                        cookie,
+                        ..Cqe::default()
+                    };
+                    let words: [u64; WORDS] = zerocopy::transmute!(cqe);
+                    let entry = device.entry(id as u32).0;
+                    for i in 1..WORDS {
+                        entry[i].store(words[i], Ordering::Relaxed);
+                    }
+                    entry[0].store(words[0], Ordering::Release);
+                }
+            });
+            for id in 0..COUNT {
+                loop {
+                    if let Some(completion) = cq.poll() {
+                        assert_eq!((completion.wr_id(), completion.byte_len()), (id, id as u32 ^ 0x5555));
+                        break;
+                    }
+                    std::thread::yield_now();
+                }
+            }
+        });
+    }
+}

@@ -95,3 +95,57 @@ impl RecvRing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Mapping;
+    use crate::ring::table::QpTable;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::Arc;
+    use verbena_hw::id::Key;
+    use verbena_hw::wqe::{recv_log_stride, Sge};
+    use zerocopy::{FromBytes, IntoBytes};
+
+    #[test]
+    fn u19_receives_are_encoded_as_the_hardware_declares_them_and_fill_the_ring() {
+        let log_stride = recv_log_stride(3).unwrap();
+        let mapping = Arc::new(Mapping::anonymous(4096).unwrap());
+        let table = Arc::new(QpTable::new());
+        let slot = table.claim().unwrap();
+        let mut ring = RecvRing::new(Ring::new(mapping.clone(), 0, 2, log_stride).unwrap(), 3);
+        let sges = [1u64, 2, 3].map(|i| Sge {
+            addr: i << 33,
+            len: i as u32,
+            lkey: Key(7),
+        });
+        for counter in 0..12u32 {
+            ring.push(&slot, &RecvWr::new(&sges).wr_id(counter.into())).unwrap();
+            let at = (counter as usize % 4) << log_stride;
+            let bytes: Vec<u8> = (0..8)
+                .flat_map(|i| {
+                    // SAFETY: any 8 bytes are an atomic.
+                    let word = unsafe { mapping.view::<AtomicU64>(at + 8 * i) };
+                    word.unwrap().load(Ordering::Acquire).to_le_bytes()
+                })
+                .collect();
+            let expected = RecvHeader {
+                owner: phase(counter, 2),
+                num_sge: 3,
+                wr_id: counter.into(),
+                ..RecvHeader::default()
+            };
+            assert_eq!(RecvHeader::read_from_prefix(&bytes).unwrap().0, expected);
+            assert_eq!(bytes[16..64], *sges.as_bytes());
+            if counter % 4 == 3 {
+                assert_eq!(ring.push(&slot, &RecvWr::new(&[])), Err(PostError::QueueFull));
+                assert_eq!(ring.outstanding(&slot), 4);
+                assert!(table.consume(slot.cookie(), Side::Recv, counter + 1));
+            }
+        }
+        assert_eq!(
+            ring.push(&slot, &RecvWr::new(&[sges[0]; 4])),
+            Err(PostError::TooManySges { max: 3 })
+        );
+    }
+}

@@ -218,3 +218,263 @@ fn store_bytes(body: &[AtomicU64], data: &[u8]) -> Result<(), PostError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Mapping;
+    use crate::ring::table::QpTable;
+    use crate::ring::work::Remote;
+    use std::sync::Arc;
+    use verbena_hw::id::Key;
+    use verbena_hw::wqe::{send_flags, send_log_stride, AtomicArgs, SendOpcode};
+    use zerocopy::{FromBytes, IntoBytes};
+
+    /// A send ring and, on the same memory, what a device sees.
+    struct Fixture {
+        mapping: Arc<Mapping>,
+        table: Arc<QpTable>,
+        slot: QpSlot,
+        ring: SendRing,
+        log_entries: u8,
+        log_stride: u8,
+        consumer: u32,
+    }
+
+    fn fixture(log_entries: u8, max_sge: u8, max_inline: u16) -> Fixture {
+        let log_stride = send_log_stride(false, max_sge, max_inline).unwrap();
+        let mapping = Arc::new(Mapping::anonymous(1 << (log_entries + log_stride).max(12)).unwrap());
+        let table = Arc::new(QpTable::new());
+        let slot = table.claim().unwrap();
+        let ring = Ring::new(mapping.clone(), 0, log_entries, log_stride).unwrap();
+        let ring = SendRing::new(ring, max_sge.into(), max_inline.into());
+        Fixture {
+            mapping,
+            table,
+            slot,
+            ring,
+            log_entries,
+            log_stride,
+            consumer: 0,
+        }
+    }
+
+    impl Fixture {
+        /// The device's next entry, if its phase says that it is there: its bytes.
+        fn take(&mut self) -> Option<Vec<u8>> {
+            let stride = 1usize << self.log_stride;
+            let at = verbena_hw::ring::slot(self.consumer, self.log_entries) as usize * stride;
+            let words = (0..stride / 8).map(|i| {
+                // SAFETY: any 8 bytes are an atomic.
+                let word = unsafe { self.mapping.view::<AtomicU64>(at + 8 * i) };
+                word.unwrap().load(Ordering::Acquire).to_le_bytes()
+            });
+            let bytes: Vec<u8> = words.flatten().collect();
+            if bytes[0] & OWNER_PHASE != phase(self.consumer, self.log_entries) {
+                return None;
+            }
+            self.consumer += 1;
+            Some(bytes)
+        }
+
+        /// The device completes everything that it has taken.
+        fn complete(&self) {
+            assert!(self.table.consume(self.slot.cookie(), Side::Send, self.consumer));
+        }
+
+        fn post(&mut self, wr: &SendWr<'_>) -> Result<(), PostError> {
+            self.ring.push(&self.slot, wr)?;
+            assert!(self.ring.publish());
+            Ok(())
+        }
+    }
+
+    fn header(entry: &[u8]) -> SendHeader {
+        SendHeader::read_from_prefix(entry).unwrap().0
+    }
+
+    #[test]
+    fn u19_a_write_is_encoded_as_the_hardware_declares_it() {
+        let mut f = fixture(2, 4, 0);
+        let sges = [1u64, 2, 3].map(|i| Sge {
+            addr: i << 40,
+            len: i as u32 * 1000,
+            lkey: Key(i as u32),
+        });
+        let remote = Remote {
+            addr: 0x1122_3344_5566_7788,
+            rkey: 0xabcd,
+        };
+        let wr = SendWr::write_imm(remote, 0x0102_0304).wr_id(u64::MAX - 1).sges(&sges);
+        f.post(&wr.signaled().fence().solicited()).unwrap();
+        let entry = f.take().unwrap();
+        let expected = SendHeader {
+            owner: 1,
+            opcode: SendOpcode::WRITE_WITH_IMM.0,
+            flags: send_flags::SIGNALED | send_flags::FENCE | send_flags::SOLICITED,
+            num_sge: 3,
+            imm: u32::from_ne_bytes([1, 2, 3, 4]),
+            wr_id: u64::MAX - 1,
+            remote_addr: remote.addr,
+            rkey: Key(0xabcd),
+            inline_len: 0,
+        };
+        assert_eq!(header(&entry), expected);
+        assert_eq!(entry[32..80], *sges.as_bytes());
+    }
+
+    #[test]
+    fn u19_atomics_have_their_operands_before_the_element() {
+        let mut f = fixture(2, 1, 0);
+        let sge = Sge {
+            addr: 64,
+            len: 8,
+            lkey: Key(3),
+        };
+        f.post(&SendWr::compare_swap(Remote::default(), 7, 9).sges(&[sge]))
+            .unwrap();
+        let entry = f.take().unwrap();
+        assert_eq!(
+            (header(&entry).opcode, header(&entry).num_sge),
+            (SendOpcode::COMPARE_SWAP.0, 1)
+        );
+        assert_eq!(
+            entry[32..48],
+            *AtomicArgs {
+                compare_add: 7,
+                swap: 9
+            }
+            .as_bytes()
+        );
+        assert_eq!(entry[48..64], *sge.as_bytes());
+    }
+
+    #[test]
+    fn u19_inline_data_of_every_length_arrives_whole() {
+        let mut f = fixture(3, 1, 100);
+        let data: Vec<u8> = (1..=100).collect();
+        for len in (0..=100).chain([0, 1, 100, 7]) {
+            f.post(&SendWr::send().inline(&data[..len])).unwrap();
+            let entry = f.take().unwrap();
+            assert_eq!((header(&entry).num_sge, header(&entry).inline_len as usize), (0, len));
+            assert_eq!(header(&entry).flags, send_flags::INLINE);
+            assert_eq!(entry[32..32 + len], data[..len], "length {len}");
+            f.complete();
+        }
+        assert_eq!(
+            f.post(&SendWr::send().inline(&[0; 101])),
+            Err(PostError::InlineTooLong { max: 100 })
+        );
+        assert!(f.take().is_none());
+    }
+
+    #[test]
+    fn u19_the_ring_is_full_until_a_completion_says_otherwise_over_many_passes() {
+        let mut f = fixture(2, 1, 0);
+        for pass in 0..5u64 {
+            for i in 0..4 {
+                f.post(&SendWr::send().wr_id(4 * pass + i)).unwrap();
+            }
+            assert_eq!(f.ring.outstanding(&f.slot), 4);
+            assert_eq!(f.post(&SendWr::send()), Err(PostError::QueueFull));
+            for i in 0..4 {
+                assert_eq!(header(&f.take().unwrap()).wr_id, 4 * pass + i);
+            }
+            assert!(f.take().is_none(), "entries of the last pass are not seen again");
+            assert_eq!(
+                f.post(&SendWr::send()),
+                Err(PostError::QueueFull),
+                "taken is not completed"
+            );
+            f.complete();
+        }
+    }
+
+    #[test]
+    fn u19_a_batch_is_invisible_until_it_is_published_and_then_whole() {
+        let mut f = fixture(3, 1, 0);
+        for i in 0..5 {
+            f.ring.push(&f.slot, &SendWr::send().wr_id(i)).unwrap();
+        }
+        assert!(f.take().is_none());
+        assert!(f.ring.publish());
+        assert!(!f.ring.publish(), "there is nothing more");
+        let ids: Vec<u64> = std::iter::from_fn(|| f.take())
+            .map(|entry| header(&entry).wr_id)
+            .collect();
+        assert_eq!(ids, [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn u19_an_aborted_batch_leaves_nothing_behind_a_shorter_one() {
+        // Two passes, so that the stale phases of an abort are tried with either value.
+        let mut f = fixture(3, 1, 0);
+        for round in 0..4 {
+            for i in 0..6 {
+                f.ring.push(&f.slot, &SendWr::send().wr_id(100 + i)).unwrap();
+            }
+            f.ring.abort();
+            f.ring.abort();
+            assert!(f.take().is_none());
+            f.post(&SendWr::send().wr_id(round)).unwrap();
+            f.post(&SendWr::send().wr_id(round)).unwrap();
+            let ids: Vec<u64> = std::iter::from_fn(|| f.take())
+                .map(|entry| header(&entry).wr_id)
+                .collect();
+            assert_eq!(ids, [round, round]);
+            f.complete();
+        }
+    }
+
+    #[test]
+    fn u19_too_many_elements_are_refused_and_leave_the_batch_as_it_was() {
+        let mut f = fixture(3, 2, 0);
+        let sges = [Sge::default(); 3];
+        f.ring.push(&f.slot, &SendWr::send().wr_id(1).sges(&sges[..2])).unwrap();
+        let refused = f.ring.push(&f.slot, &SendWr::send().wr_id(2).sges(&sges));
+        assert_eq!(refused, Err(PostError::TooManySges { max: 2 }));
+        f.ring.publish();
+        assert_eq!(f.take().map(|entry| header(&entry).wr_id), Some(1));
+        assert!(f.take().is_none());
+    }
+
+    #[test]
+    fn u19_a_raw_entry_keeps_everything_but_its_phase() {
+        let mut f = fixture(2, 1, 0);
+        for pass in 0..3 {
+            for _ in 0..4 {
+                let raw = [0xffff_ffff_ffff_ff7e_u64, 2, 3, 4, 5, 6, 7, 8];
+                f.ring.push_raw(&f.slot, &raw).unwrap();
+                f.ring.publish();
+                let entry = f.take().unwrap();
+                let words: Vec<u64> = entry
+                    .chunks(8)
+                    .map(|w| u64::from_le_bytes(w.try_into().unwrap()))
+                    .collect();
+                assert_eq!(words[0] | 1, raw[0] | 1, "pass {pass}");
+                assert_eq!(words[1..], raw[1..]);
+                f.complete();
+            }
+        }
+        assert_eq!(f.ring.push_raw(&f.slot, &[0; 9]), Err(PostError::BadEntry));
+        assert_eq!(f.ring.push_raw(&f.slot, &[]), Err(PostError::BadEntry));
+    }
+
+    #[test]
+    fn u19_reset_begins_again_with_an_empty_ring() {
+        let mut f = fixture(2, 1, 0);
+        for _ in 0..6 {
+            f.post(&SendWr::send()).unwrap();
+            f.take().unwrap();
+            f.complete();
+        }
+        f.post(&SendWr::send()).unwrap();
+        f.slot.reset();
+        f.ring.reset();
+        f.consumer = 0;
+        assert!(f.take().is_none());
+        assert_eq!(f.ring.outstanding(&f.slot), 0);
+        f.post(&SendWr::send().wr_id(9)).unwrap();
+        assert_eq!(f.take().map(|entry| header(&entry).wr_id), Some(9));
+    }
+}
