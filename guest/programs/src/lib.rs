@@ -2,8 +2,10 @@
 //! What runs in a guest, and natively beside the device: the conformance suite, and the programs that people type.
 //!
 //! Nothing here knows how it is attached: that is a word on the command line, see [`verbena::Attachment`].
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // Only conformance::raw needs it: bad messages are what a safe interface cannot say.
 
 pub mod conformance;
 pub mod harness;
+pub mod link;
 pub mod pattern;
+pub mod program;

@@ -2,6 +2,8 @@
 //! The bytes that tests send: each depends on its offset and on the iteration, so that data of the wrong place or of
 //! the wrong time is noticed.
 
+use verbena::Buffer;
+
 /// The byte at `offset` in iteration `iteration`.
 pub fn byte(offset: u64, iteration: u64) -> u8 {
     word(offset / 8, iteration).to_le_bytes()[(offset % 8) as usize]
@@ -15,39 +17,91 @@ fn word(index: u64, iteration: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// Calls `f` with each piece of `len` bytes from `offset` that lies in one word of the pattern, and with its bytes.
-fn pieces(len: usize, offset: u64, iteration: u64, mut f: impl FnMut(std::ops::Range<usize>, &[u8]) -> bool) {
-    let mut at = 0;
-    while at < len {
-        let position = offset + at as u64;
-        let skip = (position % 8) as usize;
-        let n = (8 - skip).min(len - at);
-        let bytes = word(position / 8, iteration).to_le_bytes();
-        if !f(at..at + n, &bytes[skip..skip + n]) {
-            return;
-        }
-        at += n;
-    }
+/// How many of `len` bytes at `offset` come before the first whole word of the pattern.
+fn head(len: usize, offset: u64) -> usize {
+    ((8 - offset % 8) as usize % 8).min(len)
 }
 
 /// Writes the pattern of `[offset, offset + buf.len())` into `buf`.
 pub fn fill(buf: &mut [u8], offset: u64, iteration: u64) {
-    pieces(buf.len(), offset, iteration, |range, bytes| {
-        buf[range].copy_from_slice(bytes);
-        true
-    });
+    let (head, rest) = buf.split_at_mut(head(buf.len(), offset));
+    bytewise(head, offset, iteration);
+    let mut index = (offset + head.len() as u64) / 8;
+    let mut words = rest.chunks_exact_mut(8);
+    for chunk in &mut words {
+        chunk.copy_from_slice(&word(index, iteration).to_le_bytes());
+        index += 1;
+    }
+    bytewise(words.into_remainder(), index * 8, iteration);
+}
+
+fn bytewise(buf: &mut [u8], offset: u64, iteration: u64) {
+    for (byte_, at) in buf.iter_mut().zip(offset..) {
+        *byte_ = byte(at, iteration);
+    }
 }
 
 /// The first byte of `buf` that is not the pattern's, as an offset in `buf`.
 pub fn first_difference(buf: &[u8], offset: u64, iteration: u64) -> Option<usize> {
-    let mut first = None;
-    pieces(buf.len(), offset, iteration, |range, bytes| {
-        if buf[range.clone()] != *bytes {
-            first = range.clone().find(|&i| buf[i] != byte(offset + i as u64, iteration));
+    let (head, rest) = buf.split_at(head(buf.len(), offset));
+    if let Some(at) = bytewise_difference(head, offset, iteration) {
+        return Some(at);
+    }
+    let first = (offset + head.len() as u64) / 8;
+    let words = rest.chunks_exact(8);
+    let tail = words.remainder();
+    for (chunk, index) in words.zip(first..) {
+        if chunk != word(index, iteration).to_le_bytes() {
+            let at = (index - first) as usize * 8;
+            return bytewise_difference(chunk, index * 8, iteration).map(|i| head.len() + at + i);
         }
-        first.is_none()
-    });
-    first
+    }
+    let at = rest.len() - tail.len();
+    bytewise_difference(tail, (first * 8) + at as u64, iteration).map(|i| head.len() + at + i)
+}
+
+fn bytewise_difference(buf: &[u8], offset: u64, iteration: u64) -> Option<usize> {
+    (0..buf.len()).find(|&i| buf[i] != byte(offset + i as u64, iteration))
+}
+
+/// Bytes that go between a buffer and the pattern at once: on the stack, so that nothing is allocated on a path whose
+/// system calls are counted.
+const CHUNK: usize = 8192;
+
+/// Writes `len` bytes at `at` of `buffer`: the pattern from `offset` on.
+///
+/// # Panics
+///
+/// If the range is not inside the buffer.
+pub fn fill_buffer(buffer: &Buffer, at: usize, len: usize, offset: u64, iteration: u64) {
+    let mut chunk = [0; CHUNK];
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(CHUNK);
+        fill(&mut chunk[..n], offset + done as u64, iteration);
+        buffer.write_at(at + done, &chunk[..n]);
+        done += n;
+    }
+}
+
+/// Compares `len` bytes at `at` of `buffer` with the pattern from `offset` on; the first difference, as an offset in
+/// `buffer`.
+///
+/// # Panics
+///
+/// If the range is not inside the buffer.
+pub fn difference_in_buffer(buffer: &Buffer, at: usize, len: usize, offset: u64, iteration: u64) -> Option<usize> {
+    let mut chunk = [0; CHUNK];
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(CHUNK);
+        buffer.read_at(at + done, &mut chunk[..n]);
+        if let Some(i) = first_difference(&chunk[..n], offset + done as u64, iteration) {
+            return Some(at + done + i);
+        }
+        done += n;
+    }
+    None
 }
 
 #[cfg(test)]
@@ -66,12 +120,28 @@ mod tests {
     }
 
     #[test]
-    fn pieces_and_bytes_agree_at_every_alignment() {
+    fn words_and_bytes_agree_at_every_alignment() {
         for offset in 0..17 {
             for len in 0..33 {
                 let mut buf = vec![0u8; len];
                 fill(&mut buf, offset, 9);
                 assert!((0..len).all(|i| buf[i] == byte(offset + i as u64, 9)));
+            }
+        }
+    }
+
+    #[test]
+    fn every_wrong_byte_is_found_where_it_is() {
+        for offset in 0..9 {
+            for len in 1..33 {
+                let mut buf = vec![0u8; len];
+                fill(&mut buf, offset, 4);
+                for wrong in 0..len {
+                    buf[wrong] ^= 0x10;
+                    assert_eq!(first_difference(&buf, offset, 4), Some(wrong), "offset {offset}, length {len}");
+                    buf[wrong] ^= 0x10;
+                }
+                assert_eq!(first_difference(&buf, offset, 4), None);
             }
         }
     }

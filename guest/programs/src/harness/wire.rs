@@ -43,12 +43,16 @@ impl Wire {
     ///
     /// If the system has no descriptors left.
     pub fn local() -> Result<(Self, Self)> {
-        let (a, b) = UnixStream::pair()?;
-        Ok((Self::unix(a)?, Self::unix(b)?))
+        Self::local_with_patience(PATIENCE)
     }
 
-    fn unix(stream: UnixStream) -> Result<Self> {
-        stream.set_read_timeout(Some(PATIENCE))?;
+    fn local_with_patience(patience: Duration) -> Result<(Self, Self)> {
+        let (a, b) = UnixStream::pair()?;
+        Ok((Self::unix(a, patience)?, Self::unix(b, patience)?))
+    }
+
+    fn unix(stream: UnixStream, patience: Duration) -> Result<Self> {
+        stream.set_read_timeout(Some(patience))?;
         let write = stream.try_clone()?;
         Ok(Self { read: BufReader::new(Box::new(stream)), write: Box::new(write), ended: None })
     }
@@ -182,5 +186,97 @@ impl Wire {
             bail!("this side is at '{place}', the other at '{there}'");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed() -> Ended {
+        Ended { skip: None, fail: None }
+    }
+
+    #[test]
+    fn both_sides_hear_what_the_other_says() {
+        let (mut a, mut b) = Wire::local().unwrap();
+        a.send(&7u32).unwrap();
+        a.send(&"two").unwrap();
+        assert_eq!(b.recv::<u32>().unwrap(), 7);
+        assert_eq!(b.recv::<String>().unwrap(), "two");
+        b.send(&"here").unwrap();
+        assert_eq!(a.exchange(&"there".to_owned()).unwrap(), "here");
+    }
+
+    #[test]
+    fn a_word_of_another_kind_is_shown() {
+        let (mut a, mut b) = Wire::local().unwrap();
+        a.send(&"text").unwrap();
+        let error = format!("{:#}", b.recv::<u32>().unwrap_err());
+        assert!(error.contains("\"text\""), "{error}");
+    }
+
+    #[test]
+    fn different_places_do_not_pass_for_the_same() {
+        let (mut a, mut b) = Wire::local().unwrap();
+        let there = std::thread::spawn(move || b.barrier("connected").is_err());
+        assert!(a.barrier("sent").is_err());
+        assert!(there.join().unwrap());
+    }
+
+    #[test]
+    fn a_side_that_says_nothing_is_not_waited_for_forever() {
+        let (mut a, _b) = Wire::local_with_patience(Duration::from_millis(20)).unwrap();
+        assert!(a.recv::<u32>().is_err());
+    }
+
+    #[test]
+    fn a_side_that_is_gone_is_noticed_at_once() {
+        let (mut a, b) = Wire::local().unwrap();
+        drop(b);
+        assert!(a.recv::<u32>().is_err());
+    }
+
+    #[test]
+    fn after_one_side_fails_both_begin_the_next_case_together() {
+        let (mut a, mut b) = Wire::local().unwrap();
+        // The left side has failed while the right one still talks to it.
+        let there = std::thread::spawn(move || {
+            b.send(&1u32).unwrap();
+            b.send(&2u32).unwrap();
+            let error = format!("{:#}", b.recv::<u32>().unwrap_err());
+            assert!(error.contains("ended the case"), "{error}");
+            assert!(b.recv::<u32>().is_err(), "it stays ended");
+            let theirs = b.end(&passed()).unwrap();
+            assert_eq!(theirs.fail.as_deref(), Some("lost"));
+            b.barrier("next").unwrap();
+            b.send(&3u32).unwrap();
+        });
+        let theirs = a.end(&Ended { skip: None, fail: Some("lost".to_owned()) }).unwrap();
+        assert_eq!(theirs.fail, None);
+        a.barrier("next").unwrap();
+        assert_eq!(a.recv::<u32>().unwrap(), 3, "what was said in the case before is gone");
+        there.join().unwrap();
+    }
+
+    #[test]
+    fn two_sides_that_end_at_once_hear_each_other() {
+        let (mut a, mut b) = Wire::local().unwrap();
+        let there = std::thread::spawn(move || b.end(&Ended { skip: Some("no".to_owned()), fail: None }).unwrap());
+        assert_eq!(a.end(&passed()).unwrap().skip.as_deref(), Some("no"));
+        assert!(there.join().unwrap().skip.is_none());
+    }
+
+    #[test]
+    fn tcp_carries_a_conversation() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let there = {
+            let address = address.clone();
+            std::thread::spawn(move || Wire::listen(&address).unwrap().exchange(&1u32).unwrap())
+        };
+        assert_eq!(Wire::connect(&address).unwrap().exchange(&2u32).unwrap(), 1);
+        assert_eq!(there.join().unwrap(), 2);
     }
 }

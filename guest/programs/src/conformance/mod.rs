@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What Verbena promises, as cases: written once, run over every attachment.
+//!
+//! Each file is an area and has its own list, [`CASES`] is all of them. A case's name begins with the row that it proves
+//! (`u05_`: the object model, `h10_`: the HCA). A case never looks at how it is attached: where the two differ, the
+//! promise is the same and the case asks for the promise.
+
+mod cleanup;
+mod control;
+mod cq;
+mod discovery;
+mod errors;
+mod events;
+mod isolation;
+mod kit;
+mod memory;
+mod objects;
+mod qp_state;
+mod raw;
+mod transfer;
+
+use crate::harness::Case;
+
+/// The areas, in the order in which they run: what the later ones stand on comes first.
+const AREAS: &[&[Case]] = &[
+    control::CASES,
+    objects::CASES,
+    discovery::CASES,
+    memory::CASES,
+    qp_state::CASES,
+    transfer::CASES,
+    cq::CASES,
+    errors::CASES,
+    events::CASES,
+    isolation::CASES,
+    cleanup::CASES,
+];
+
+/// Every case.
+pub static CASES: &[Case] = &joined::<{ count(AREAS) }>(AREAS);
+
+const fn count(areas: &[&[Case]]) -> usize {
+    let (mut total, mut area) = (0, 0);
+    while area < areas.len() {
+        total += areas[area].len();
+        area += 1;
+    }
+    total
+}
+
+const fn joined<const N: usize>(areas: &[&[Case]]) -> [Case; N] {
+    let mut all = [areas[0][0]; N];
+    let (mut at, mut area) = (0, 0);
+    while area < areas.len() {
+        let mut i = 0;
+        while i < areas[area].len() {
+            all[at] = areas[area][i];
+            at += 1;
+            i += 1;
+        }
+        area += 1;
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CASES;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_begin_with_a_row() {
+        let mut seen = HashSet::new();
+        for case in CASES {
+            assert!(seen.insert(case.name), "{} is there twice", case.name);
+            let (row, rest) = case.name.split_once('_').expect("a row and a name");
+            let (area, number) = row.split_at(1);
+            assert!(area == "u" || area == "h", "{}", case.name);
+            assert!(number.len() == 2 && number.parse::<u32>().is_ok(), "{}", case.name);
+            assert!(rest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{}", case.name);
+        }
+    }
+}
