@@ -1,12 +1,54 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The HCA's behaviour: registers, admin queue, objects, queue pairs, transport, fabric.
 //!
-//! No I/O, no clock, no threads: guest memory, time and interrupts are arguments ([`Env`], [`Time`]).
+//! No I/O, no clock, no threads: guest memory, time and interrupts are arguments ([`Env`], [`Time`]). Whoever owns an
+//! [`Engine`] passes register accesses in and calls [`Engine::poll`]; everything else follows from these.
+//!
+//! # Who trusts whom
+//!
+//! Everything in guest memory is hostile: entries and commands are copied once, then checked, then used. Addresses are
+//! resolved at every access ([`GuestRam`]), so memory that a guest unmaps is simply not there any more. A guest's fault is a
+//! status, an event or an error state; an `assert` or `expect` in this crate is about the engine's own bugs.
+//!
+//! # Rooms
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `engine`, `schedule` | turns, timers, sleep |
+//! | `hca` | one HCA, and what its objects do together |
+//! | `regs`, `doorbell` | the two BARs |
+//! | `admin` | commands |
+//! | `mr`, `pages` | memory regions and keys |
+//! | `cq`, `eq` | completions and events |
+//! | `qp` | queue pairs and the transport |
+//! | `fabric` | who has which GID |
+//! | `dump` | the state, for people |
 #![forbid(unsafe_code)]
 
+mod admin;
+mod counters;
+mod cq;
+mod doorbell;
+pub mod dump;
+mod engine;
 mod env;
+mod eq;
+mod fabric;
+mod hca;
+mod limits;
+mod mr;
+mod pages;
+mod qp;
+mod ram;
+mod regs;
+mod ring;
+mod rng;
+mod schedule;
+mod table;
 mod time;
 
+pub use dump::Dump;
+pub use engine::Engine;
 pub use env::{Dma, Env, GuestRam, HcaId};
 pub use time::Time;
 
@@ -49,6 +91,14 @@ pub enum AddHcaError {
     DuplicateMac,
 }
 
+impl core::fmt::Display for AddHcaError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("another HCA has this MAC address")
+    }
+}
+
+impl std::error::Error for AddHcaError {}
+
 /// How much one [`Engine::poll`] may do before it returns.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
@@ -56,6 +106,13 @@ pub struct Budget {
     pub operations: u32,
     /// Bytes copied, roughly.
     pub bytes: u64,
+}
+
+impl Budget {
+    #[inline]
+    fn is_spent(&self) -> bool {
+        self.operations == 0 || self.bytes == 0
+    }
 }
 
 impl Default for Budget {
@@ -74,79 +131,4 @@ pub struct Progress {
     pub did_work: bool,
     /// When a timer expires next: the caller polls at this moment even if nothing else happens.
     pub next_deadline: Option<Time>,
-}
-
-/// All HCAs of one server, and the fabric that joins them.
-pub struct Engine {}
-
-/// The state of an engine: serialisable, and readable through `Display`.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Dump {}
-
-#[expect(unused_variables, reason = "the signatures come first")]
-impl Engine {
-    /// An engine without HCAs.
-    pub fn new(config: EngineConfig) -> Self {
-        Self {}
-    }
-
-    /// Adds an HCA, in its state after power-on, with its port up.
-    pub fn add_hca(&mut self, config: HcaConfig) -> Result<HcaId, AddHcaError> {
-        todo!()
-    }
-
-    /// Removes an HCA. Its peers see silence.
-    pub fn remove_hca(&mut self, hca: HcaId) {
-        todo!()
-    }
-
-    /// Resets an HCA to its state after power-on: PCI reset, function-level reset, its client went away.
-    pub fn reset_hca(&mut self, hca: HcaId) {
-        todo!()
-    }
-
-    /// Plugs or unplugs the cable of the HCA's port.
-    pub fn set_link<E: Env>(&mut self, hca: HcaId, up: bool, now: Time, env: &E) {
-        todo!()
-    }
-
-    /// A read of `size` bytes at `offset` in BAR 0.
-    pub fn read_reg(&mut self, hca: HcaId, offset: u64, size: usize) -> u64 {
-        todo!()
-    }
-
-    /// A write of `size` bytes at `offset` in BAR 0.
-    pub fn write_reg<E: Env>(&mut self, hca: HcaId, offset: u64, size: usize, value: u64, now: Time, env: &E) {
-        todo!()
-    }
-
-    /// A write of `size` bytes at `offset` in BAR 2. (Reads of BAR 2 are zero.)
-    pub fn write_doorbell(&mut self, hca: HcaId, offset: u64, size: usize, value: u64) {
-        todo!()
-    }
-
-    /// Does what there is to do.
-    pub fn poll<E: Env>(&mut self, now: Time, budget: Budget, env: &E) -> Progress {
-        todo!()
-    }
-
-    /// Announces that the caller will stop polling. `false`: there is work, poll on (the announcement is withdrawn).
-    pub fn prepare_sleep<E: Env>(&mut self, env: &E) -> bool {
-        todo!()
-    }
-
-    /// Withdraws the announcement of [`Engine::prepare_sleep`].
-    pub fn wake<E: Env>(&mut self, env: &E) {
-        todo!()
-    }
-
-    /// The HCA's DMA mappings have changed: `env` shows the new ones.
-    pub fn ram_changed<E: Env>(&mut self, hca: HcaId, now: Time, env: &E) {
-        todo!()
-    }
-
-    /// The state of one HCA, or of all.
-    pub fn dump(&self, hca: Option<HcaId>, now: Time) -> Dump {
-        todo!()
-    }
 }

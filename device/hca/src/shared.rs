@@ -178,7 +178,6 @@ impl Shared {
         let before = std::mem::replace(&mut ram[index], space);
         engine.ram_changed(
             self.ports[index].id,
-            self.now(),
             &View {
                 ram,
                 ports: &self.ports,

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which opcode is which function.
+
+use crate::admin::memory::{self, Registration};
+use crate::admin::{device, objects, Failure, Reply};
+use crate::env::Env;
+use crate::hca::{Cx, Hca};
+use crate::qp::modify;
+use verbena_hw::admin::{Command, Opcode, Status};
+use zerocopy::FromBytes;
+
+/// What became of a command.
+pub(crate) enum Executed {
+    /// It is complete.
+    Now(Result<Reply, Failure>),
+    /// It goes on.
+    Started(Registration),
+}
+
+/// [`Failure::detail`] for the reserved fields of the command itself, which stand before any request.
+pub(crate) const IN_HEADER: u32 = u32::MAX;
+
+/// The request of a command: its type's bytes, and zeros to the payload's end.
+fn request<T: FromBytes>(command: &Command) -> Result<T, Failure> {
+    if command.reserved0 != 0 || command.reserved1 != 0 {
+        return Err(Failure::reserved(IN_HEADER));
+    }
+    let (request, rest) =
+        T::read_from_prefix(&command.payload[..]).expect("every request fits the payload: asserted by verbena-hw");
+    match rest.iter().position(|&byte| byte != 0) {
+        Some(at) => Err(Failure::reserved((size_of::<T>() + at) as u32)),
+        None => Ok(request),
+    }
+}
+
+/// Executes a command, or begins to.
+pub(crate) fn execute<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Executed {
+    if command.opcode == Opcode::CREATE_MR {
+        return match request(command).and_then(|req| memory::create(hca, &req)) {
+            Ok(registration) => Executed::Started(registration),
+            Err(failure) => Executed::Now(Err(failure)),
+        };
+    }
+    Executed::Now(at_once(hca, cx, command))
+}
+
+fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Result<Reply, Failure> {
+    match command.opcode {
+        Opcode::NOP => request::<[u8; 0]>(command).map(|_| Reply::empty()),
+        Opcode::QUERY_DEVICE => request::<[u8; 0]>(command).map(|_| device::query_device(hca)),
+        Opcode::QUERY_PORT => request::<[u8; 0]>(command).map(|_| device::query_port(hca)),
+        Opcode::MODIFY_PORT => device::modify_port(hca, cx, &request(command)?),
+        Opcode::SET_GID => device::set_gid(hca, cx, &request(command)?),
+        Opcode::QUERY_GID => device::query_gid(hca, &request(command)?),
+        Opcode::QUERY_COUNTERS => request::<[u8; 0]>(command).map(|_| device::query_counters(hca)),
+        Opcode::DUMP => device::dump(hca, cx, &request(command)?),
+
+        Opcode::CREATE_PD => request::<[u8; 0]>(command).and_then(|_| objects::create_pd(hca)),
+        Opcode::DESTROY_PD => objects::destroy_pd(hca, &request(command)?),
+        Opcode::CREATE_DOORBELL => objects::create_doorbell(hca, cx, &request(command)?),
+        Opcode::DESTROY_DOORBELL => objects::destroy_doorbell(hca, &request(command)?),
+        Opcode::CREATE_EQ => objects::create_eq(hca, cx, &request(command)?),
+        Opcode::DESTROY_EQ => objects::destroy_eq(hca, &request(command)?),
+        Opcode::CREATE_CQ => objects::create_cq(hca, cx, &request(command)?),
+        Opcode::DESTROY_CQ => objects::destroy_cq(hca, &request(command)?),
+        Opcode::QUERY_CQ => objects::query_cq(hca, cx, &request(command)?),
+
+        Opcode::DESTROY_MR => memory::destroy(hca, &request(command)?),
+        Opcode::QUERY_MR => memory::query(hca, &request(command)?),
+
+        Opcode::CREATE_QP => objects::create_qp(hca, cx, &request(command)?),
+        Opcode::DESTROY_QP => objects::destroy_qp(hca, cx, &request(command)?),
+        Opcode::MODIFY_QP => modify::modify(hca, cx, &request(command)?),
+        Opcode::QUERY_QP => objects::query_qp(hca, &request(command)?),
+        Opcode(unknown) => Err(Failure {
+            status: Status::BAD_OPCODE,
+            detail: unknown.into(),
+        }),
+    }
+}

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Commands about protection domains, doorbell pages, and queues of every kind.
+//!
+//! Each checks its whole request before it changes anything, and counts itself among the users of what it refers to.
+
+use crate::admin::memory::{handle_reserved, page_failure};
+use crate::admin::{Failure, Reply};
+use crate::cq::Cq;
+use crate::env::{Dma, Env};
+use crate::eq::Eq;
+use crate::hca::{Cx, Hca, Pd};
+use crate::limits;
+use crate::qp::{Qp, Requester, Responder, Wait};
+use crate::ram;
+use crate::ring::Ring;
+use core::mem::offset_of;
+use verbena_hw::admin::Status;
+use verbena_hw::cmd::{
+    CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateQpReq, HandleReq, HandleRsp, QueryCqRsp, QueryQpRsp,
+    QP_SIGNAL_ALL,
+};
+use verbena_hw::cqe::{self, CqRecord, Cqe};
+use verbena_hw::doorbell::{PAGES, PAGE_SIZE, SLOTS};
+use verbena_hw::eqe::{self, Eqe};
+use verbena_hw::id::{Cqn, Eqn, Qpn};
+use verbena_hw::pci::MSIX_VECTORS;
+use verbena_hw::qp::{QpAttrs, QpState, QpType};
+use verbena_hw::regs::EVENT_QUEUES;
+use verbena_hw::ring::PageList;
+use verbena_hw::wqe::{
+    RecvHeader, SendHeader, Sge, MAX_INLINE, MAX_LOG_ENTRIES, MAX_LOG_STRIDE, MAX_SGE, RECV_MIN_LOG_STRIDE,
+    SEND_MIN_LOG_STRIDE,
+};
+
+const HANDLE: u32 = offset_of!(HandleReq, handle) as u32;
+
+fn created(handle: u32) -> Reply {
+    Reply::new(&HandleRsp { handle, reserved: 0 })
+}
+
+/// Makes a ring from a request's page list.
+#[expect(clippy::too_many_arguments, reason = "a ring's shape, and where the request says it")]
+fn ring<E: Env>(
+    hca: &Hca,
+    cx: &Cx<'_, E>,
+    list: PageList,
+    log_entries: u8,
+    entry: usize,
+    dma: Dma,
+    held: usize,
+    offset: u32,
+) -> Result<Ring, Failure> {
+    let room = limits::EXTENTS.saturating_sub(hca.extents + held);
+    let log_stride = entry.trailing_zeros() as u8;
+    Ring::new(cx.env.ram(hca.id), list, log_entries, log_stride, dma, room).map_err(|fault| page_failure(fault, offset))
+}
+
+/// CREATE_PD.
+pub(crate) fn create_pd(hca: &mut Hca) -> Result<Reply, Failure> {
+    if !hca.pds.has_room() {
+        return Err(Failure::limit(hca.pds.limit()));
+    }
+    Ok(created(hca.pds.insert_with(|_| Pd::default())))
+}
+
+/// DESTROY_PD.
+pub(crate) fn destroy_pd(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
+    handle_reserved(req)?;
+    let pd = hca.pds.get(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
+    if pd.users > 0 {
+        return Err(Failure::in_use(pd.users));
+    }
+    hca.pds.remove(req.handle);
+    Ok(Reply::empty())
+}
+
+/// CREATE_DOORBELL.
+pub(crate) fn create_doorbell<E: Env>(
+    hca: &mut Hca,
+    cx: &mut Cx<'_, E>,
+    req: &CreateDoorbellReq,
+) -> Result<Reply, Failure> {
+    let mapped = ram::whole(cx.env.ram(hca.id), req.addr, PAGE_SIZE as usize, Dma::Write).is_ok();
+    if req.addr % PAGE_SIZE != 0 || !mapped {
+        return Err(Failure::bad_address(offset_of!(CreateDoorbellReq, addr) as u32));
+    }
+    hca.doorbells.insert(req.addr).map(created).ok_or(Failure::limit(PAGES))
+}
+
+/// DESTROY_DOORBELL.
+pub(crate) fn destroy_doorbell(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
+    handle_reserved(req)?;
+    let page = hca.doorbells.get(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
+    if page.users > 0 {
+        return Err(Failure::in_use(page.users));
+    }
+    hca.doorbells.remove(req.handle);
+    Ok(Reply::empty())
+}
+
+/// CREATE_EQ.
+pub(crate) fn create_eq<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateEqReq) -> Result<Reply, Failure> {
+    macro_rules! at {
+        ($field:ident) => {
+            offset_of!(CreateEqReq, $field) as u32
+        };
+    }
+    if req.reserved != [0; 3] {
+        return Err(Failure::reserved(at!(reserved)));
+    }
+    if req.log_entries > eqe::MAX_LOG_ENTRIES {
+        return Err(Failure::bad_field(at!(log_entries)));
+    }
+    if req.vector >= MSIX_VECTORS {
+        return Err(Failure::bad_field(at!(vector)));
+    }
+    let async_default = req.async_default != 0;
+    if async_default && hca.eqs.iter().flatten().any(|eq| eq.async_default) {
+        return Err(Failure::bad_field(at!(async_default)));
+    }
+    let Some(eqn) = hca.eqs.iter().position(Option::is_none) else {
+        return Err(Failure::limit(EVENT_QUEUES));
+    };
+    let ring = ring(
+        hca,
+        cx,
+        req.ring,
+        req.log_entries,
+        size_of::<Eqe>(),
+        Dma::Write,
+        0,
+        at!(ring),
+    )?;
+    hca.extents += ring.cost();
+    hca.eqs[eqn] = Some(Box::new(Eq::new(ring, req.vector, async_default)));
+    Ok(created(eqn as u32))
+}
+
+/// DESTROY_EQ.
+pub(crate) fn destroy_eq(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
+    handle_reserved(req)?;
+    let eq = hca.eq(Eqn(req.handle)).ok_or(Failure::no_such_object(HANDLE))?;
+    if eq.users > 0 {
+        return Err(Failure::in_use(eq.users));
+    }
+    hca.extents -= eq.ring.cost();
+    hca.eqs[req.handle as usize] = None;
+    Ok(Reply::empty())
+}
+
+/// CREATE_CQ.
+pub(crate) fn create_cq<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateCqReq) -> Result<Reply, Failure> {
+    macro_rules! at {
+        ($field:ident) => {
+            offset_of!(CreateCqReq, $field) as u32
+        };
+    }
+    if req.reserved != [0; 11] {
+        return Err(Failure::reserved(at!(reserved)));
+    }
+    if req.log_entries > cqe::MAX_LOG_ENTRIES {
+        return Err(Failure::bad_field(at!(log_entries)));
+    }
+    if hca.eq(req.eqn).is_none() {
+        return Err(Failure::no_such_object(at!(eqn)));
+    }
+    const RECORD: usize = size_of::<CqRecord>();
+    let mapped = ram::whole(cx.env.ram(hca.id), req.record, RECORD, Dma::Read).is_ok();
+    if req.record % RECORD as u64 != 0 || !mapped {
+        return Err(Failure::bad_address(at!(record)));
+    }
+    if !hca.cqs.has_room() {
+        return Err(Failure::limit(hca.cqs.limit()));
+    }
+    let ring = ring(
+        hca,
+        cx,
+        req.ring,
+        req.log_entries,
+        size_of::<Cqe>(),
+        Dma::Write,
+        0,
+        at!(ring),
+    )?;
+    hca.extents += ring.cost();
+    if let Some(eq) = hca.eq_mut(req.eqn) {
+        eq.users += 1;
+    }
+    let cq = Cq::new(ring, req.record, req.cookie, req.eqn);
+    Ok(created(hca.cqs.insert_with(|_| Box::new(cq))))
+}
+
+/// DESTROY_CQ.
+pub(crate) fn destroy_cq(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
+    handle_reserved(req)?;
+    let cq = hca.cqs.get(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
+    if cq.users > 0 {
+        return Err(Failure::in_use(cq.users));
+    }
+    let (eqn, cost) = (cq.eqn, cq.ring.cost());
+    hca.cqs.remove(req.handle);
+    hca.extents -= cost;
+    release_eq(hca, eqn, |eqe| is_of_cq(eqe, req.handle));
+    Ok(Reply::empty())
+}
+
+/// An object no longer uses its event queue, and its events that still wait there are void.
+fn release_eq(hca: &mut Hca, eqn: Eqn, its_own: impl Fn(&Eqe) -> bool) {
+    if let Some(eq) = hca.eq_mut(eqn) {
+        eq.users -= 1;
+        eq.forget(its_own);
+    }
+}
+
+fn is_of_cq(eqe: &Eqe, cqn: u32) -> bool {
+    matches!(eqe::Event(eqe.event), eqe::Event::COMPLETION | eqe::Event::CQ_ERR) && eqe.number == cqn
+}
+
+fn is_of_qp(eqe: &Eqe, qpn: u32) -> bool {
+    (eqe::Event::QP_FATAL.0..=eqe::Event::LAST_WQE_REACHED.0).contains(&eqe.event) && eqe.number == qpn
+}
+
+/// QUERY_CQ.
+pub(crate) fn query_cq<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &HandleReq) -> Result<Reply, Failure> {
+    handle_reserved(req)?;
+    let ram = cx.env.ram(hca.id);
+    let cq = hca.cqs.get_mut(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
+    cq.refresh(ram);
+    Ok(Reply::new(&QueryCqRsp {
+        entries: cq.ring.entries(),
+        producer: cq.producer,
+        consumer: cq.consumer,
+        overrun: u32::from(cq.failed.is_some()),
+        users: cq.users,
+        events: cq.events,
+        reserved: [0; 2],
+    }))
+}
+
+macro_rules! at_qp {
+    ($field:ident) => {
+        offset_of!(CreateQpReq, $field) as u32
+    };
+}
+
+/// CREATE_QP.
+pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQpReq) -> Result<Reply, Failure> {
+    check_qp_shape(req)?;
+    if hca.pds.get(req.pdn.0).is_none() {
+        return Err(Failure::no_such_object(at_qp!(pdn)));
+    }
+    for (cqn, offset) in [(req.send_cqn, at_qp!(send_cqn)), (req.recv_cqn, at_qp!(recv_cqn))] {
+        if hca.cqs.get(cqn.get()).is_none() {
+            return Err(Failure::no_such_object(offset));
+        }
+    }
+    if hca.eq(req.eqn).is_none() {
+        return Err(Failure::no_such_object(at_qp!(eqn)));
+    }
+    let Some(page) = hca.doorbells.get(req.doorbell) else {
+        return Err(Failure::no_such_object(at_qp!(doorbell)));
+    };
+    if page.is_bound(req.slot) {
+        return Err(Failure {
+            status: Status::SLOT_TAKEN,
+            detail: req.slot.into(),
+        });
+    }
+    if !hca.qps.has_room() {
+        return Err(Failure::limit(hca.qps.limit()));
+    }
+    let sq_stride = 1 << req.sq_log_stride;
+    let sq = ring(hca, cx, req.sq, req.sq_log_entries, sq_stride, Dma::Read, 0, at_qp!(sq))?;
+    let rq = if has_receive_queue(req) {
+        let stride = 1 << req.rq_log_stride;
+        let held = sq.cost();
+        Some(ring(
+            hca,
+            cx,
+            req.rq,
+            req.rq_log_entries,
+            stride,
+            Dma::Read,
+            held,
+            at_qp!(rq),
+        )?)
+    } else {
+        None
+    };
+
+    hca.extents += sq.cost() + rq.as_ref().map_or(0, Ring::cost);
+    if let Some(pd) = hca.pds.get_mut(req.pdn.0) {
+        pd.users += 1;
+    }
+    count_cq(hca, req.send_cqn, 1);
+    count_cq(hca, req.recv_cqn, 1);
+    if let Some(eq) = hca.eq_mut(req.eqn) {
+        eq.users += 1;
+    }
+    let number = hca.qps.insert_with(|number| {
+        Box::new(Qp {
+            qpn: Qpn::truncate(number),
+            cookie: req.cookie,
+            pdn: req.pdn,
+            send_cqn: req.send_cqn,
+            recv_cqn: req.recv_cqn,
+            eqn: req.eqn,
+            doorbell: req.doorbell,
+            slot: req.slot,
+            signal_all: req.flags & QP_SIGNAL_ALL != 0,
+            max_send_sge: req.max_send_sge,
+            max_recv_sge: req.max_recv_sge,
+            max_inline: req.max_inline,
+            state: QpState::RESET,
+            attrs: QpAttrs::default(),
+            sq,
+            rq,
+            req: Requester::default(),
+            resp: Responder::default(),
+            active: false,
+            wait: Wait::Nothing,
+            deadline: None,
+            rescans: 0,
+        })
+    });
+    if let Some(page) = hca.doorbells.get_mut(req.doorbell) {
+        let bound = page.bind(req.slot, Qpn::truncate(number));
+        assert!(bound, "the slot was free a moment ago");
+    }
+    Ok(created(number))
+}
+
+fn has_receive_queue(req: &CreateQpReq) -> bool {
+    req.rq != PageList::default()
+}
+
+/// Checks what a queue pair's request says by itself.
+fn check_qp_shape(req: &CreateQpReq) -> Result<(), Failure> {
+    if req.reserved != [0; 5] {
+        return Err(Failure::reserved(at_qp!(reserved)));
+    }
+    let field = |good: bool, offset: u32| {
+        if good {
+            Ok(())
+        } else {
+            Err(Failure::bad_field(offset))
+        }
+    };
+    field(req.qp_type == QpType::RC, at_qp!(qp_type))?;
+    field(req.flags & !QP_SIGNAL_ALL == 0, at_qp!(flags))?;
+    field(req.srqn.get() == 0, at_qp!(srqn))?;
+    field(u32::from(req.slot) < SLOTS, at_qp!(slot))?;
+    field(req.sq_log_entries <= MAX_LOG_ENTRIES, at_qp!(sq_log_entries))?;
+    field(
+        (SEND_MIN_LOG_STRIDE..=MAX_LOG_STRIDE).contains(&req.sq_log_stride),
+        at_qp!(sq_log_stride),
+    )?;
+    let fits = |head: usize, sges: u8, log_stride: u8| {
+        sges <= MAX_SGE && head + usize::from(sges) * size_of::<Sge>() <= 1 << log_stride
+    };
+    const SEND: usize = size_of::<SendHeader>();
+    field(fits(SEND, req.max_send_sge, req.sq_log_stride), at_qp!(max_send_sge))?;
+    field(
+        req.max_inline <= MAX_INLINE && SEND + usize::from(req.max_inline) <= 1 << req.sq_log_stride,
+        at_qp!(max_inline),
+    )?;
+    if has_receive_queue(req) {
+        field(req.rq_log_entries <= MAX_LOG_ENTRIES, at_qp!(rq_log_entries))?;
+        field(
+            (RECV_MIN_LOG_STRIDE..=MAX_LOG_STRIDE).contains(&req.rq_log_stride),
+            at_qp!(rq_log_stride),
+        )?;
+        const RECV: usize = size_of::<RecvHeader>();
+        field(fits(RECV, req.max_recv_sge, req.rq_log_stride), at_qp!(max_recv_sge))
+    } else {
+        field(req.rq_log_entries == 0, at_qp!(rq_log_entries))?;
+        field(req.rq_log_stride == 0, at_qp!(rq_log_stride))?;
+        field(req.max_recv_sge == 0, at_qp!(max_recv_sge))
+    }
+}
+
+fn count_cq(hca: &mut Hca, cqn: Cqn, by: i32) {
+    if let Some(cq) = hca.cqs.get_mut(cqn.get()) {
+        cq.users = cq.users.wrapping_add_signed(by);
+    }
+}
+
+/// DESTROY_QP. What is outstanding is forgotten: no completion comes after this one.
+pub(crate) fn destroy_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &HandleReq) -> Result<Reply, Failure> {
+    handle_reserved(req)?;
+    let mut qp = hca.qps.remove(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
+    // Its place in the list of active ones finds nothing when its turn comes.
+    cx.schedule.disarm(hca.id, &mut qp);
+    if let Some(page) = hca.doorbells.get_mut(qp.doorbell) {
+        page.unbind(qp.slot);
+    }
+    hca.extents -= qp.sq.cost() + qp.rq.as_ref().map_or(0, Ring::cost);
+    if let Some(pd) = hca.pds.get_mut(qp.pdn.0) {
+        pd.users -= 1;
+    }
+    count_cq(hca, qp.send_cqn, -1);
+    count_cq(hca, qp.recv_cqn, -1);
+    release_eq(hca, qp.eqn, |eqe| is_of_qp(eqe, req.handle));
+    Ok(Reply::empty())
+}
+
+/// QUERY_QP.
+pub(crate) fn query_qp(hca: &Hca, req: &HandleReq) -> Result<Reply, Failure> {
+    handle_reserved(req)?;
+    let qp = hca.qps.get(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
+    Ok(Reply::new(&QueryQpRsp {
+        attrs: QpAttrs {
+            state: qp.state.0,
+            cur_state: qp.state.0,
+            sq_psn: qp.req.psn,
+            rq_psn: qp.resp.psn,
+            ..qp.attrs
+        },
+        pdn: qp.pdn,
+        send_cqn: qp.send_cqn,
+        recv_cqn: qp.recv_cqn,
+        qp_type: QpType::RC,
+        flags: u8::from(qp.signal_all) * QP_SIGNAL_ALL,
+        max_inline: qp.max_inline,
+        sq_consumer: qp.req.consumer,
+        rq_consumer: qp.resp.consumer,
+        sq_log_entries: qp.sq.log_entries,
+        rq_log_entries: qp.rq.as_ref().map_or(0, |rq| rq.log_entries),
+        max_send_sge: qp.max_send_sge,
+        max_recv_sge: qp.max_recv_sge,
+        reserved: [0; 5],
+    }))
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The port's counters, in the order of [`verbena_hw::cmd::COUNTERS`].
+
+use verbena_hw::cmd::COUNTERS;
+
+/// Which counter. The discriminant is its position in [`COUNTERS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Counter {
+    SentMsgs,
+    RcvdMsgs,
+    SentBytes,
+    RcvdBytes,
+    SentReads,
+    RcvdRnrErr,
+    SendRnrErr,
+    AckTimeouts,
+    RetryExceededErr,
+    RnrRetryExceededErr,
+    CompletionErr,
+    AccessErr,
+    InvalidReqErr,
+    FlushedWrs,
+    DoorbellsTrapped,
+    CqOverruns,
+}
+
+const _: () = assert!(Counter::CqOverruns as usize + 1 == COUNTERS.len());
+
+/// The counters of one HCA.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counters([u64; COUNTERS.len()]);
+
+impl Counters {
+    #[inline]
+    pub(crate) fn add(&mut self, counter: Counter, n: u64) {
+        self.0[counter as usize] = self.0[counter as usize].wrapping_add(n);
+    }
+
+    #[inline]
+    pub(crate) fn count(&mut self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    pub(crate) fn values(&self) -> [u64; COUNTERS.len()] {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h11_counters_stand_where_the_format_says() {
+        let at = |c: Counter| COUNTERS[c as usize];
+        assert_eq!(at(Counter::SentMsgs), "sent_msgs");
+        assert_eq!(at(Counter::RcvdRnrErr), "rcvd_rnr_err");
+        assert_eq!(at(Counter::AckTimeouts), "ack_timeouts");
+        assert_eq!(at(Counter::AccessErr), "access_err");
+        assert_eq!(at(Counter::FlushedWrs), "flushed_wrs");
+        assert_eq!(at(Counter::CqOverruns), "cq_overruns");
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Doorbell pages: which queue pair a slot rings, and what has rung.
+
+use crate::env::{Dma, GuestRam};
+use crate::ram;
+use core::sync::atomic::Ordering;
+use verbena_hw::doorbell::{BITMAP, KICK, PAGES, PAGE_SIZE, SLOTS, SUMMARY};
+use verbena_hw::id::Qpn;
+
+/// A doorbell page of one HCA.
+#[derive(Debug)]
+pub(crate) struct Doorbell {
+    /// DMA address of the page in guest memory.
+    pub(crate) addr: u64,
+    /// The queue pair of each slot; shorter than [`SLOTS`] while the upper slots have never been used.
+    slots: Vec<Option<Qpn>>,
+    /// Slots in use.
+    pub(crate) users: u32,
+    /// RING_SCAN was written: look at every word once, whatever the summary says.
+    scan: bool,
+}
+
+impl Doorbell {
+    pub(crate) fn queue(&self, slot: u32) -> Option<Qpn> {
+        *self.slots.get(slot as usize)?
+    }
+
+    /// Binds a slot below [`SLOTS`]. `false`: it is taken.
+    pub(crate) fn bind(&mut self, slot: u16, qpn: Qpn) -> bool {
+        let slot = usize::from(slot);
+        assert!(slot < SLOTS as usize);
+        if self.slots.len() <= slot {
+            self.slots.resize(slot + 1, None);
+        }
+        if self.slots[slot].is_some() {
+            return false;
+        }
+        self.slots[slot] = Some(qpn);
+        self.users += 1;
+        true
+    }
+
+    pub(crate) fn is_bound(&self, slot: u16) -> bool {
+        self.queue(slot.into()).is_some()
+    }
+
+    pub(crate) fn unbind(&mut self, slot: u16) {
+        let bound = self.slots[usize::from(slot)].take();
+        assert!(bound.is_some());
+        self.users -= 1;
+    }
+
+    pub(crate) fn request_scan(&mut self) {
+        self.scan = true;
+    }
+
+    /// Takes everything that has rung out of the page and tells `rang` the queue pairs. A page that is not mapped has
+    /// not rung.
+    #[inline]
+    pub(crate) fn collect<R: GuestRam>(&mut self, ram: &R, mut rang: impl FnMut(Qpn)) {
+        let Ok(page) = ram::whole(ram, self.addr, PAGE_SIZE as usize, Dma::Write) else {
+            return;
+        };
+        let Ok(summary) = ram::word(&page, SUMMARY) else {
+            return;
+        };
+        if summary.load(Ordering::Relaxed) == 0 && !self.scan {
+            return;
+        }
+        // Acquire on both takes: the WQEs that were written before the bit are visible to us after it. The summary
+        // is taken first: a driver that sets a bit after our look at its word sets the summary again after it.
+        let mut words = summary.swap(0, Ordering::SeqCst);
+        if core::mem::take(&mut self.scan) {
+            words = u64::MAX;
+        }
+        while words != 0 {
+            let i = words.trailing_zeros();
+            words &= words - 1;
+            let Ok(word) = ram::word(&page, BITMAP + 8 * i as usize) else {
+                return;
+            };
+            let mut bits = word.swap(0, Ordering::SeqCst);
+            while bits != 0 {
+                let slot = i * 64 + bits.trailing_zeros();
+                bits &= bits - 1;
+                if let Some(qpn) = self.queue(slot) {
+                    rang(qpn);
+                }
+            }
+        }
+    }
+
+    /// Whether something has rung, without taking it.
+    pub(crate) fn has_rung<R: GuestRam>(&self, ram: &R) -> bool {
+        if self.scan {
+            return true;
+        }
+        let Ok(page) = ram::whole(ram, self.addr, PAGE_SIZE as usize, Dma::Write) else {
+            return false;
+        };
+        ram::word(&page, SUMMARY).is_ok_and(|summary| summary.load(Ordering::SeqCst) != 0)
+    }
+
+    /// Sets or clears the word that tells the driver to write the register as well.
+    pub(crate) fn set_kick<R: GuestRam>(&self, ram: &R, asleep: bool) {
+        let Ok(page) = ram::whole(ram, self.addr, PAGE_SIZE as usize, Dma::Write) else {
+            return;
+        };
+        if let Ok(kick) = ram::half(&page, KICK) {
+            kick.store(u32::from(asleep), Ordering::SeqCst);
+        }
+    }
+}
+
+/// The doorbell pages of one HCA, by index in BAR 2.
+#[derive(Debug, Default)]
+pub(crate) struct DoorbellTable {
+    pages: Vec<Option<Doorbell>>,
+}
+
+impl DoorbellTable {
+    /// The lowest free index.
+    pub(crate) fn insert(&mut self, addr: u64) -> Option<u32> {
+        let index = match self.pages.iter().position(Option::is_none) {
+            Some(index) => index,
+            None if self.pages.len() < PAGES as usize => {
+                self.pages.push(None);
+                self.pages.len() - 1
+            }
+            None => return None,
+        };
+        self.pages[index] = Some(Doorbell {
+            addr,
+            slots: Vec::new(),
+            users: 0,
+            scan: false,
+        });
+        Some(index as u32)
+    }
+
+    pub(crate) fn get(&self, index: u32) -> Option<&Doorbell> {
+        self.pages.get(index as usize)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Doorbell> {
+        self.pages.get_mut(index as usize)?.as_mut()
+    }
+
+    pub(crate) fn remove(&mut self, index: u32) {
+        if let Some(page) = self.pages.get_mut(index as usize) {
+            *page = None;
+        }
+        while self.pages.last().is_some_and(Option::is_none) {
+            self.pages.pop();
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Doorbell)> {
+        self.pages
+            .iter()
+            .enumerate()
+            .filter_map(|(i, page)| page.as_ref().map(|page| (i as u32, page)))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Doorbell> {
+        self.pages.iter_mut().filter_map(Option::as_mut)
+    }
+}

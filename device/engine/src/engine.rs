@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The engine: all HCAs of one server, and the loop that gives each its turn.
+
+use crate::admin;
+use crate::counters::Counter;
+use crate::dump::{Dump, HcaDump, Select};
+use crate::env::{Env, HcaId};
+use crate::fabric::Fabric;
+use crate::hca::{Cx, Hca, Port};
+use crate::qp::requester::{self, Turn};
+use crate::qp::{Pool, Qp};
+use crate::ram;
+use crate::regs::Effect;
+use crate::rng::Rng;
+use crate::schedule::{QpRef, Schedule};
+use crate::time::Time;
+use crate::{AddHcaError, Budget, Dma, EngineConfig, HcaConfig, Progress};
+use core::sync::atomic::{fence, Ordering};
+use verbena_hw::doorbell::{RegisterAddress, REG_RING, RING_SCAN};
+use verbena_hw::id::{Eqn, Gid};
+use verbena_hw::regs;
+
+/// The HCAs by id.
+#[derive(Default)]
+pub(crate) struct Hcas(Vec<Option<Box<Hca>>>);
+
+impl Hcas {
+    #[inline]
+    pub(crate) fn get(&self, id: HcaId) -> Option<&Hca> {
+        self.0.get(id.0 as usize)?.as_deref()
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: HcaId) -> Option<&mut Hca> {
+        self.0.get_mut(id.0 as usize)?.as_deref_mut()
+    }
+
+    #[inline]
+    pub(crate) fn qp_mut(&mut self, at: QpRef) -> Option<&mut Qp> {
+        self.get_mut(at.hca)?.qps.get_mut(at.qpn.get()).map(|qp| &mut **qp)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Hca> {
+        self.0.iter().filter_map(Option::as_deref)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Hca> {
+        self.0.iter_mut().filter_map(Option::as_deref_mut)
+    }
+}
+
+/// All HCAs of one server, and the fabric that joins them.
+pub struct Engine {
+    hcas: Hcas,
+    schedule: Schedule,
+    fabric: Fabric,
+    pool: Pool,
+    rng: Rng,
+    /// [`Engine::prepare_sleep`] has announced sleep.
+    asleep: bool,
+}
+
+/// The parts of an engine as one action sees them.
+macro_rules! cx {
+    ($engine:ident, $now:expr, $env:expr) => {
+        Cx {
+            now: $now,
+            env: $env,
+            schedule: &mut $engine.schedule,
+            fabric: &mut $engine.fabric,
+            pool: &mut $engine.pool,
+        }
+    };
+}
+
+impl Engine {
+    /// An engine without HCAs.
+    pub fn new(config: EngineConfig) -> Self {
+        Self {
+            hcas: Hcas::default(),
+            schedule: Schedule::default(),
+            fabric: Fabric::new(),
+            pool: Pool::default(),
+            rng: Rng::new(config.seed),
+            asleep: false,
+        }
+    }
+
+    /// Adds an HCA, in its state after power-on, with its cable plugged in.
+    ///
+    /// # Errors
+    ///
+    /// [`AddHcaError::DuplicateMac`].
+    pub fn add_hca(&mut self, config: HcaConfig) -> Result<HcaId, AddHcaError> {
+        let index = match self.hcas.0.iter().position(Option::is_none) {
+            Some(index) => index,
+            None => {
+                self.hcas.0.push(None);
+                self.hcas.0.len() - 1
+            }
+        };
+        let id = HcaId(index as u32);
+        if !self.fabric.claim(Gid::link_local(config.mac), id) {
+            return Err(AddHcaError::DuplicateMac);
+        }
+        let rng = Rng::new(self.rng.next());
+        self.hcas.0[index] = Some(Box::new(Hca::new(id, config, true, rng)));
+        Ok(id)
+    }
+
+    /// Removes an HCA. Its peers see silence. Unknown ids are ignored, here and in every other function.
+    pub fn remove_hca(&mut self, hca: HcaId) {
+        if let Some(slot) = self.hcas.0.get_mut(hca.0 as usize) {
+            *slot = None;
+            self.schedule.forget(hca);
+            self.fabric.release_all(hca);
+        }
+    }
+
+    /// Returns an HCA to its state after power-on: PCI reset, function-level reset, its client went away. The cable
+    /// stays as it is.
+    pub fn reset_hca(&mut self, hca: HcaId) {
+        let Some(old) = self.hcas.get(hca) else {
+            return;
+        };
+        let (config, link) = (old.config.clone(), old.port.link);
+        self.remove_hca(hca);
+        let claimed = self.fabric.claim(Gid::link_local(config.mac), hca);
+        assert!(claimed, "the HCA's own first GID cannot have been taken in between");
+        let rng = Rng::new(self.rng.next());
+        self.hcas.0[hca.0 as usize] = Some(Box::new(Hca::new(hca, config, link, rng)));
+    }
+
+    /// Plugs or unplugs the cable of the HCA's port.
+    pub fn set_link<E: Env>(&mut self, hca: HcaId, up: bool, now: Time, env: &E) {
+        let mut cx = cx!(self, now, env);
+        if let Some(hca) = self.hcas.get_mut(hca) {
+            let port = Port { link: up, ..hca.port };
+            hca.set_port(&mut cx, port);
+        }
+    }
+
+    /// A read of `size` bytes at `offset` in BAR 0. What the declaration does not allow reads as all ones.
+    pub fn read_reg(&mut self, hca: HcaId, offset: u64, size: usize) -> u64 {
+        match self.hcas.get_mut(hca) {
+            Some(hca) => {
+                let identity = hca.identity();
+                hca.regs.read(offset, size, &identity)
+            }
+            None => u64::MAX,
+        }
+    }
+
+    /// A write of `size` bytes at `offset` in BAR 0. What the declaration does not allow is ignored and counted.
+    pub fn write_reg<E: Env>(&mut self, hca: HcaId, offset: u64, size: usize, value: u64, now: Time, env: &E) {
+        let Some(device) = self.hcas.get_mut(hca) else {
+            return;
+        };
+        let mut cx = cx!(self, now, env);
+        match device.regs.write(offset, size, value) {
+            Effect::None => {}
+            Effect::Reset => self.reset_hca(hca),
+            // Only a reset leaves the fatal state.
+            Effect::Enable if device.regs.is_fatal() => device.regs.access_error(),
+            Effect::Enable => admin::enable(device, &mut cx),
+            Effect::Disable => admin::disable(device),
+            Effect::Admin => device.admin.pending = true,
+            Effect::Probe(addr) => probe(device, env, addr),
+            Effect::EventQueue { eqn, value } => event_queue_doorbell(device, &mut cx, eqn, value),
+        }
+    }
+
+    /// A write of `size` bytes at `offset` in BAR 2. (Reads of BAR 2 are zero.)
+    pub fn write_doorbell(&mut self, hca: HcaId, offset: u64, size: usize, value: u64) {
+        let Some(device) = self.hcas.get_mut(hca) else {
+            return;
+        };
+        device.counters.count(Counter::DoorbellsTrapped);
+        let page = RegisterAddress::from_bar_offset(offset)
+            .filter(|at| u64::from(at.offset) == REG_RING && size == 4)
+            .and_then(|at| device.doorbells.get_mut(at.page));
+        let Some(page) = page else {
+            device.regs.access_error();
+            return;
+        };
+        if value as u32 == RING_SCAN {
+            page.request_scan();
+            return;
+        }
+        // A slot that rings nothing is a guest's harmless mistake.
+        if let Some(qp) = page.queue(value as u32).and_then(|qpn| device.qps.get_mut(qpn.get())) {
+            self.schedule.activate(hca, qp);
+        }
+    }
+
+    /// Does what there is to do, as far as the budget goes.
+    pub fn poll<E: Env>(&mut self, now: Time, mut budget: Budget, env: &E) -> Progress {
+        let mut cx = cx!(self, now, env);
+        let mut did_work = false;
+        while let Some(at) = cx.schedule.expired(now) {
+            did_work = true;
+            if let Some(hca) = self.hcas.get_mut(at.hca) {
+                requester::expired(hca, &mut cx, at);
+                hca.notify(&mut cx);
+            }
+        }
+        for hca in self.hcas.iter_mut() {
+            did_work |= admin::poll(hca, &mut cx, &mut budget);
+            did_work |= collect(hca, &mut cx);
+        }
+        // Those that are active now, once each: whoever wants another turn comes behind them.
+        for _ in 0..cx.schedule.active_len() {
+            let Some(at) = cx.schedule.pop() else {
+                break;
+            };
+            did_work = true;
+            let Some(qp) = self.hcas.qp_mut(at) else {
+                continue;
+            };
+            qp.active = false;
+            let turn = requester::turn(&mut self.hcas, &mut cx, at, &mut budget);
+            if turn == Turn::More {
+                if let Some(qp) = self.hcas.qp_mut(at) {
+                    cx.schedule.activate(at.hca, qp);
+                }
+            }
+            let peer = self.hcas.qp_mut(at).and_then(|qp| qp.req.link.peer);
+            for id in [Some(at.hca), peer.filter(|&id| id != at.hca)].into_iter().flatten() {
+                if let Some(hca) = self.hcas.get_mut(id) {
+                    hca.notify(&mut cx);
+                }
+            }
+            if budget.is_spent() {
+                break;
+            }
+        }
+        Progress {
+            did_work,
+            next_deadline: self.schedule.next_deadline(),
+        }
+    }
+
+    /// Announces that the caller will stop polling: from now on drivers write the doorbell register as well. `false`:
+    /// there is work, poll on; the announcement is withdrawn.
+    pub fn prepare_sleep<E: Env>(&mut self, env: &E) -> bool {
+        self.set_kicks(env, true);
+        // The announcement before the look. A driver sets its bits, fences, and looks at the announcement: if we miss
+        // its bits, it sees our announcement.
+        fence(Ordering::SeqCst);
+        let rung = |hca: &Hca| {
+            let ram = env.ram(hca.id);
+            !hca.regs.is_fatal() && hca.doorbells.iter().any(|(_, page)| page.has_rung(ram))
+        };
+        let admin = |hca: &Hca| hca.regs.enabled && !hca.regs.is_fatal() && hca.admin.has_work();
+        if self.schedule.has_active() || self.hcas.iter().any(|hca| rung(hca) || admin(hca)) {
+            self.set_kicks(env, false);
+            return false;
+        }
+        true
+    }
+
+    /// Withdraws the announcement of [`Engine::prepare_sleep`].
+    pub fn wake<E: Env>(&mut self, env: &E) {
+        if self.asleep {
+            self.set_kicks(env, false);
+        }
+    }
+
+    fn set_kicks<E: Env>(&mut self, env: &E, asleep: bool) {
+        self.asleep = asleep;
+        for hca in self.hcas.iter() {
+            for (_, page) in hca.doorbells.iter() {
+                page.set_kick(env.ram(hca.id), asleep);
+            }
+        }
+    }
+
+    /// The HCA's DMA mappings have changed; `env` shows the new ones.
+    ///
+    /// Addresses are resolved at each access, so nothing of the old mappings is remembered here; but if sleep has been
+    /// announced, doorbell pages that appear now have to show it too.
+    pub fn ram_changed<E: Env>(&mut self, hca: HcaId, env: &E) {
+        if !self.asleep {
+            return;
+        }
+        if let Some(hca) = self.hcas.get_mut(hca) {
+            for page in hca.doorbells.iter_mut() {
+                page.set_kick(env.ram(hca.id), true);
+            }
+        }
+    }
+
+    /// The state of one HCA, or of all.
+    pub fn dump(&self, hca: Option<HcaId>, now: Time) -> Dump {
+        Dump {
+            time_ns: now.as_nanos(),
+            hcas: self
+                .hcas
+                .iter()
+                .filter(|candidate| hca.is_none_or(|id| id == candidate.id))
+                .filter_map(|hca| HcaDump::new(hca, Select::All, now))
+                .collect(),
+        }
+    }
+}
+
+/// Takes what has rung out of the HCA's doorbell pages. Answers whether that was anything.
+#[inline]
+fn collect<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>) -> bool {
+    if hca.regs.is_fatal() {
+        return false;
+    }
+    let ram = cx.env.ram(hca.id);
+    let mut any = false;
+    let qps = &mut hca.qps;
+    for page in hca.doorbells.iter_mut() {
+        page.collect(ram, |qpn| {
+            any = true;
+            if let Some(qp) = qps.get_mut(qpn.get()) {
+                cx.schedule.activate(hca.id, qp);
+            }
+        });
+    }
+    any
+}
+
+/// PROBE_ADDR was written.
+fn probe<E: Env>(hca: &mut Hca, env: &E, addr: u64) {
+    let ram = env.ram(hca.id);
+    let mut nonce = [0; 8];
+    let answered = addr % 8 == 0
+        && ram::reachable(ram, addr, 16, Dma::Write)
+        && ram::read(ram, addr, &mut nonce).is_ok()
+        && ram::write(ram, addr + 8, &nonce.map(|byte| !byte)).is_ok();
+    hca.regs.probe_value = u64::from_le_bytes(nonce);
+    hca.regs.probe_status = if answered {
+        regs::PROBE_DONE
+    } else {
+        regs::PROBE_UNREACHABLE
+    };
+}
+
+fn event_queue_doorbell<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, eqn: u32, value: u32) {
+    let ram = cx.env.ram(hca.id);
+    let Some(eq) = hca.eq_mut(Eqn(eqn)) else {
+        hca.regs.access_error();
+        return;
+    };
+    match eq.doorbell(ram, value) {
+        Ok(Ok(true)) => {
+            let vector = eq.vector;
+            cx.env.interrupt(hca.id, vector);
+        }
+        Ok(Ok(false)) => {}
+        Ok(Err(_)) => hca.regs.access_error(),
+        Err(_) => hca.fail(cx, regs::HEALTH_EQ_UNREACHABLE),
+    }
+}

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One HCA: its objects, and what several of them do together: completing, raising events, failing.
+
+use crate::admin::AdminQueue;
+use crate::counters::{Counter, Counters};
+use crate::cq::{self, Cq, CqFault};
+use crate::doorbell::DoorbellTable;
+use crate::env::{Env, HcaId};
+use crate::eq::Eq;
+use crate::fabric::Fabric;
+use crate::limits;
+use crate::mr::MrTable;
+use crate::qp::{Pool, Qp, Wait};
+use crate::regs::{Identity, RegisterFile};
+use crate::rng::Rng;
+use crate::schedule::Schedule;
+use crate::table::Table;
+use crate::time::Time;
+use crate::HcaConfig;
+use verbena_hw::cqe::{self, vendor, Cqe};
+use verbena_hw::eqe::{Eqe, Event};
+use verbena_hw::id::{Eqn, Gid, Qpn};
+use verbena_hw::qp::{Mtu, QpState};
+use verbena_hw::regs;
+
+/// What every action may use beside the HCA that it happens in.
+pub(crate) struct Cx<'a, E: Env> {
+    pub(crate) now: Time,
+    pub(crate) env: &'a E,
+    pub(crate) schedule: &'a mut Schedule,
+    pub(crate) fabric: &'a mut Fabric,
+    pub(crate) pool: &'a mut Pool,
+}
+
+/// The MSI-X vector of the admin queue.
+pub(crate) const ADMIN_VECTOR: u16 = 0;
+/// The only port's number.
+pub(crate) const PORT: u8 = 1;
+/// The largest MTU, and the active one.
+pub(crate) const MTU: Mtu = Mtu::B4096;
+
+/// A protection domain: what uses it.
+#[derive(Debug, Default)]
+pub(crate) struct Pd {
+    pub(crate) users: u32,
+}
+
+/// The two switches of the port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Port {
+    /// MODIFY_PORT's.
+    pub(crate) admin: bool,
+    /// The cable.
+    pub(crate) link: bool,
+}
+
+/// Which of a queue pair's two queues a completion is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Send,
+    Recv,
+}
+
+/// One HCA.
+pub(crate) struct Hca {
+    pub(crate) id: HcaId,
+    pub(crate) config: HcaConfig,
+    pub(crate) regs: RegisterFile,
+    pub(crate) admin: AdminQueue,
+    pub(crate) port: Port,
+    /// Entry 0 is the link-local GID of the MAC address; zero: empty.
+    pub(crate) gids: Vec<Gid>,
+    pub(crate) pds: Table<Pd>,
+    pub(crate) doorbells: DoorbellTable,
+    pub(crate) eqs: Vec<Option<Box<Eq>>>,
+    pub(crate) cqs: Table<Box<Cq>>,
+    pub(crate) mrs: MrTable,
+    pub(crate) qps: Table<Box<Qp>>,
+    pub(crate) counters: Counters,
+    /// Extents of all rings and regions, limited by [`limits::EXTENTS`].
+    pub(crate) extents: usize,
+    /// Completion queues with entries that nobody has been told of.
+    dirty: Vec<u32>,
+}
+
+impl Hca {
+    pub(crate) fn new(id: HcaId, config: HcaConfig, link: bool, rng: Rng) -> Self {
+        let mut gids = vec![Gid::default(); limits::GIDS];
+        gids[0] = Gid::link_local(config.mac);
+        Self {
+            id,
+            config,
+            regs: RegisterFile::new(),
+            admin: AdminQueue::default(),
+            port: Port { admin: true, link },
+            gids,
+            pds: Table::new(limits::PDS),
+            doorbells: DoorbellTable::default(),
+            eqs: (0..regs::EVENT_QUEUES).map(|_| None).collect(),
+            cqs: Table::new(limits::CQS),
+            mrs: MrTable::new(limits::MRS, rng),
+            qps: Table::new(limits::QPS),
+            counters: Counters::default(),
+            extents: 0,
+            dirty: Vec::new(),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        let state = if self.port_is_active() {
+            regs::PORT_ACTIVE
+        } else {
+            regs::PORT_DOWN
+        };
+        Identity {
+            node_guid: self.config.node_guid,
+            port_state: state | u32::from(MTU.0) << 8,
+        }
+    }
+
+    pub(crate) fn port_is_active(&self) -> bool {
+        self.port.admin && self.port.link && !self.regs.is_fatal()
+    }
+
+    pub(crate) fn eq(&self, eqn: Eqn) -> Option<&Eq> {
+        self.eqs.get(eqn.0 as usize)?.as_deref()
+    }
+
+    pub(crate) fn eq_mut(&mut self, eqn: Eqn) -> Option<&mut Eq> {
+        self.eqs.get_mut(eqn.0 as usize)?.as_deref_mut()
+    }
+
+    /// The source GID of a path, if its table entry is not empty.
+    #[inline]
+    pub(crate) fn source_gid(&self, index: u8) -> Option<Gid> {
+        self.gids.get(usize::from(index)).copied().filter(|gid| !gid.is_zero())
+    }
+
+    /// Stops the device: nothing but a reset helps. Its peers see silence.
+    pub(crate) fn fail<E: Env>(&mut self, cx: &mut Cx<'_, E>, health: u32) {
+        if self.regs.is_fatal() {
+            return;
+        }
+        self.regs.health = health;
+        cx.fabric.changed();
+        cx.env.interrupt(self.id, ADMIN_VECTOR);
+        if health != regs::HEALTH_EQ_UNREACHABLE {
+            self.raise_default(cx, Event::DEVICE_FATAL, 0, health.into());
+        }
+    }
+
+    /// Raises an event that belongs to no queue: it goes to the queue that was created for such, if there is one.
+    pub(crate) fn raise_default<E: Env>(&mut self, cx: &mut Cx<'_, E>, event: Event, number: u32, data: u64) {
+        let queue = self
+            .eqs
+            .iter()
+            .position(|eq| eq.as_ref().is_some_and(|eq| eq.async_default));
+        if let Some(eqn) = queue {
+            self.raise(cx, Eqn(eqn as u32), event, number, 0, data);
+        }
+    }
+
+    /// Raises an event in the event queue `eqn`.
+    pub(crate) fn raise<E: Env>(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        eqn: Eqn,
+        event: Event,
+        number: u32,
+        cookie: u64,
+        data: u64,
+    ) {
+        let eqe = Eqe {
+            event: event.0,
+            number,
+            cookie,
+            timestamp: cx.now.as_nanos(),
+            data,
+            ..Eqe::default()
+        };
+        let ram = cx.env.ram(self.id);
+        let Some(eq) = self.eq_mut(eqn) else {
+            // An object holds its event queue: DESTROY_EQ answers IN_USE.
+            debug_assert!(false, "an object's event queue is gone");
+            return;
+        };
+        match eq.raise(ram, eqe) {
+            Ok(true) => {
+                let vector = eq.vector;
+                cx.env.interrupt(self.id, vector);
+            }
+            Ok(false) => {}
+            Err(_) => self.fail(cx, regs::HEALTH_EQ_UNREACHABLE),
+        }
+    }
+
+    /// Raises an event of a queue pair.
+    pub(crate) fn raise_qp<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, event: Event, reason: u32) {
+        if let Some(qp) = self.qps.get(qpn.get()) {
+            let (eqn, cookie) = (qp.eqn, qp.cookie);
+            self.raise(cx, eqn, event, qpn.get(), cookie, reason.into());
+        }
+    }
+
+    /// Writes a completion of one of the queue pair's queues. The entry comes without what the queue pair knows: QPN,
+    /// cookie, the RECV flag, the consumer counter, and the time.
+    ///
+    /// A completion queue that cannot take it fails, with an event; the queue pair goes to ERR, with an event. So
+    /// nothing is lost silently.
+    pub(crate) fn complete<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, side: Side, mut cqe: Cqe) {
+        let Some(qp) = self.qps.get(qpn.get()) else {
+            return;
+        };
+        cqe.qpn = qpn;
+        cqe.cookie = qp.cookie;
+        cqe.timestamp = cx.now.as_nanos();
+        let cqn = match side {
+            Side::Send => {
+                cqe.consumed = qp.req.consumer;
+                qp.send_cqn
+            }
+            Side::Recv => {
+                cqe.consumed = qp.resp.consumer;
+                cqe.flags |= cqe::flags::RECV;
+                qp.recv_cqn
+            }
+        };
+        if cqe.status == cqe::Status::WR_FLUSH_ERR.0 {
+            self.counters.count(Counter::FlushedWrs);
+        } else if cqe.status != cqe::Status::SUCCESS.0 {
+            self.counters.count(Counter::CompletionErr);
+        }
+        let cq = self
+            .cqs
+            .get_mut(cqn.get())
+            .expect("a queue pair holds its completion queues: DESTROY_CQ answers IN_USE");
+        let (was_dirty, had_failed) = (cq.is_dirty(), cq.failed.is_some());
+        match cq.push(cx.env.ram(self.id), cqe) {
+            Ok(()) => {
+                if !was_dirty {
+                    self.dirty.push(cqn.get());
+                }
+            }
+            Err(fault) => {
+                let (eqn, cookie) = (cq.eqn, cq.cookie);
+                if !had_failed {
+                    self.cq_failed(cx, eqn, cqn.get(), cookie, fault);
+                }
+                if self.qps.get(qpn.get()).is_some_and(|qp| qp.state != QpState::ERR) {
+                    self.enter_error(cx, qpn);
+                    self.raise_qp(cx, qpn, Event::QP_FATAL, vendor::RING_UNREACHABLE);
+                }
+            }
+        }
+    }
+
+    fn cq_failed<E: Env>(&mut self, cx: &mut Cx<'_, E>, eqn: Eqn, cqn: u32, cookie: u64, fault: CqFault) {
+        let reason = match fault {
+            CqFault::Overrun => {
+                self.counters.count(Counter::CqOverruns);
+                vendor::NONE
+            }
+            CqFault::Unreachable => vendor::RING_UNREACHABLE,
+        };
+        self.raise(cx, eqn, Event::CQ_ERR, cqn, cookie, reason.into());
+    }
+
+    /// Tells whoever has armed a completion queue that got entries. After each batch.
+    #[inline]
+    pub(crate) fn notify<E: Env>(&mut self, cx: &mut Cx<'_, E>) {
+        if !self.dirty.is_empty() {
+            self.notify_dirty(cx);
+        }
+    }
+
+    fn notify_dirty<E: Env>(&mut self, cx: &mut Cx<'_, E>) {
+        cq::fence_before_arm();
+        let mut dirty = core::mem::take(&mut self.dirty);
+        for cqn in dirty.drain(..) {
+            let Some(cq) = self.cqs.get_mut(cqn) else {
+                continue;
+            };
+            let (eqn, cookie) = (cq.eqn, cq.cookie);
+            match cq.wants_event(cx.env.ram(self.id)) {
+                Ok(true) => self.raise(cx, eqn, Event::COMPLETION, cqn, cookie, 0),
+                Ok(false) => {}
+                Err(_) => {
+                    cq.failed = Some(CqFault::Unreachable);
+                    self.cq_failed(cx, eqn, cqn, cookie, CqFault::Unreachable);
+                }
+            }
+        }
+        // The list's memory is used again.
+        self.dirty = dirty;
+    }
+
+    /// Moves a queue pair to ERR. What is outstanding is flushed in its next turn.
+    pub(crate) fn enter_error<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) {
+        let Some(qp) = self.qps.get_mut(qpn.get()) else {
+            return;
+        };
+        qp.state = QpState::ERR;
+        qp.rescans = 0;
+        cx.schedule.disarm(self.id, qp);
+        debug_assert_eq!(qp.wait, Wait::Nothing);
+        cx.schedule.activate(self.id, qp);
+    }
+
+    /// Sets the port's switches and says what changed.
+    pub(crate) fn set_port<E: Env>(&mut self, cx: &mut Cx<'_, E>, port: Port) {
+        let before = self.port_is_active();
+        self.port = port;
+        let after = self.port_is_active();
+        if before != after {
+            cx.fabric.changed();
+            let event = if after { Event::PORT_ACTIVE } else { Event::PORT_ERR };
+            self.raise_default(cx, event, PORT.into(), 0);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How much of everything an HCA has: what QUERY_DEVICE tells and the commands enforce.
+
+use crate::table::MAX_SLOTS;
+use verbena_hw::wqe;
+
+/// Protection domains.
+pub(crate) const PDS: u32 = 1 << 16;
+/// Memory regions.
+pub(crate) const MRS: u32 = 1 << 20;
+/// Largest memory region.
+pub(crate) const MR_SIZE: u64 = 1 << 46;
+/// Queue pairs.
+pub(crate) const QPS: u32 = MAX_SLOTS;
+/// Completion queues.
+pub(crate) const CQS: u32 = MAX_SLOTS;
+/// Entries of a send or receive queue.
+pub(crate) const QP_ENTRIES: u32 = 1 << wqe::MAX_LOG_ENTRIES;
+/// READs and atomics that a queue pair may have outstanding, on either side.
+pub(crate) const RD_ATOMIC: u8 = 128;
+/// Entries of the GID table.
+pub(crate) const GIDS: usize = 32;
+/// Stretches of memory that all rings and regions of one HCA together may consist of: at 16 bytes each, a quarter of
+/// a gigabyte of the server's memory. The page lists that name them are the guest's and cost it next to nothing.
+pub(crate) const EXTENTS: usize = 1 << 24;
+/// Bytes that one turn of a queue pair copies at most, a multiple of every MTU: others get their turn in between.
+pub(crate) const SLICE: u64 = 256 << 10;
+/// Messages that one turn of a queue pair executes at most.
+pub(crate) const TURN: u32 = 32;
+/// Largest buffer of a DUMP: its page list is read in one go.
+pub(crate) const DUMP_SIZE: u64 = 256 << 20;

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory regions and their keys.
+//!
+//! A key is 32 bits that say nothing of its neighbours: its index runs through the 24-bit numbers in an order that the
+//! seed decides and comes round again only after 2^24 registrations, its tag is drawn each time.
+
+use crate::pages::Extents;
+use crate::rng::Rng;
+use core::hash::{BuildHasherDefault, Hasher};
+use std::collections::HashMap;
+use verbena_hw::cqe::vendor;
+use verbena_hw::id::{Key, Pdn};
+use verbena_hw::qp::access;
+
+/// A registered region.
+#[derive(Debug)]
+pub(crate) struct Mr {
+    pub(crate) key: Key,
+    pub(crate) pdn: Pdn,
+    /// [`verbena_hw::qp::access`].
+    pub(crate) access: u32,
+    /// Address of the first byte in the region's own address space.
+    pub(crate) iova: u64,
+    pub(crate) len: u64,
+    pub(crate) page_shift: u8,
+    pub(crate) pages: u32,
+    pub(crate) extents: Extents,
+}
+
+const REMOTE: u32 = access::REMOTE_READ | access::REMOTE_WRITE | access::REMOTE_ATOMIC;
+
+impl Mr {
+    /// The R_Key, or 0 if the region grants nothing to peers.
+    pub(crate) fn rkey(&self) -> Key {
+        if self.access & REMOTE != 0 {
+            self.key
+        } else {
+            Key(0)
+        }
+    }
+}
+
+/// Why a key does not give access: one of [`verbena_hw::cqe::vendor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyFault(pub(crate) u32);
+
+/// A checked range of a region.
+#[derive(Clone, Copy)]
+pub(crate) struct Range<'a> {
+    mr: &'a Mr,
+    offset: u64,
+    left: u64,
+}
+
+impl Range<'_> {
+    /// The next stretch of the range, at most `max` bytes, as DMA address and length; `None` at the end.
+    #[inline]
+    pub(crate) fn next(&mut self, max: u64) -> Option<(u64, u64)> {
+        if self.left == 0 {
+            return None;
+        }
+        let (addr, run) = self.mr.extents.locate(self.offset, self.mr.len);
+        let n = run.min(self.left).min(max);
+        self.offset += n;
+        self.left -= n;
+        Some((addr, n))
+    }
+}
+
+/// Keys are looked up for every element of every message, and their indices are already scattered.
+#[derive(Default)]
+struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(u32::from(byte) ^ self.0 as u32);
+        }
+    }
+
+    fn write_u32(&mut self, index: u32) {
+        // The table takes its buckets from the low bits and its tags from the top ones.
+        self.0 = u64::from(index).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(20);
+    }
+}
+
+/// The regions of one HCA.
+pub(crate) struct MrTable {
+    by_index: HashMap<u32, Mr, BuildHasherDefault<IndexHasher>>,
+    /// Registrations so far: what [`shuffle`] is applied to.
+    counter: u32,
+    round_keys: [u32; 4],
+    rng: Rng,
+    limit: u32,
+}
+
+/// A permutation of the 24-bit numbers: four Feistel rounds on halves of 12 bits.
+fn shuffle(counter: u32, keys: &[u32; 4]) -> u32 {
+    let (mut l, mut r) = (counter >> 12 & 0xfff, counter & 0xfff);
+    for key in keys {
+        let f = (r ^ key).wrapping_mul(0x9e37_79b1) >> 15 & 0xfff;
+        (l, r) = (r, l ^ f);
+    }
+    l << 12 | r
+}
+
+impl MrTable {
+    pub(crate) fn new(limit: u32, mut rng: Rng) -> Self {
+        Self {
+            by_index: HashMap::default(),
+            counter: 0,
+            round_keys: core::array::from_fn(|_| rng.next() as u32),
+            rng,
+            limit,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_index.len()
+    }
+
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.by_index.len() < self.limit as usize
+    }
+
+    /// Stores what `make` makes of its future key.
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce(Key) -> Mr) -> &Mr {
+        // Fewer regions than indices (the limit), so an unused one comes up.
+        let index = loop {
+            let index = shuffle(self.counter, &self.round_keys);
+            self.counter = (self.counter + 1) & 0x00ff_ffff;
+            // Key 0 is what a driver writes that has none; index 0 stays empty.
+            if index != 0 && !self.by_index.contains_key(&index) {
+                break index;
+            }
+        };
+        let key = Key::from_parts(index, self.rng.next() as u8);
+        let mr = make(key);
+        self.by_index.entry(index).or_insert(mr)
+    }
+
+    pub(crate) fn get(&self, index: u32) -> Option<&Mr> {
+        self.by_index.get(&index)
+    }
+
+    pub(crate) fn remove(&mut self, index: u32) -> Option<Mr> {
+        self.by_index.remove(&index)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mr> {
+        self.by_index.values()
+    }
+
+    /// The `len` bytes at `addr` of the region with this key, if `pdn` may access them with all of `rights`.
+    #[inline]
+    pub(crate) fn check(&self, key: Key, pdn: Pdn, addr: u64, len: u64, rights: u32) -> Result<Range<'_>, KeyFault> {
+        let mr = match self.by_index.get(&key.index()) {
+            Some(mr) if mr.key == key => mr,
+            _ => return Err(KeyFault(vendor::KEY_UNKNOWN)),
+        };
+        if mr.pdn != pdn {
+            return Err(KeyFault(vendor::KEY_PD));
+        }
+        if rights & !mr.access != 0 {
+            return Err(KeyFault(vendor::KEY_ACCESS));
+        }
+        // Below the region the subtraction wraps to something beyond any length.
+        let offset = addr.wrapping_sub(mr.iova);
+        if offset > mr.len || len > mr.len - offset {
+            return Err(KeyFault(vendor::KEY_RANGE));
+        }
+        Ok(Range { mr, offset, left: len })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> MrTable {
+        MrTable::new(1000, Rng::new(1))
+    }
+
+    fn region(key: Key) -> Mr {
+        Mr {
+            key,
+            pdn: Pdn(3),
+            access: access::REMOTE_READ,
+            iova: 0x1000,
+            len: 0x100,
+            page_shift: 12,
+            pages: 1,
+            extents: Extents::One(0x8000),
+        }
+    }
+
+    #[test]
+    fn h06_key_indices_are_a_permutation() {
+        let keys = [1, 2, 3, 4];
+        let mut seen = vec![false; 1 << 24];
+        for counter in 0..1 << 24 {
+            let index = shuffle(counter, &keys) as usize;
+            assert!(!seen[index]);
+            seen[index] = true;
+        }
+    }
+
+    #[test]
+    fn h06_a_key_gives_what_it_was_registered_for() {
+        let mut table = table();
+        let key = table.insert_with(region).key;
+        let check = |key, pd, addr, len, rights| {
+            table
+                .check(key, Pdn(pd), addr, len, rights)
+                .map(|mut r| r.next(u64::MAX))
+                .map_err(|f| f.0)
+        };
+        assert_eq!(check(key, 3, 0x1010, 0x10, 0), Ok(Some((0x8010, 0x10))));
+        assert_eq!(check(key, 3, 0x1100, 0, 0), Ok(None));
+        assert_eq!(check(key, 3, 0x1100, 1, 0), Err(vendor::KEY_RANGE));
+        assert_eq!(check(key, 3, 0xfff, 1, 0), Err(vendor::KEY_RANGE));
+        assert_eq!(check(key, 3, 0x1001, u64::MAX, 0), Err(vendor::KEY_RANGE));
+        assert_eq!(check(key, 4, 0x1000, 1, 0), Err(vendor::KEY_PD));
+        assert_eq!(check(key, 3, 0x1000, 1, access::REMOTE_WRITE), Err(vendor::KEY_ACCESS));
+        assert_eq!(check(Key(key.0 ^ 1), 3, 0x1000, 1, 0), Err(vendor::KEY_UNKNOWN));
+    }
+
+    #[test]
+    fn h14_neighbouring_registrations_do_not_have_neighbouring_keys() {
+        let mut table = table();
+        let keys: Vec<_> = (0..64).map(|_| table.insert_with(region).key).collect();
+        let near = keys
+            .windows(2)
+            .filter(|pair| pair[0].index().abs_diff(pair[1].index()) < 16)
+            .count();
+        assert!(near <= 1, "{near} of 63 neighbours are near");
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The end of outstanding work in ERR: everything posted completes as flushed, in order, whether posted before the error
+//! or after it (IBA vol. 1, 10.3.1.8).
+//!
+//! Send entries that come later ring a doorbell. Receive entries do not, so a queue pair in ERR looks at its receive queue
+//! again when its driver rings (a driver that knows of the error does) and, for those that were posted before the driver
+//! knew, by a timer that slows down to a look a second.
+
+use crate::env::Env;
+use crate::hca::{Cx, Hca, Side};
+use crate::qp::requester::Turn;
+use crate::qp::{Arriving, Wait};
+use crate::Budget;
+use core::time::Duration;
+use verbena_hw::cqe::{Cqe, Status};
+use verbena_hw::id::Qpn;
+
+/// Between the first looks at the receive queue; each further wait is twice as long, to a second.
+const FIRST_RESCAN: Duration = Duration::from_millis(1);
+const RESCAN_DOUBLINGS: u8 = 10;
+
+fn flushed(wr_id: u64) -> Cqe {
+    Cqe {
+        status: Status::WR_FLUSH_ERR.0,
+        wr_id,
+        ..Cqe::default()
+    }
+}
+
+/// Flushes as much as the budget allows.
+pub(crate) fn turn<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, budget: &mut Budget) -> Turn {
+    while let Some((side, wr_id)) = next(hca, cx, qpn) {
+        hca.complete(cx, qpn, side, flushed(wr_id));
+        budget.operations = budget.operations.saturating_sub(1);
+        if budget.is_spent() {
+            return Turn::More;
+        }
+    }
+    let id = hca.id;
+    if let Some(qp) = hca.qps.get_mut(qpn.get()) {
+        if qp.rq.is_some() && qp.wait == Wait::Nothing {
+            let wait = FIRST_RESCAN * (1 << qp.rescans.min(RESCAN_DOUBLINGS));
+            qp.rescans = qp.rescans.saturating_add(1);
+            cx.schedule.wait(id, qp, Wait::Rescan, Some(cx.now + wait));
+        }
+    }
+    Turn::Idle
+}
+
+/// Takes the next outstanding work request of either queue.
+fn next<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) -> Option<(Side, u64)> {
+    let ram = cx.env.ram(hca.id);
+    let qp = hca.qps.get_mut(qpn.get())?;
+    if let Some(message) = qp.req.current.take() {
+        let wr_id = message.header.wr_id;
+        cx.pool.give_message(message);
+        qp.req.consumer = qp.req.consumer.wrapping_add(1);
+        return Some((Side::Send, wr_id));
+    }
+    let mut message = cx.pool.message();
+    // A ring that is not mapped any more has nothing to flush; the error that it caused has been told.
+    let posted = message.fetch(ram, &qp.sq, qp.req.consumer);
+    let wr_id = message.header.wr_id;
+    cx.pool.give_message(message);
+    if posted == Ok(true) {
+        qp.req.consumer = qp.req.consumer.wrapping_add(1);
+        return Some((Side::Send, wr_id));
+    }
+    match core::mem::take(&mut qp.resp.arriving) {
+        // These were taken off the receive queue when the message began to arrive.
+        Arriving::Send(receive) => {
+            let wr_id = receive.wr_id;
+            cx.pool.give_receive(receive);
+            return Some((Side::Recv, wr_id));
+        }
+        Arriving::Write(Some(wr_id)) => return Some((Side::Recv, wr_id)),
+        Arriving::Write(None) | Arriving::Nothing => {}
+    }
+    let rq = qp.rq.as_ref()?;
+    let mut receive = cx.pool.receive();
+    let posted = receive.fetch(ram, rq, qp.resp.consumer, qp.max_recv_sge);
+    let wr_id = receive.wr_id;
+    cx.pool.give_receive(receive);
+    // A malformed one is flushed like any other.
+    if matches!(posted, Ok(Ok(true) | Err(_))) {
+        qp.resp.consumer = qp.resp.consumer.wrapping_add(1);
+        return Some((Side::Recv, wr_id));
+    }
+    None
+}

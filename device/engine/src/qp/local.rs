@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The short cut between two queue pairs of one server: a request goes to its responder in a call, its data in one copy.
+//!
+//! The results are those of packets: the same acknowledgements, NAKs and silences, decided by the same responder.
+
+use crate::engine::Hcas;
+use crate::env::Env;
+use crate::hca::Cx;
+use crate::mr::KeyFault;
+use crate::qp::message::{BadRequest, Message, Operation};
+use crate::qp::responder::{receive_protection, Fault, Target};
+use crate::qp::sg::{self, CopyFault, Stretches};
+use crate::qp::transport::{Outcome, Request};
+use crate::qp::{Arriving, Link};
+use crate::ram;
+use crate::schedule::QpRef;
+use core::sync::atomic::Ordering;
+use verbena_hw::cqe::{vendor, Status};
+use verbena_hw::id::Pdn;
+use verbena_hw::qp::access;
+
+fn local_protection(fault: KeyFault) -> BadRequest {
+    BadRequest {
+        status: Status::LOC_PROT_ERR,
+        reason: fault.0,
+    }
+}
+
+/// Carries a request of `at`'s message to its peer, and the outcome back.
+///
+/// # Errors
+///
+/// What is wrong with the message on the requester's own side.
+pub(crate) fn deliver<E: Env>(
+    hcas: &mut Hcas,
+    cx: &mut Cx<'_, E>,
+    at: QpRef,
+    pdn: Pdn,
+    message: &Message,
+    request: &Request,
+) -> Result<Outcome, BadRequest> {
+    let own = source(hcas, at, pdn, message, request)?;
+    let Some(peer) = find_peer(hcas, cx, at) else {
+        return Ok(Outcome::Silence);
+    };
+    let target = match hcas.get_mut(peer.hca) {
+        Some(hca) => match hca.accept(cx, peer.qpn, request) {
+            Ok(target) => target,
+            Err(outcome) => return Ok(outcome),
+        },
+        None => return Ok(Outcome::Silence),
+    };
+    let moved = if request.operation.is_atomic() {
+        atomic(hcas, cx, at, pdn, message, own, peer, target, request)
+    } else if request.len == 0 {
+        Ok(())
+    } else {
+        transfer(hcas, cx, at, pdn, message, own, peer, target, request)
+    };
+    let Some(hca) = hcas.get_mut(peer.hca) else {
+        return Ok(Outcome::Silence);
+    };
+    match moved {
+        Ok(()) => Ok(hca.executed(cx, peer.qpn, request)),
+        Err(Side::Own(fault)) => Err(local_protection(fault)),
+        Err(Side::Peer(fault)) if request.operation == Operation::Send => {
+            Ok(hca.refuse(cx, peer.qpn, receive_protection(fault.0)))
+        }
+        Err(Side::Peer(fault)) => Ok(hca.refuse(cx, peer.qpn, Fault::Unreachable(fault.0))),
+    }
+}
+
+/// On whose side a transfer failed.
+enum Side {
+    Own(KeyFault),
+    Peer(KeyFault),
+}
+
+/// Checks the requester's own memory. As [`sg::check`], the DMA address if the run is in one stretch.
+#[inline]
+fn source(hcas: &Hcas, at: QpRef, pdn: Pdn, message: &Message, request: &Request) -> Result<Option<u64>, BadRequest> {
+    if message.inline().is_some() {
+        return Ok(None);
+    }
+    let Some(hca) = hcas.get(at.hca) else {
+        return Ok(None);
+    };
+    // The first run answers for the whole message, so that a bad one sends nothing.
+    let len = if request.first { request.total } else { request.len };
+    sg::check(
+        &hca.mrs,
+        pdn,
+        message.elements(),
+        message.offset,
+        len,
+        own_rights(request.operation),
+    )
+    .map_err(local_protection)
+}
+
+fn own_rights(operation: Operation) -> u32 {
+    match operation {
+        Operation::Send | Operation::Write => 0,
+        Operation::Read | Operation::CompareSwap | Operation::FetchAdd => access::LOCAL_WRITE,
+    }
+}
+
+/// The queue pair that is connected to `at`, if there is one and each of the two names the other.
+#[inline]
+fn find_peer<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<QpRef> {
+    let epoch = cx.fabric.epoch();
+    let hca = hcas.get(at.hca)?;
+    let qp = hca.qps.get(at.qpn.get())?;
+    let (dgid, dest_qpn, mut link) = (qp.attrs.path.dgid, qp.attrs.dest_qpn, qp.req.link);
+    if link.epoch != epoch {
+        let sgid = hca.source_gid(qp.attrs.path.sgid_index);
+        let reaches = |id| hcas.get(id).is_some_and(|peer| peer.port_is_active());
+        link = Link {
+            epoch,
+            peer: cx
+                .fabric
+                .owner(&dgid)
+                .filter(|&id| sgid.is_some() && hca.port_is_active() && reaches(id)),
+            sgid: sgid.unwrap_or_default(),
+        };
+        hcas.get_mut(at.hca)?.qps.get_mut(at.qpn.get())?.req.link = link;
+    }
+    let peer_hca = hcas.get(link.peer?)?;
+    let peer = peer_hca.qps.get(dest_qpn.get())?;
+    // A connection is two queue pairs that name each other: nobody else's requests get through, whatever PSN and
+    // keys they guess.
+    let mutual = peer.attrs.dest_qpn == at.qpn
+        && peer.attrs.path.dgid == link.sgid
+        && peer_hca.source_gid(peer.attrs.path.sgid_index) == Some(dgid);
+    mutual.then_some(QpRef {
+        hca: peer_hca.id,
+        qpn: dest_qpn,
+    })
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "both ends of a transfer, each with its key, place and memory"
+)]
+#[inline]
+fn transfer<E: Env>(
+    hcas: &Hcas,
+    cx: &Cx<'_, E>,
+    at: QpRef,
+    pdn: Pdn,
+    message: &Message,
+    own: Option<u64>,
+    peer: QpRef,
+    target: Target,
+    request: &Request,
+) -> Result<(), Side> {
+    let (Some(here), Some(there)) = (hcas.get(at.hca), hcas.get(peer.hca)) else {
+        return Ok(());
+    };
+    let Some(peer_qp) = there.qps.get(peer.qpn.get()) else {
+        return Ok(());
+    };
+    let (own_ram, peer_ram) = (cx.env.ram(at.hca), cx.env.ram(peer.hca));
+    let len = request.len;
+    let remote = match target {
+        Target::At(addr) => Stretches::One { addr, left: len },
+        Target::Region => {
+            let rights = match request.operation {
+                Operation::Read => access::REMOTE_READ,
+                _ => access::REMOTE_WRITE,
+            };
+            Stretches::Range(
+                there
+                    .mrs
+                    .check(request.rkey, peer_qp.pdn, request.addr, len, rights)
+                    .map_err(Side::Peer)?,
+            )
+        }
+        Target::Receive => match &peer_qp.resp.arriving {
+            Arriving::Send(receive) => Stretches::list(
+                &there.mrs,
+                peer_qp.pdn,
+                receive.elements(),
+                receive.offset,
+                access::LOCAL_WRITE,
+            ),
+            _ => return Err(Side::Peer(KeyFault(vendor::NONE))),
+        },
+    };
+    if let Some(bytes) = message.inline() {
+        return sg::store(peer_ram, remote, bytes).map_err(Side::Peer);
+    }
+    let local = match own {
+        Some(addr) => Stretches::One { addr, left: len },
+        None => Stretches::list(
+            &here.mrs,
+            pdn,
+            message.elements(),
+            message.offset,
+            own_rights(request.operation),
+        ),
+    };
+    if request.operation == Operation::Read {
+        sg::copy(peer_ram, remote, own_ram, local, len, request.last).map_err(|fault| match fault {
+            CopyFault::Source(fault) => Side::Peer(fault),
+            CopyFault::Destination(fault) => Side::Own(fault),
+        })
+    } else {
+        sg::copy(own_ram, local, peer_ram, remote, len, request.last).map_err(|fault| match fault {
+            CopyFault::Source(fault) => Side::Own(fault),
+            CopyFault::Destination(fault) => Side::Peer(fault),
+        })
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "both ends of an operation, each with its key, place and memory"
+)]
+fn atomic<E: Env>(
+    hcas: &Hcas,
+    cx: &Cx<'_, E>,
+    at: QpRef,
+    pdn: Pdn,
+    message: &Message,
+    own: Option<u64>,
+    peer: QpRef,
+    target: Target,
+    request: &Request,
+) -> Result<(), Side> {
+    let (Some(here), Target::At(addr)) = (hcas.get(at.hca), target) else {
+        return Err(Side::Peer(KeyFault(vendor::ATOMIC_OPERAND)));
+    };
+    let unreachable = |_| Side::Peer(KeyFault(vendor::UNREACHABLE));
+    let place = ram::whole(cx.env.ram(peer.hca), addr, 8, crate::Dma::Write).map_err(unreachable)?;
+    let word = ram::word(&place, 0).map_err(unreachable)?;
+    let args = request.atomic;
+    // A real atomic access: it is atomic against the guest's own processors too, and orders like a fence.
+    let before = if request.operation == Operation::CompareSwap {
+        word.compare_exchange(args.compare_add, args.swap, Ordering::SeqCst, Ordering::SeqCst)
+            .unwrap_or_else(|found| found)
+    } else {
+        word.fetch_add(args.compare_add, Ordering::SeqCst)
+    };
+    let result = match own {
+        Some(addr) => Stretches::One { addr, left: 8 },
+        None => Stretches::list(&here.mrs, pdn, message.elements(), 0, access::LOCAL_WRITE),
+    };
+    sg::store(cx.env.ram(at.hca), result, &before.to_le_bytes()).map_err(Side::Own)
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Queue pairs.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`message`] | a work request as the device holds it: copied once, checked, executed |
+//! | [`sg`] | scatter lists, and the one copy from memory to memory |
+//! | [`transport`] | what a requester says to a responder, and what comes back |
+//! | [`requester`] | the send queue: execution, retries, completions |
+//! | [`responder`] | the other end: sequence numbers, access, receive queue |
+//! | [`local`] | the short cut between two queue pairs of one server |
+//! | [`flush`] | what happens to outstanding work in ERR |
+//! | [`modify`] | the state machine |
+
+pub(crate) mod flush;
+pub(crate) mod local;
+pub(crate) mod message;
+pub(crate) mod modify;
+pub(crate) mod requester;
+pub(crate) mod responder;
+pub(crate) mod sg;
+pub(crate) mod transport;
+
+use crate::env::HcaId;
+use crate::ring::Ring;
+use crate::time::Time;
+use message::{Message, Receive};
+use verbena_hw::id::{Cqn, Eqn, Gid, Pdn, Psn, Qpn};
+use verbena_hw::qp::{QpAttrs, QpState};
+
+/// What a queue pair waits for before its send queue goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The time that the peer asked for because it had no receive.
+    Rnr,
+    /// A response, until the transport timeout.
+    Response,
+    /// Nothing: in ERR, to look once more for receives that were posted without a doorbell.
+    Rescan,
+}
+
+/// An RC queue pair.
+pub(crate) struct Qp {
+    pub(crate) qpn: Qpn,
+    pub(crate) cookie: u64,
+    pub(crate) pdn: Pdn,
+    pub(crate) send_cqn: Cqn,
+    pub(crate) recv_cqn: Cqn,
+    pub(crate) eqn: Eqn,
+    pub(crate) doorbell: u32,
+    pub(crate) slot: u16,
+    pub(crate) signal_all: bool,
+    pub(crate) max_send_sge: u8,
+    pub(crate) max_recv_sge: u8,
+    pub(crate) max_inline: u16,
+
+    pub(crate) state: QpState,
+    /// As MODIFY_QP set them; `state` and the PSNs in it are not kept up to date.
+    pub(crate) attrs: QpAttrs,
+    pub(crate) sq: Ring,
+    /// `None`: created without a receive queue.
+    pub(crate) rq: Option<Ring>,
+    pub(crate) req: Requester,
+    pub(crate) resp: Responder,
+
+    /// In the schedule's list of those that have a turn coming.
+    pub(crate) active: bool,
+    pub(crate) wait: Wait,
+    /// The schedule's timer of this queue pair, if one runs.
+    pub(crate) deadline: Option<Time>,
+    /// How often [`Wait::Rescan`] has expired since the queue pair entered ERR.
+    pub(crate) rescans: u8,
+}
+
+/// The send queue's side of the transport.
+#[derive(Debug, Default)]
+pub(crate) struct Requester {
+    /// Counter of the send entry that is executed, or comes next.
+    pub(crate) consumer: u32,
+    /// PSN of the next new message.
+    pub(crate) psn: Psn,
+    pub(crate) retries_left: u8,
+    pub(crate) rnr_left: u8,
+    /// SQ_DRAINED is to be raised when nothing is in flight any more.
+    pub(crate) notify_drained: bool,
+    /// The message in flight, when its turn ended before it did.
+    pub(crate) current: Option<Box<Message>>,
+    pub(crate) link: Link,
+}
+
+/// The peer that a path leads to, as the fabric said at `epoch`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Link {
+    pub(crate) epoch: u64,
+    pub(crate) peer: Option<HcaId>,
+    /// The source GID.
+    pub(crate) sgid: Gid,
+}
+
+/// The receive queue's side of the transport.
+#[derive(Debug, Default)]
+pub(crate) struct Responder {
+    /// Counter of the receive entry that comes next.
+    pub(crate) consumer: u32,
+    /// The PSN that comes next.
+    pub(crate) psn: Psn,
+    /// Message sequence number: messages completed, modulo 2^24 (IBA vol. 1, 9.7.5.1.2).
+    pub(crate) msn: u32,
+    /// The message whose first part has arrived and whose last has not.
+    pub(crate) arriving: Arriving,
+    /// COMM_EST has been raised.
+    pub(crate) established: bool,
+}
+
+/// What a responder is in the middle of.
+#[derive(Debug, Default)]
+pub(crate) enum Arriving {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// A SEND into this receive.
+    Send(Box<Receive>),
+    /// A WRITE; with its last part, the id of the receive that its immediate data completes.
+    Write(Option<u64>),
+}
+
+impl Qp {
+    /// Returns both sides to the beginning, as RESET requires.
+    pub(crate) fn rewind(&mut self) {
+        assert_eq!(self.wait, Wait::Nothing, "the schedule still waits for this queue pair");
+        self.state = QpState::RESET;
+        self.attrs = QpAttrs::default();
+        self.req = Requester::default();
+        self.resp = Responder::default();
+        self.rescans = 0;
+    }
+}
+
+/// Memory for messages in execution, used again: no allocation a message.
+#[derive(Default)]
+pub(crate) struct Pool {
+    messages: Vec<Box<Message>>,
+    receives: Vec<Box<Receive>>,
+}
+
+/// What a pool keeps at most: more messages than this are in flight only while slices or retries are.
+const POOL: usize = 64;
+
+impl Pool {
+    #[inline]
+    pub(crate) fn message(&mut self) -> Box<Message> {
+        self.messages.pop().unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn give_message(&mut self, message: Box<Message>) {
+        if self.messages.len() < POOL {
+            self.messages.push(message);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn receive(&mut self) -> Box<Receive> {
+        self.receives.pop().unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn give_receive(&mut self, receive: Box<Receive>) {
+        if self.receives.len() < POOL {
+            self.receives.push(receive);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which queue pairs have something to do now, and which at a later time.
+//!
+//! The cost of both is in what happens, not in how many queue pairs exist.
+
+use crate::env::HcaId;
+use crate::qp::{Qp, Wait};
+use crate::time::Time;
+use std::collections::{BTreeSet, VecDeque};
+use verbena_hw::id::Qpn;
+
+/// A queue pair of the engine. The number has its generation in it, so a reference to a destroyed one finds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct QpRef {
+    pub(crate) hca: HcaId,
+    pub(crate) qpn: Qpn,
+}
+
+/// The queue pairs that wait for a turn, and those that wait for a time.
+#[derive(Debug, Default)]
+pub(crate) struct Schedule {
+    active: VecDeque<QpRef>,
+    timers: BTreeSet<(Time, QpRef)>,
+}
+
+impl Schedule {
+    /// Gives the queue pair a turn, unless it already has one coming.
+    #[inline]
+    pub(crate) fn activate(&mut self, hca: HcaId, qp: &mut Qp) {
+        if !core::mem::replace(&mut qp.active, true) {
+            self.active.push_back(QpRef { hca, qpn: qp.qpn });
+        }
+    }
+
+    /// Takes the next one off; its `active` flag is the caller's to clear.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<QpRef> {
+        self.active.pop_front()
+    }
+
+    pub(crate) fn has_active(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    pub(crate) fn active_len(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Makes the queue pair wait until `at`. A queue pair waits for one thing at a time.
+    pub(crate) fn wait(&mut self, hca: HcaId, qp: &mut Qp, why: Wait, at: Option<Time>) {
+        self.disarm(hca, qp);
+        qp.wait = why;
+        qp.deadline = at;
+        if let Some(at) = at {
+            self.timers.insert((at, QpRef { hca, qpn: qp.qpn }));
+        }
+    }
+
+    /// Ends the wait, if there is one.
+    pub(crate) fn disarm(&mut self, hca: HcaId, qp: &mut Qp) {
+        qp.wait = Wait::Nothing;
+        if let Some(at) = qp.deadline.take() {
+            self.timers.remove(&(at, QpRef { hca, qpn: qp.qpn }));
+        }
+    }
+
+    /// A queue pair whose time has come.
+    pub(crate) fn expired(&mut self, now: Time) -> Option<QpRef> {
+        let &(at, _) = self.timers.first()?;
+        if at > now {
+            return None;
+        }
+        self.timers.pop_first().map(|(_, qp)| qp)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        self.timers.first().map(|&(at, _)| at)
+    }
+
+    /// Forgets every queue pair of an HCA.
+    pub(crate) fn forget(&mut self, hca: HcaId) {
+        self.active.retain(|qp| qp.hca != hca);
+        self.timers.retain(|(_, qp)| qp.hca != hca);
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Objects by number.
+//!
+//! A number is 24 bits: a slot in the lower 17, the slot's generation in the upper 7. A slot's next object has another
+//! number, so that a number which outlived its object names nothing rather than somebody else.
+
+use std::collections::VecDeque;
+
+const SLOT_BITS: u32 = 17;
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
+const GENERATIONS: u8 = 128;
+
+/// The most slots that a number can name.
+pub(crate) const MAX_SLOTS: u32 = 1 << SLOT_BITS;
+
+struct Slot<T> {
+    /// 1 to 127: number 0 is never given out, nor are IBA's management QPNs 0 and 1.
+    generation: u8,
+    value: Option<T>,
+}
+
+/// The objects of one kind of one HCA.
+pub(crate) struct Table<T> {
+    slots: Vec<Slot<T>>,
+    free: VecDeque<u32>,
+    limit: u32,
+}
+
+impl<T> Table<T> {
+    pub(crate) fn new(limit: u32) -> Self {
+        assert!(limit <= MAX_SLOTS);
+        Self {
+            slots: Vec::new(),
+            free: VecDeque::new(),
+            limit,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Whether another object fits.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.slots.len() < self.limit as usize
+    }
+
+    /// Stores what `make` makes of its future number.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room: the caller has asked.
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce(u32) -> T) -> u32 {
+        let slot = match self.free.pop_front() {
+            Some(slot) => slot,
+            None => {
+                assert!(self.slots.len() < self.limit as usize);
+                self.slots.push(Slot {
+                    generation: 1,
+                    value: None,
+                });
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let entry = &mut self.slots[slot as usize];
+        let number = u32::from(entry.generation) << SLOT_BITS | slot;
+        entry.value = Some(make(number));
+        number
+    }
+
+    #[inline]
+    fn slot(&self, number: u32) -> Option<&Slot<T>> {
+        let slot = self.slots.get((number & SLOT_MASK) as usize)?;
+        (u32::from(slot.generation) == number >> SLOT_BITS).then_some(slot)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, number: u32) -> Option<&T> {
+        self.slot(number)?.value.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut T> {
+        let slot = self.slots.get_mut((number & SLOT_MASK) as usize)?;
+        if u32::from(slot.generation) != number >> SLOT_BITS {
+            return None;
+        }
+        slot.value.as_mut()
+    }
+
+    pub(crate) fn remove(&mut self, number: u32) -> Option<T> {
+        let index = number & SLOT_MASK;
+        let slot = self.slots.get_mut(index as usize)?;
+        if u32::from(slot.generation) != number >> SLOT_BITS {
+            return None;
+        }
+        let value = slot.value.take()?;
+        slot.generation = if slot.generation + 1 == GENERATIONS {
+            1
+        } else {
+            slot.generation + 1
+        };
+        self.free.push_back(index);
+        Some(value)
+    }
+
+    /// Every object, with its number, in the order of slots.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.slots.iter().enumerate().filter_map(|(i, slot)| {
+            let number = u32::from(slot.generation) << SLOT_BITS | i as u32;
+            slot.value.as_ref().map(|value| (number, value))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h14_a_number_does_not_outlive_its_object() {
+        let mut table = Table::new(4);
+        let a = table.insert_with(|_| 'a');
+        assert_eq!(table.remove(a), Some('a'));
+        let b = table.insert_with(|_| 'b');
+        assert_ne!(a, b);
+        assert_eq!(table.get(a), None);
+        assert_eq!(table.get(b), Some(&'b'));
+        assert_eq!(table.remove(a), None);
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn generations_never_reach_zero() {
+        let mut table = Table::new(1);
+        for _ in 0..1000 {
+            assert!(table.has_room());
+            let n = table.insert_with(|n| n);
+            assert!(n > 1 && n < 1 << 24);
+            assert!(!table.has_room());
+            table.remove(n);
+        }
+    }
+}
