@@ -36,6 +36,8 @@ const NAP: u64 = 10_000_000;
 
 const _: () = assert!(size_of::<Command>() == ENTRY && size_of::<Completion>() == ENTRY);
 const _: () = assert!(SLOTS <= 64, "free slots are the bits of one word");
+/// Bits of a command's id that are its slot; the rest is the slot's generation.
+const SLOT_BITS: u32 = SLOTS.trailing_zeros();
 
 /// Why a command gave no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,35 +252,37 @@ impl<P: Platform> AdminQueue<P> {
     pub(crate) fn execute<Req, Rsp>(&self, opcode: Opcode, request: &Req) -> Result<Rsp, CommandError>
     where
         Req: IntoBytes + Immutable,
-        Rsp: FromBytes,
+        Rsp: FromBytes + IntoBytes,
     {
         const { assert!(size_of::<Req>() <= PAYLOAD && size_of::<Rsp>() <= PAYLOAD) };
+        let mut command = Command::new_zeroed();
+        command.opcode = opcode;
+        command.payload[..size_of::<Req>()].copy_from_slice(request.as_bytes());
+        let mut response = Rsp::new_zeroed();
+        self.run(&mut command, response.as_mut_bytes())?;
+        Ok(response)
+    }
+
+    /// The part of [`AdminQueue::execute`] that is the same for all commands; chooses the command's id.
+    fn run(&self, command: &mut Command, response: &mut [u8]) -> Result<(), CommandError> {
         let slot = self.acquire()?;
-        let id = {
+        {
             let mut complete = self.complete.lock();
             let entry = &mut complete.slots[slot];
             entry.state = State::InFlight;
-            entry.generation = (entry.generation + 1) % (1 << (16 - 6));
-            entry.generation << 6 | slot as u16
-        };
-        let mut command = Command::new_zeroed();
-        command.opcode = opcode;
-        command.id = id;
-        command.payload[..size_of::<Req>()].copy_from_slice(request.as_bytes());
-        self.send(&command);
-        let completion = self.wait(slot);
-        self.release(slot);
-        let completion = completion?;
-        if completion.status != Status::OK {
-            return Err(CommandError::Refused {
-                opcode,
-                status: completion.status,
-                detail: completion.detail,
-            });
+            entry.generation = (entry.generation + 1) % (1 << (u16::BITS - SLOT_BITS));
+            command.id = entry.generation << SLOT_BITS | slot as u16;
         }
-        match Rsp::read_from_prefix(&completion.payload) {
-            Ok((response, _)) => Ok(response),
-            Err(_) => unreachable!("the response's size was asserted"),
+        self.send(command);
+        let ended = self.wait(slot, response);
+        self.release(slot);
+        match ended? {
+            (Status::OK, _) => Ok(()),
+            (status, detail) => Err(CommandError::Refused {
+                opcode: command.opcode,
+                status,
+                detail,
+            }),
         }
     }
 
@@ -322,8 +326,8 @@ impl<P: Platform> AdminQueue<P> {
         self.platform.write32(regs::ASQ_TAIL, submit.tail);
     }
 
-    /// Waits for the slot's completion.
-    fn wait(&self, slot: usize) -> Result<Completion, CommandError> {
+    /// Waits for the slot's completion: its status, its detail, and the beginning of its payload.
+    fn wait(&self, slot: usize, response: &mut [u8]) -> Result<(Status, u32), CommandError> {
         let start = self.platform.now();
         loop {
             {
@@ -331,7 +335,9 @@ impl<P: Platform> AdminQueue<P> {
                 let found = self.collect(&mut complete);
                 complete.unannounced = complete.unannounced.saturating_add(found);
                 if complete.slots[slot].state == State::Done {
-                    return Ok(complete.slots[slot].completion);
+                    let completion = &complete.slots[slot].completion;
+                    response.copy_from_slice(&completion.payload[..response.len()]);
+                    return Ok((completion.status, completion.detail));
                 }
             }
             if self.is_dead() {
@@ -395,9 +401,9 @@ impl<P: Platform> AdminQueue<P> {
     }
 
     fn file(&self, complete: &mut Complete, completion: Completion) {
-        let number = usize::from(completion.id) % 64;
+        let number = usize::from(completion.id) % SLOTS;
         match complete.slots.get_mut(number) {
-            Some(slot) if slot.state == State::InFlight && slot.generation == completion.id >> 6 => {
+            Some(slot) if slot.state == State::InFlight && slot.generation == completion.id >> SLOT_BITS => {
                 slot.completion = completion;
                 slot.state = State::Done;
                 self.done[number].raise();

@@ -98,6 +98,9 @@ impl<P: Platform> EventRing<P> {
 }
 
 /// MSI-X vector `vector` fired. Called in process context by a thread that is in no call of the object model.
+///
+/// Vector 0 without a reason makes the driver look whether the device is still there: a platform whose device can die
+/// silently calls it now and then, and then looks at [`Hardware::is_gone`].
 pub fn interrupt<P: Platform>(device: &Device<P>, vector: u16) {
     let hardware = device.state();
     if hardware.is_gone() {

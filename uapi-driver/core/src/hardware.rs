@@ -196,7 +196,7 @@ impl<P: Platform> Hardware<P> {
     pub(crate) fn command<Req, Rsp>(&self, opcode: Opcode, request: &Req) -> Result<Rsp, CommandError>
     where
         Req: IntoBytes + Immutable,
-        Rsp: FromBytes,
+        Rsp: FromBytes + IntoBytes,
     {
         self.admin.execute(opcode, request)
     }

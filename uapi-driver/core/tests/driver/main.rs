@@ -7,5 +7,6 @@ mod bench;
 mod admin_queue;
 mod bring_up;
 mod classes;
+mod engine;
 mod events;
 mod mapping;

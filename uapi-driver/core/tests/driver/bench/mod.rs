@@ -4,6 +4,7 @@
 //! device behind the registers, scripted or the engine.
 
 pub mod client;
+pub mod engine;
 pub mod scripted;
 
 use rdma_uapi::event::FdObject;
