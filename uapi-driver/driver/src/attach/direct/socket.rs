@@ -26,6 +26,15 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// A server that is busy with another client does not shake hands at all.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
+/// How a connection looks that the server has ended.
+const ENDED: [ErrorKind; 3] = [
+    ErrorKind::UnexpectedEof,
+    ErrorKind::ConnectionReset,
+    ErrorKind::BrokenPipe,
+];
+/// What is most likely the matter with a server that does not shake hands.
+const BUSY: &str = "is another process, or a QEMU, attached to it? A device has one client at a time";
+
 /// The index of PCI configuration space among vfio's regions.
 const REGION_CONFIG: u32 = 7;
 /// The index of MSI-X among vfio's interrupts.
@@ -79,6 +88,12 @@ impl Socket {
                 };
                 return Err(open(source, advice));
             }
+            // Turned away before the handshake was done.
+            Ok(Err(vfio_user::Error::StreamRead(source) | vfio_user::Error::StreamWrite(source)))
+                if ENDED.contains(&source.kind()) =>
+            {
+                return Err(open(source, BUSY));
+            }
             Ok(Err(error)) => {
                 return Err(Error::Start {
                     path: path.to_owned(),
@@ -87,8 +102,7 @@ impl Socket {
                 })
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                let advice = "is another process, or a QEMU, attached to the socket? A device has one client at a time";
-                return Err(open(ErrorKind::TimedOut.into(), advice));
+                return Err(open(ErrorKind::TimedOut.into(), BUSY));
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 let reason = "the server's answers are malformed".to_owned();
