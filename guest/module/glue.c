@@ -33,7 +33,7 @@ struct verbena_node {
 	struct cdev cdev;
 	void *hca;
 	/* Its address space is that of every open file of this node, so that one call finds all mappings. */
-	struct file *mappings;
+	struct inode *mappings;
 	/* Held shared while a page is put into a mapping: after registers_gone was set, no register page is. */
 	struct rw_semaphore gate;
 	bool registers_gone;
@@ -59,7 +59,7 @@ static void verbena_node_release(struct device *dev)
 	struct verbena_node *node = container_of(dev, struct verbena_node, dev);
 
 	if (node->mappings)
-		fput(node->mappings);
+		iput(node->mappings);
 	verbena_rs_hca_put(node->hca);
 	kfree(node);
 }
@@ -164,7 +164,7 @@ static int verbena_open(struct inode *inode, struct file *file)
 	ret = verbena_rs_open(node->hca, &file->private_data);
 	if (ret)
 		return ret;
-	file->f_mapping = node->mappings->f_mapping;
+	file->f_mapping = node->mappings->i_mapping;
 	return nonseekable_open(inode, file);
 }
 
@@ -218,8 +218,23 @@ static const struct file_operations verbena_fops = {
 	.mmap = verbena_mmap,
 };
 
-/* Of the file that only lends its address space. */
-static const struct file_operations verbena_no_fops = {};
+/*
+ * An inode with an address space. They come with a file, which is closed at once; but that takes effect later, when
+ * the module could be gone but for the reference that the file holds.
+ */
+static struct inode *verbena_mappings(void)
+{
+	static const struct file_operations no_fops = { .owner = THIS_MODULE };
+	struct file *file = anon_inode_create_getfile("[verbena]", &no_fops, NULL, O_RDWR, NULL);
+	struct inode *inode;
+
+	if (IS_ERR(file))
+		return ERR_CAST(file);
+	inode = file_inode(file);
+	ihold(inode);
+	fput(file);
+	return inode;
+}
 
 int verbena_number_take(void)
 {
@@ -251,7 +266,7 @@ struct verbena_node *verbena_node_add(struct device *parent, int number, const c
 	cdev_init(&node->cdev, &verbena_fops);
 	node->cdev.owner = THIS_MODULE;
 
-	node->mappings = anon_inode_create_getfile("[verbena]", &verbena_no_fops, NULL, O_RDWR, NULL);
+	node->mappings = verbena_mappings();
 	if (IS_ERR(node->mappings)) {
 		ret = PTR_ERR(node->mappings);
 		node->mappings = NULL;
@@ -279,7 +294,7 @@ void verbena_node_del(struct verbena_node *node)
 	down_write(&node->gate);
 	node->registers_gone = true;
 	up_write(&node->gate);
-	unmap_mapping_range(node->mappings->f_mapping, 0, 0, 1);
+	unmap_mapping_range(node->mappings->i_mapping, 0, 0, 1);
 
 	put_device(&node->dev);
 }
