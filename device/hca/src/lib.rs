@@ -16,6 +16,7 @@
 //! | [`listen`] | sockets with a name |
 //! | [`control`] | what an operator asks |
 //! | [`cli`] | the command lines |
+#![deny(unsafe_code)]
 
 pub mod cli;
 pub mod control;

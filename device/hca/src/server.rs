@@ -25,6 +25,9 @@ use std::time::Duration;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
+/// Turns that a client gets before another one that has connected is turned away for its sake.
+const CATCH_UP: usize = 64;
+
 /// What a server is made of.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -281,9 +284,19 @@ impl MutEventSubscriber for Loop {
 impl Loop {
     /// A client connects to HCA `index`.
     fn accept(&mut self, index: usize, ops: &mut EventOps) {
-        // The one before may have left a moment ago, and its event may come after this one.
-        if self.hcas[index].client.is_some() {
+        // The one before may have left a moment ago, and its event may come after this one: read on to the end of what
+        // it sent.
+        for _ in 0..CATCH_UP {
+            let Some(client) = &self.hcas[index].client else { break };
+            let messages = client.connection.messages();
             self.serve(index, ops);
+            let now = self.hcas[index]
+                .client
+                .as_ref()
+                .map(|client| client.connection.messages());
+            if now == Some(messages) {
+                break;
+            }
         }
         while let Some(stream) = self.hcas[index].listening.accept() {
             let hca = &mut self.hcas[index];

@@ -253,7 +253,7 @@ impl Shared {
 #[derive(Debug, thiserror::Error)]
 pub enum NewError {
     /// The engine refused one.
-    #[error("{0}: {1:?}")]
+    #[error("{0}: {1}")]
     Hca(String, AddHcaError),
     /// No descriptors left.
     #[error("cannot make an eventfd: {0}")]

@@ -4,7 +4,7 @@
 use crate::memory::{AddressSpace, Backing};
 use crate::pci::config::{ConfigSpace, CAP_MSIX, COMMAND};
 use crate::pci::msix::VectorState;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt;
 use verbena_engine::Dump;
 
@@ -27,8 +27,14 @@ pub struct HcaReport {
     pub msix: Vec<VectorState>,
     /// What it can reach by DMA.
     pub memory: Vec<MappingReport>,
-    /// Registers, queues, objects, counters.
+    /// Registers, queues, objects, counters: the engine's dump of this HCA.
+    #[serde(serialize_with = "only_hca")]
     pub device: Dump,
+}
+
+/// The dump of the one HCA that `dump` is of, without the list around it.
+fn only_hca<S: Serializer>(dump: &Dump, serializer: S) -> Result<S::Ok, S::Error> {
+    dump.hcas.first().serialize(serializer)
 }
 
 /// The configuration space.
@@ -142,7 +148,7 @@ impl fmt::Display for HcaReport {
             )?;
         }
         writeln!(f)?;
-        let device = serde_json::to_string_pretty(&self.device).map_err(|_| fmt::Error)?;
+        let device = self.device.to_string();
         writeln!(f, "{}", device.trim_end())
     }
 }

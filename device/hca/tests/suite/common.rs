@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -142,11 +142,7 @@ impl Raw {
     /// Sends `bytes` with descriptors.
     pub fn send_fds(&mut self, bytes: &[u8], fds: &[&File]) {
         use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-        // SAFETY: the files outlive this call.
-        let fds: Vec<BorrowedFd<'_>> = fds
-            .iter()
-            .map(|file| unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) })
-            .collect();
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|file| file.as_fd()).collect();
         let mut space = vec![std::mem::MaybeUninit::uninit(); 4096];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(&fds)));

@@ -3,12 +3,11 @@
 
 use crate::common::{self, memfd, named_memfd, Raw, Running};
 use proptest::prelude::*;
+use rustix::event::EventfdFlags;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{FromRawFd, IntoRawFd};
 use verbena_hca::protocol::wire::{DmaMap, DmaUnmap, Header, RegionAccess, RegionInfo, SetIrqs, MAX_DATA, MAX_MESSAGE};
 use verbena_hw::regs;
-use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use zerocopy::{FromBytes, IntoBytes};
 
 const VERSION: u16 = 1;
@@ -304,9 +303,7 @@ fn h14_descriptors_are_taken_where_they_belong_and_closed_elsewhere() {
     let server = Running::new(1);
     let file = named_memfd("counted", 0x2000);
     let other = named_memfd("counted", 0x1000);
-    let event = EventFd::new(EFD_NONBLOCK).unwrap();
-    // SAFETY: the descriptor was just released by its owner.
-    let eventfd = unsafe { File::from_raw_fd(event.try_clone().unwrap().into_raw_fd()) };
+    let eventfd = File::from(rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap());
     let map = DmaMap {
         argsz: 32,
         flags: 3,
