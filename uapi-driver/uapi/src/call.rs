@@ -18,21 +18,19 @@ use crate::object::{Body, Object, ObjectRef};
 use crate::parse::{Found, Index};
 use crate::schema::{class_flags, Attr, Payload, Shape};
 use crate::sys::{Arc, ArcRoom, Mutex};
-use crate::table::{Class, Method};
-use crate::wire::{self, AttrHead, ByPointer, ObjectId, ATTR_HEAD};
+use crate::table::Method;
+use crate::wire::{self, AttrHead, ByPointer, Header, ObjectId, ATTR_HEAD};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// A call being handled.
 pub struct Call<'c, D: Driver> {
     context: &'c Arc<Context<D>>,
-    class: &'c Class<D>,
     method: &'c Method<D>,
     message: &'c mut [u8],
-    index: Index,
+    index: &'c Index,
     object: Option<ObjectRef<D>>,
     fd: Option<&'c FdObject<D>>,
     chain: Option<&'c [ObjectId]>,
-    number: u32,
     answer: Option<u32>,
     created: Option<ObjectRef<D>>,
 }
@@ -61,31 +59,23 @@ impl<D: Driver> Drop for Reservation<'_, D> {
 }
 
 impl<'c, D: Driver> Call<'c, D> {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the dispatcher's one call site; a builder would only be longer"
-    )]
     pub(crate) fn new(
         context: &'c Arc<Context<D>>,
-        class: &'c Class<D>,
         method: &'c Method<D>,
         message: &'c mut [u8],
-        index: Index,
+        index: &'c Index,
         object: Option<ObjectRef<D>>,
         fd: Option<&'c FdObject<D>>,
         chain: Option<&'c [ObjectId]>,
-        number: u32,
     ) -> Self {
         Call {
             context,
-            class,
             method,
             message,
             index,
             object,
             fd,
             chain,
-            number,
             answer: None,
             created: None,
         }
@@ -118,7 +108,7 @@ impl<'c, D: Driver> Call<'c, D> {
 
     /// The class's id.
     pub fn class(&self) -> u16 {
-        self.class.schema.id
+        self.method.class.id
     }
 
     /// The object that the call is about, for methods on an existing object.
@@ -141,7 +131,7 @@ impl<'c, D: Driver> Call<'c, D> {
 
     /// The header's object id, where it is a number (a port's).
     pub fn number(&self) -> u32 {
-        self.number
+        Header::read_from_prefix(self.message).map_or(0, |(header, _)| header.object)
     }
 
     /// The event queue that the call is about.
@@ -175,7 +165,7 @@ impl<'c, D: Driver> Call<'c, D> {
     }
 
     fn find(&self, id: u16) -> Option<Found> {
-        self.index.find(self.message, self.method.layout.slot(id)?)
+        self.index.find(self.message, self.method.layout.slot(id))
     }
 
     /// A failure that names an attribute, at its place if the message has it.
@@ -191,10 +181,7 @@ impl<'c, D: Driver> Call<'c, D> {
 
     /// Whether the message has the attribute: an input is given, an output is asked for.
     pub fn has<T: ?Sized>(&self, attr: Attr<T>) -> bool {
-        self.method
-            .layout
-            .slot(attr.id())
-            .is_some_and(|slot| self.index.has(slot))
+        self.index.has(self.method.layout.slot(attr.id()))
     }
 
     /// An input's value, if given; what a shorter version of a structure lacks is zero.
@@ -416,7 +403,7 @@ impl<'c, D: Driver> Call<'c, D> {
     ///
     /// ENOSPC at the context's limit, ENOMEM, or what is wrong with the event queue that the message names.
     pub fn reserve(&self) -> Outcome<Reservation<'c, D>> {
-        let subscription = if self.class.schema.flags & class_flags::EVENTS == 0 {
+        let subscription = if self.method.class.flags & class_flags::EVENTS == 0 {
             None
         } else {
             let subscription = match self.object_at(class::EVENT_QUEUE_OF)? {

@@ -15,8 +15,8 @@ use crate::failure::{Failure, Outcome, Reason};
 use crate::gate::Gate;
 use crate::host::Host;
 use crate::object::{Object, ObjectRef};
-use crate::parse;
-use crate::schema::{Access, Target};
+use crate::parse::{self, Index, Words};
+use crate::schema::{Access, MethodSchema, Target};
 use crate::store::Store;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{Arc, ArcRoom, Mutex, Vec};
@@ -140,7 +140,7 @@ impl<D: Driver> Context<D> {
         chain: Option<&[ObjectId]>,
     ) -> Outcome {
         let _pass = this.gate.enter()?;
-        let header = check_header(message)?;
+        let (header, words) = check_header(message)?;
         let class = this
             .device
             .table()
@@ -150,16 +150,17 @@ impl<D: Driver> Context<D> {
             .ok()
             .and_then(|number| class.method(number))
             .ok_or_else(no_method)?;
-        let schema = method.schema;
-        if this.features.load(Ordering::Relaxed) != 0 || schema.number >= wire::method::EXPERIMENTAL {
-            this.note_first(header.class, schema.number)?;
+        if !method.open || this.features.load(Ordering::Relaxed) != 0 {
+            this.may_call(method.class.id, method.schema)?;
         }
-        if schema.access != Access::Any && !this.device.host().may(&this.owner, schema.access) {
-            return Err(Failure::new(Errno::EPERM, Reason::NOT_PERMITTED).at(wire::FIELD_METHOD, 0));
-        }
-        let index = parse::attributes(message, &method.layout)?;
-        let object = this.target(schema.target, fd, &header, chain)?;
-        let mut call = Call::new(this, class, method, message, index, object, fd, chain, header.object);
+        let mut index = Index::EMPTY;
+        parse::attributes(words, &method.layout, &mut index)?;
+        let object = if method.lone && fd.is_none() && header.object == 0 {
+            None
+        } else {
+            this.target(method.schema.target, fd, &header, chain)?
+        };
+        let mut call = Call::new(this, method, message, &index, object, fd, chain);
         match (method.handler)(&mut call) {
             Ok(()) => {
                 call.finish();
@@ -172,15 +173,18 @@ impl<D: Driver> Context<D> {
         }
     }
 
-    /// What only concerns a context's first call, and experimental methods.
-    #[cold]
-    fn note_first(&self, class: u16, method: u8) -> Outcome {
-        let asks = class == class::INTERFACE && method == wire::method::MODIFY;
-        if !asks {
+    /// Whether this caller may call this method now.
+    #[inline(never)]
+    fn may_call(&self, class: u16, method: &MethodSchema) -> Outcome {
+        let asks = class == class::INTERFACE && method.number == wire::method::MODIFY;
+        if !asks && self.features.load(Ordering::Relaxed) == FRESH {
             self.features.fetch_and(!FRESH, Ordering::Relaxed);
         }
-        if method >= wire::method::EXPERIMENTAL && self.features() & feature::EXPERIMENTAL == 0 {
+        if method.number >= wire::method::EXPERIMENTAL && self.features() & feature::EXPERIMENTAL == 0 {
             return Err(Failure::new(Errno::EOPNOTSUPP, Reason::EXPERIMENTAL).at(wire::FIELD_METHOD, 0));
+        }
+        if method.access != Access::Any && !self.device.host().may(&self.owner, method.access) {
+            return Err(Failure::new(Errno::EPERM, Reason::NOT_PERMITTED).at(wire::FIELD_METHOD, 0));
         }
         Ok(())
     }
@@ -203,9 +207,9 @@ impl<D: Driver> Context<D> {
         header: &Header,
         chain: Option<&[ObjectId]>,
     ) -> Outcome<Option<ObjectRef<D>>> {
-        let wrong_fd = Err(Failure::new(Errno::EINVAL, Reason::WRONG_FD).at(wire::FIELD_CLASS, 2));
+        let wrong_fd = || Err(Failure::new(Errno::EINVAL, Reason::WRONG_FD).at(wire::FIELD_CLASS, 2));
         if fd.is_some() != (target == Target::Fd) {
-            return wrong_fd;
+            return wrong_fd();
         }
         let named = header.object != 0;
         match target {
@@ -221,7 +225,7 @@ impl<D: Driver> Context<D> {
             Target::New | Target::Only | Target::Fd if named => {
                 Err(Failure::new(Errno::EINVAL, Reason::OBJECT_NOT_ZERO).at(wire::FIELD_OBJECT, FIELD_OBJECT_OFFSET))
             }
-            Target::Fd if fd.is_some() && header.class != class::EVENT_QUEUE => wrong_fd,
+            Target::Fd if fd.is_some() && header.class != class::EVENT_QUEUE => wrong_fd(),
             Target::New | Target::Only | Target::Fd => Ok(None),
         }
     }
@@ -380,25 +384,32 @@ pub(crate) fn resolve(id: ObjectId, chain: Option<&[ObjectId]>) -> Outcome<Objec
     }
 }
 
-fn check_header(message: &[u8]) -> Outcome<Header> {
-    let Ok((header, _)) = Header::read_from_prefix(message) else {
-        return Err(Failure::new(Errno::EINVAL, Reason::SHORT_MESSAGE).at(wire::FIELD_LENGTH, 0));
+/// The length, class and object id of a message whose header is right, and the message in words.
+#[inline]
+fn check_header(message: &[u8]) -> Outcome<(Header, &Words)> {
+    let (Ok((header, _)), Ok(words)) = (Header::read_from_prefix(message), Words::ref_from_bytes(message)) else {
+        return Err(wrong_header(message));
     };
-    let wrong = |reason, field, offset| Err(Failure::new(Errno::EINVAL, reason).at(field, offset));
-    let length = usize::from(header.length);
-    if length != message.len() || length % wire::ALIGN != 0 || length > wire::MAX_MESSAGE {
-        return wrong(Reason::BAD_LENGTH, wire::FIELD_LENGTH, 0);
+    // Flags and reserved, and the output-only part: nothing in there is known, so all of it is zero.
+    if words[1] != [0; 8] || words[2] != [0; 8] || usize::from(header.length) != message.len() {
+        return Err(wrong_header(message));
     }
-    if header.flags != 0 {
-        return wrong(Reason::UNKNOWN_FLAG, wire::FIELD_FLAGS, 8);
-    }
-    if header.reserved != 0 {
-        return wrong(Reason::NOT_ZERO, wire::FIELD_RESERVED, 12);
-    }
-    if header.error != Default::default() {
-        return wrong(Reason::NOT_ZERO, wire::FIELD_RESERVED, 16);
-    }
-    Ok(header)
+    Ok((header, words))
+}
+
+/// What is wrong with a header.
+#[cold]
+fn wrong_header(message: &[u8]) -> Failure {
+    let (reason, field, offset) = match Header::read_from_prefix(message) {
+        Err(_) => (Reason::SHORT_MESSAGE, wire::FIELD_LENGTH, 0),
+        Ok((header, _)) if usize::from(header.length) != message.len() || message.len() % wire::ALIGN != 0 => {
+            (Reason::BAD_LENGTH, wire::FIELD_LENGTH, 0)
+        }
+        Ok((header, _)) if header.flags != 0 => (Reason::UNKNOWN_FLAG, wire::FIELD_FLAGS, 8),
+        Ok((header, _)) if header.reserved != 0 => (Reason::NOT_ZERO, wire::FIELD_RESERVED, 12),
+        Ok(_) => (Reason::NOT_ZERO, wire::FIELD_RESERVED, 16),
+    };
+    Failure::new(Errno::EINVAL, reason).at(field, offset)
 }
 
 pub(crate) fn write_error(message: &mut [u8], failure: &Failure) {

@@ -209,36 +209,23 @@ impl fmt::Display for Reason {
 
 impl core::error::Error for Failure {}
 
+/// Without names: who knows the class renders it with [`crate::describe::explain`].
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.errno, self.reason)?;
-        let field = match self.attr {
-            wire::FIELD_NONE => return self.write_detail(f),
-            wire::FIELD_LENGTH => "length",
-            wire::FIELD_CLASS => "class",
-            wire::FIELD_OBJECT => "object id",
-            wire::FIELD_FLAGS => "flags",
-            wire::FIELD_RESERVED => "reserved field",
-            wire::FIELD_METHOD => "method",
-            id => {
-                write!(f, " (attribute {:#x} at offset {})", id & wire::ATTR_ID, self.offset)?;
-                return self.write_detail(f);
-            }
-        };
-        write!(f, " (the header's {field})")?;
-        self.write_detail(f)
-    }
-}
-
-impl Failure {
-    fn write_detail(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.reason, self.detail) {
-            (_, 0) => Ok(()),
-            (Reason::WRONG_CLASS, class) => write!(f, ", it is of class {class:#x}"),
-            (Reason::DEVICE, status) => write!(f, ", status {status:#x}"),
-            (Reason::SHORT_PAYLOAD, size) => write!(f, ", at least {size} bytes expected"),
-            (Reason::TAIL_NOT_ZERO, size) => write!(f, ", {size} bytes known"),
-            (_, detail) => write!(f, ", {detail}"),
+        let Failure {
+            errno,
+            reason,
+            attr,
+            offset,
+            detail,
+        } = *self;
+        write!(f, "{errno}: {reason}")?;
+        if attr != wire::FIELD_NONE {
+            write!(f, " (field {attr:#x} at offset {offset})")?;
         }
+        if detail != 0 {
+            write!(f, ", detail {detail:#x}")?;
+        }
+        Ok(())
     }
 }

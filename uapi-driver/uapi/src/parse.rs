@@ -12,29 +12,52 @@
 use crate::errno::Errno;
 use crate::failure::{Failure, Outcome, Reason};
 use crate::schema::{attr_flags, AttrSchema, UNBOUNDED};
+use crate::sys::{try_box, Box};
 use crate::wire::{self, AttrHead, ByPointer, DriverId, ATTR_HEAD, HEADER};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
-/// Attributes that one method can have, the driver's included.
-pub const MAX_SLOTS: usize = 64;
+/// Attributes that one method can have, the driver's included: bits of a word, of which the first means "unknown".
+pub const MAX_SLOTS: usize = 63;
+
+/// Places in an index: one a slot, and one that is never used.
+const PLACES: usize = MAX_SLOTS + 1;
+
+/// A message in words, which is how it is aligned.
+pub type Words = [[u8; wire::ALIGN]];
 
 const NUMBERS: usize = wire::ATTR_NUMBERS as usize;
 
-/// What the parser must know of an attribute.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    min: u16,
-    size: u16,
+/// What the parser must know of an attribute: as little as it takes, because this is read for every attribute of every
+/// message.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The attribute's bit in the index; for what is unknown, the bit that is always set there.
+    bit: u64,
+    /// The shortest length, head included, that needs no further thought; for an output, whose payload is only room, the
+    /// head's.
+    least: u16,
+    /// How much longer it may be without further thought.
+    span: u16,
+    /// Bits of the attribute's schema.
     flags: u16,
+    /// Its bit in the index; 0 is unknown.
+    slot: u16,
 }
 
-/// A method's attributes as the parser wants them: a slot for each, found by one indexed load.
+const UNKNOWN: Entry = Entry {
+    bit: 1,
+    least: 0,
+    span: 0,
+    flags: 0,
+    slot: 0,
+};
+
+/// A method's attributes as the parser wants them: what there is to know of each, found by one indexed load.
 #[derive(Debug)]
 pub struct Layout {
-    /// Slot + 1 by attribute number: common ones, then the driver's; 0 is unknown.
-    by_number: [u8; 2 * NUMBERS],
-    slots: [Slot; MAX_SLOTS],
-    count: u8,
+    common: [Entry; NUMBERS],
+    own: Option<Box<[Entry; NUMBERS]>>,
+    count: u16,
     driver: u8,
     required: u64,
 }
@@ -43,81 +66,105 @@ impl Layout {
     /// Of a method without attributes.
     pub const fn new(driver: DriverId) -> Self {
         Layout {
-            by_number: [0; 2 * NUMBERS],
-            slots: [Slot {
-                min: 0,
-                size: 0,
-                flags: 0,
-            }; MAX_SLOTS],
+            common: [UNKNOWN; NUMBERS],
+            own: None,
             count: 0,
             driver: driver.0,
             required: 0,
         }
     }
 
-    /// Adds an attribute; `false` if its id is taken, another driver's, or there are too many.
-    #[must_use]
-    pub fn add(&mut self, attr: &AttrSchema) -> bool {
-        let Some(number) = self.number(attr.spec.id) else {
-            return false;
-        };
-        if self.by_number[number] != 0 || usize::from(self.count) == MAX_SLOTS {
-            return false;
+    /// Adds an attribute.
+    ///
+    /// # Errors
+    ///
+    /// Its id is taken, another driver's, or there are too many; no memory.
+    pub fn add(&mut self, attr: &AttrSchema) -> Result<(), NotAdded> {
+        let id = attr.spec.id;
+        let tag = id & !(wire::ATTR_NUMBERS - 1);
+        if tag != 0 && tag != self.own_tag() || usize::from(self.count) == MAX_SLOTS {
+            return Err(NotAdded::BadId);
         }
-        self.slots[usize::from(self.count)] = Slot {
-            min: attr.min,
-            size: attr.size,
-            flags: attr.flags,
+        let entries = match &mut self.own {
+            _ if tag == 0 => &mut self.common,
+            Some(own) => &mut **own,
+            own => &mut **own.insert(try_box([UNKNOWN; NUMBERS]).map_err(|_| NotAdded::NoMemory)?),
         };
+        let entry = &mut entries[usize::from(id) % NUMBERS];
+        if entry.slot != 0 {
+            return Err(NotAdded::BadId);
+        }
+        let input = attr.flags & attr_flags::IN != 0;
+        let (min, size) = if input { (attr.min, attr.size) } else { (0, UNBOUNDED) };
+        let size = size.saturating_add(ATTR_HEAD as u16);
+        self.count += 1;
         if attr.flags & attr_flags::REQUIRED != 0 {
             self.required |= 1 << self.count;
         }
-        self.count += 1;
-        self.by_number[number] = self.count;
-        true
+        let least = ATTR_HEAD as u16 + min;
+        *entry = Entry {
+            bit: 1 << self.count,
+            least,
+            span: size.saturating_sub(least),
+            flags: attr.flags,
+            slot: self.count,
+        };
+        Ok(())
     }
 
-    fn number(&self, id: u16) -> Option<usize> {
-        let number = id & (wire::ATTR_NUMBERS - 1);
-        match id >> 6 {
-            0 => Some(usize::from(number)),
-            tag if tag == (wire::ATTR_DRIVER >> 6) | u16::from(self.driver) => Some(NUMBERS + usize::from(number)),
-            _ => None,
+    /// What the ids of the driver's own attributes begin with.
+    fn own_tag(&self) -> u16 {
+        wire::driver_attr(DriverId(self.driver), 0)
+    }
+
+    /// What there is to know of an attribute, by its id without flags.
+    #[inline]
+    fn entry(&self, id: u16) -> Entry {
+        match self.common.get(usize::from(id)) {
+            Some(entry) => *entry,
+            None => self.own_entry(id),
         }
     }
 
-    /// The slot of an attribute, by its id without flags.
+    #[inline(never)]
+    fn own_entry(&self, id: u16) -> Entry {
+        match &self.own {
+            Some(own) if id & !(wire::ATTR_NUMBERS - 1) == self.own_tag() => own[usize::from(id) % NUMBERS],
+            _ => UNKNOWN,
+        }
+    }
+
+    /// The slot of an attribute, by its id without flags; 0 if there is no such attribute.
     #[inline]
-    pub fn slot(&self, id: u16) -> Option<usize> {
-        let number = self.number(id)?;
-        usize::from(self.by_number[number]).checked_sub(1)
+    pub fn slot(&self, id: u16) -> usize {
+        usize::from(self.entry(id).slot)
     }
 
     /// The id of the attribute in a slot.
     fn id(&self, slot: usize) -> u16 {
-        let number = self
-            .by_number
-            .iter()
-            .position(|&s| usize::from(s) == slot + 1)
-            .unwrap_or(0);
-        if number < NUMBERS {
-            number as u16
-        } else {
-            wire::driver_attr(DriverId(self.driver), (number - NUMBERS) as u16)
+        let find = |entries: &[Entry; NUMBERS]| entries.iter().position(|entry| usize::from(entry.slot) == slot);
+        match (find(&self.common), self.own.as_ref().and_then(|own| find(own))) {
+            (Some(number), _) => number as u16,
+            (None, Some(number)) => self.own_tag() | number as u16,
+            (None, None) => wire::FIELD_NONE,
         }
-    }
-
-    /// `attr_flags` of the attribute in a slot.
-    pub fn flags(&self, slot: usize) -> u16 {
-        self.slots[slot].flags
     }
 }
 
-/// Which attributes a message has, and where.
+/// Why an attribute cannot be added to a layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAdded {
+    /// Its id is taken, out of range, or another driver's; or there are too many.
+    BadId,
+    /// No memory.
+    NoMemory,
+}
+
+/// Which attributes a message has, and at which word each begins.
 #[derive(Debug)]
 pub struct Index {
     present: u64,
-    at: [u16; MAX_SLOTS],
+    at: [u16; PLACES],
 }
 
 /// An attribute found in a message.
@@ -137,13 +184,13 @@ impl Index {
     /// Of a message without attributes.
     pub const EMPTY: Index = Index {
         present: 0,
-        at: [0; MAX_SLOTS],
+        at: [0; PLACES],
     };
 
     /// Whether the slot's attribute is there.
     #[inline]
     pub fn has(&self, slot: usize) -> bool {
-        self.present >> slot & 1 != 0
+        slot != 0 && slot < PLACES && self.present >> slot & 1 != 0
     }
 
     /// The slot's attribute in `message`, which must be the one that was parsed.
@@ -152,7 +199,7 @@ impl Index {
         if !self.has(slot) {
             return None;
         }
-        let offset = usize::from(self.at[slot]);
+        let offset = usize::from(self.at[slot]) * wire::ALIGN;
         let (head, _) = AttrHead::read_from_prefix(message.get(offset..)?).ok()?;
         Some(Found {
             offset: offset as u16,
@@ -163,77 +210,132 @@ impl Index {
     }
 }
 
-/// Checks every attribute of `message` (whose header has been checked) against `layout`.
+/// Checks every attribute of a message (whose header has been checked) against `layout`, and notes in `index`, which
+/// must be empty, where each is.
+///
+/// The message is walked in words: one bounds check an attribute. What is not plainly right takes a cold path, which
+/// knows all the rules.
 ///
 /// # Errors
 ///
 /// The first attribute that breaks a rule, by id and offset; then a required one that is missing.
-pub fn attributes(message: &[u8], layout: &Layout) -> Outcome<Index> {
-    let mut index = Index::EMPTY;
-    let mut at = HEADER;
-    while at < message.len() {
-        at = attribute(message, at, layout, &mut index)?;
+#[inline(always)]
+pub fn attributes(words: &Words, layout: &Layout, index: &mut Index) -> Outcome {
+    let mut present = 1;
+    let mut at = HEADER / wire::ALIGN;
+    while let Some(&word) = words.get(at) {
+        let head: AttrHead = zerocopy::transmute!(word);
+        let length = usize::from(head.length);
+        let next = at + wire::align(length) / wire::ALIGN;
+        // The driver's own attributes and what is given by pointer are none of these, and are looked at below.
+        let plain = match layout.common.get(usize::from(head.id & !wire::ATTR_MANDATORY)) {
+            Some(entry) => {
+                let beyond = length.wrapping_sub(usize::from(entry.least));
+                // "Unknown" counts as present from the start, and so takes the other path.
+                let plain = present & entry.bit == 0
+                    && beyond <= usize::from(entry.span)
+                    && head.result == 0
+                    && padding(words, next, length) == 0;
+                if plain {
+                    present |= entry.bit;
+                    index.at[usize::from(entry.slot) % PLACES] = at as u16;
+                }
+                plain
+            }
+            None => false,
+        };
+        if !plain {
+            present = unusual(words, at, layout, index, present)?;
+        }
+        at = next;
     }
-    let missing = layout.required & !index.present;
-    if missing != 0 {
-        let id = layout.id(missing.trailing_zeros() as usize);
-        return Err(Failure::new(Errno::EINVAL, Reason::MISSING).at(id, 0));
+    index.present = present;
+    if layout.required & !present != 0 || at != words.len() {
+        return Err(incomplete(words, layout, present));
     }
-    Ok(index)
+    Ok(())
 }
 
-/// Checks the attribute at `at`, notes it, and says where the next one is.
+/// The bytes between an attribute's end and the next word.
 #[inline]
-fn attribute(message: &[u8], at: usize, layout: &Layout, index: &mut Index) -> Outcome<usize> {
-    let Ok((head, _)) = AttrHead::read_from_prefix(&message[at..]) else {
-        return Err(invalid(Reason::ATTR_PAST_END, 0, at));
-    };
-    let id = head.id & wire::ATTR_ID;
+fn padding(words: &Words, next: usize, length: usize) -> u64 {
+    match length % wire::ALIGN {
+        0 => 0,
+        // Little endian whatever the machine: the padding is the word's last bytes.
+        used => words
+            .get(next - 1)
+            .map_or(0, |&word| u64::from_le_bytes(word) >> (8 * used)),
+    }
+}
+
+/// An attribute that is not plainly right: malformed, unknown, the driver's, by pointer, there twice, or not as long as is
+/// known. Which of that is allowed; if it is, the attributes present with it.
+#[inline(never)]
+fn unusual(words: &Words, at: usize, layout: &Layout, index: &mut Index, present: u64) -> Outcome<u64> {
+    let head: AttrHead = zerocopy::transmute!(words[at]);
+    let (id, offset) = (head.id & wire::ATTR_ID, at * wire::ALIGN);
     let length = usize::from(head.length);
+    let next = at + wire::align(length) / wire::ALIGN;
     if length < ATTR_HEAD {
-        return Err(invalid(Reason::SHORT_ATTR, id, at));
+        return Err(invalid(Reason::SHORT_ATTR, id, offset));
     }
-    let (start, end) = (at + ATTR_HEAD, at + length);
-    let next = at + wire::align(length);
-    if next > message.len() {
-        return Err(invalid(Reason::ATTR_PAST_END, id, at));
+    if next > words.len() {
+        return Err(invalid(Reason::ATTR_PAST_END, id, offset));
     }
-    if head.result != 0 || (end != next && message[end..next].iter().any(|&b| b != 0)) {
-        return Err(invalid(Reason::NOT_ZERO, id, at));
+    if head.result != 0 || padding(words, next, length) != 0 {
+        return Err(invalid(Reason::NOT_ZERO, id, offset));
     }
-    let Some(slot) = layout.slot(id) else {
+    let known = layout.entry(id);
+    if known.slot == 0 {
         if head.id & wire::ATTR_MANDATORY == 0 {
-            return Ok(next);
+            return Ok(present);
         }
-        return Err(Failure::new(Errno::EOPNOTSUPP, Reason::UNKNOWN_ATTR).at(id, at as u16));
-    };
-    if index.has(slot) {
-        return Err(invalid(Reason::DUPLICATE, id, at));
+        return Err(Failure::new(Errno::EOPNOTSUPP, Reason::UNKNOWN_ATTR).at(id, offset as u16));
     }
-    let known = layout.slots[slot];
+    if present & known.bit != 0 {
+        return Err(invalid(Reason::DUPLICATE, id, offset));
+    }
     if head.id & wire::ATTR_BY_POINTER != 0 {
         if known.flags & attr_flags::BY_POINTER == 0 {
-            return Err(invalid(Reason::NOT_BY_POINTER, id, at));
+            return Err(invalid(Reason::NOT_BY_POINTER, id, offset));
         }
-        if end - start != size_of::<ByPointer>() {
-            return Err(invalid(Reason::SHORT_PAYLOAD, id, at).detail(size_of::<ByPointer>() as u16));
+        if length != ATTR_HEAD + size_of::<ByPointer>() {
+            return Err(invalid(Reason::SHORT_PAYLOAD, id, offset).detail(size_of::<ByPointer>() as u16));
         }
-    } else if known.flags & attr_flags::IN != 0 {
-        let payload = end - start;
-        if payload < usize::from(known.min) {
-            return Err(invalid(Reason::SHORT_PAYLOAD, id, at).detail(known.min));
+    } else {
+        let head = ATTR_HEAD as u16;
+        if length < usize::from(known.least) {
+            return Err(invalid(Reason::SHORT_PAYLOAD, id, offset).detail(known.least - head));
         }
-        if known.size != UNBOUNDED && payload > usize::from(known.size) {
-            let tail = &message[start + usize::from(known.size)..end];
-            if tail.iter().any(|&b| b != 0) {
-                let failure = Failure::new(Errno::E2BIG, Reason::TAIL_NOT_ZERO);
-                return Err(failure.at(id, at as u16).detail(known.size));
-            }
+        let size = known.least + known.span;
+        let tail = words
+            .as_bytes()
+            .get(offset + usize::from(size)..offset + length)
+            .unwrap_or(&[]);
+        if tail.iter().any(|&b| b != 0) {
+            let failure = Failure::new(Errno::E2BIG, Reason::TAIL_NOT_ZERO);
+            return Err(failure.at(id, offset as u16).detail(size - head));
         }
     }
-    index.present |= 1 << slot;
-    index.at[slot] = at as u16;
-    Ok(next)
+    index.at[usize::from(known.slot)] = at as u16;
+    Ok(present | known.bit)
+}
+
+/// What is wrong with a message whose attributes are all right as far as they go: the last one goes too far, or a
+/// required one is not there.
+#[cold]
+fn incomplete(words: &Words, layout: &Layout, present: u64) -> Failure {
+    let mut at = HEADER / wire::ALIGN;
+    while let Some(&word) = words.get(at) {
+        let head: AttrHead = zerocopy::transmute!(word);
+        let next = at + wire::align(usize::from(head.length)) / wire::ALIGN;
+        if next > words.len() {
+            return invalid(Reason::ATTR_PAST_END, head.id & wire::ATTR_ID, at * wire::ALIGN);
+        }
+        at = next;
+    }
+    let missing = layout.required & !present;
+    Failure::new(Errno::EINVAL, Reason::MISSING).at(layout.id(missing.trailing_zeros() as usize), 0)
 }
 
 #[cold]

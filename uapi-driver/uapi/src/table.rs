@@ -8,8 +8,8 @@
 use crate::call::Call;
 use crate::driver::{Driver, Ending};
 use crate::failure::Outcome;
-use crate::parse::Layout;
-use crate::schema::{AttrSchema, ClassSchema, MethodSchema};
+use crate::parse::{Layout, NotAdded};
+use crate::schema::{Access, AttrSchema, ClassSchema, MethodSchema, Target};
 use crate::sys::{try_box, Box, NoMemory, Vec};
 use crate::wire::{self, class_driver};
 use core::fmt;
@@ -106,6 +106,11 @@ pub struct Method<D: Driver> {
     pub(crate) handler: Handler<D>,
     pub(crate) replaced: Option<Handler<D>>,
     pub(crate) schema: &'static MethodSchema,
+    pub(crate) class: &'static ClassSchema,
+    /// Anybody may call it, and it need not have been asked for.
+    pub(crate) open: bool,
+    /// It is about no object that exists yet, or about the only one: there is nothing to look up.
+    pub(crate) lone: bool,
     pub(crate) extension: &'static [AttrSchema],
     pub(crate) layout: Layout,
 }
@@ -261,9 +266,10 @@ impl<D: Driver> Table<D> {
         };
         method.extension = extension.attrs;
         for attr in extension.attrs {
-            if attr.spec.id & wire::ATTR_DRIVER == 0 || !method.layout.add(attr) {
+            if attr.spec.id & wire::ATTR_DRIVER == 0 {
                 return Err(Refusal::BadAttr(extension.class, extension.method, attr.spec.id));
             }
+            add(&mut method.layout, attr, extension.class, extension.method)?;
         }
         Ok(())
     }
@@ -287,17 +293,27 @@ impl<D: Driver> Class<D> {
         let schema = self.schema.method(number).ok_or(Refusal::NoSuchMethod(id, number))?;
         let mut layout = Layout::new(D::ID);
         for attr in schema.attrs {
-            if !layout.add(attr) {
-                return Err(Refusal::BadAttr(id, number, attr.spec.id));
-            }
+            add(&mut layout, attr, id, number)?;
         }
+        let open = schema.access == Access::Any && number < wire::method::EXPERIMENTAL;
+        let lone = matches!(schema.target, Target::New | Target::Only);
         *place = Some(try_box(Method {
             handler,
             replaced: None,
             schema,
+            class: self.schema,
+            open,
+            lone,
             extension: &[],
             layout,
         })?);
         Ok(())
     }
+}
+
+fn add(layout: &mut Layout, attr: &AttrSchema, class: u16, method: u8) -> Result<(), Refusal> {
+    layout.add(attr).map_err(|not| match not {
+        NotAdded::BadId => Refusal::BadAttr(class, method, attr.spec.id),
+        NotAdded::NoMemory => Refusal::NoMemory,
+    })
 }
