@@ -227,6 +227,11 @@ impl<P: Platform> AdminQueue<P> {
             self.platform.read32(regs::STATUS);
             // Release: pairs with `is_dead`.
             self.dead.store(true, Ordering::Release);
+        } else {
+            // Somebody else is at it: who comes back from here relies on the reset.
+            while !self.is_dead() {
+                self.platform.pause();
+            }
         }
         for signal in self.done.iter() {
             signal.raise();
@@ -351,13 +356,9 @@ impl<P: Platform> AdminQueue<P> {
             if waited > NAP && !self.check_alive() {
                 continue;
             }
-            if waited > P::COMMAND_TIMEOUT {
-                if self.die() {
-                    let seconds = P::COMMAND_TIMEOUT / 1_000_000_000;
-                    self.platform.log(format_args!(
-                        "a command was not completed in {seconds} s: the device is dead"
-                    ));
-                }
+            if waited > self.platform.command_timeout() {
+                let milliseconds = waited / 1_000_000;
+                self.found_dead(format_args!("a command was not completed in {milliseconds} ms"));
                 continue;
             }
             self.done[slot].wait(NAP);
@@ -409,12 +410,8 @@ impl<P: Platform> AdminQueue<P> {
                 self.done[number].raise();
             }
             _ => {
-                if self.die() {
-                    let id = completion.id;
-                    self.platform.log(format_args!(
-                        "completion of command {id:#x}, which nobody sent: the device is dead"
-                    ));
-                }
+                let id = completion.id;
+                self.found_dead(format_args!("it completed command {id:#x}, which nobody sent"));
             }
         }
     }

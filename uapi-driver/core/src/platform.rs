@@ -22,9 +22,6 @@ pub trait Platform: Host + Clone {
     /// What a thread sleeps on.
     type Signal: Signal;
 
-    /// Nanoseconds after which a command that has not completed means that the device is dead.
-    const COMMAND_TIMEOUT: u64 = 10_000_000_000;
-
     /// The device's name on this host.
     fn name(&self) -> &str;
 
@@ -73,6 +70,11 @@ pub trait Platform: Host + Clone {
 
     /// Nanoseconds of a clock that never goes back.
     fn now(&self) -> u64;
+
+    /// Nanoseconds after which a command that has not completed means that the device is dead.
+    fn command_timeout(&self) -> u64 {
+        10_000_000_000
+    }
 
     /// The driver found the device dead, in the middle of a call: a platform that can arranges for
     /// [`crate::remove`] to be called soon, by a thread that is in no call. Must not wait for that.

@@ -123,13 +123,14 @@ fn u13_waiting_commands_end_when_the_device_goes() {
 
 #[test]
 fn h03_a_missed_deadline_resets_the_device() {
-    let app = App::start(Bench::new(Scripted::default()));
+    let app = App::start(Bench::new(Scripted::default()).patience(Duration::from_millis(300)));
     let device = app.bench.model::<Scripted>();
     device.set(Fault::Mute);
     let start = Instant::now();
     let failure = app.call(method::CREATE, class::PD, 0, |_| {}).map(drop).unwrap_err();
     assert_eq!(failure.errno, Errno::ENODEV);
     assert!(start.elapsed() >= Duration::from_millis(300));
+    assert_eq!(app.bench.0.died.load(Ordering::Relaxed), 1);
     assert_eq!(
         device.read_status(),
         verbena_hw::regs::STATUS_READY,

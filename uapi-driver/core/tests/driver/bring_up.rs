@@ -8,12 +8,13 @@ use crate::bench::Bench;
 use rdma_uapi::class::{self, device, event_queue};
 use rdma_uapi::wire::method;
 use rdma_uapi::{Context, Errno, Reason};
+use std::time::Duration;
 use verbena_core::{Hardware, StartError};
 use verbena_hw::admin::{Opcode, Status};
 use verbena_hw::regs;
 
 fn start(fault: Fault) -> (StartError, Bench) {
-    let bench = Bench::new(Scripted::faulty(fault));
+    let bench = Bench::new(Scripted::faulty(fault)).patience(Duration::from_millis(300));
     match Hardware::start(bench.clone()) {
         Ok(_) => panic!("{fault:?}: the device came up"),
         Err(error) => {

@@ -98,6 +98,7 @@ pub struct Inner {
     pub pinned: AtomicUsize,
     pub privileged: AtomicBool,
     pub died: AtomicUsize,
+    pub command_timeout: AtomicU64,
     /// Allocations of DMA memory that succeed before they fail.
     pub allocations_left: AtomicUsize,
     pub log: Mutex<Vec<String>>,
@@ -124,11 +125,19 @@ impl Bench {
             pinned: AtomicUsize::new(0),
             privileged: AtomicBool::new(true),
             died: AtomicUsize::new(0),
+            command_timeout: AtomicU64::new(10_000_000_000),
             allocations_left: AtomicUsize::new(usize::MAX),
             log: Mutex::default(),
             fds: Mutex::default(),
             start: Instant::now(),
         }))
+    }
+
+    /// The same, which gives the device up when a command takes as long as this.
+    pub fn patience(self, timeout: Duration) -> Self {
+        let nanoseconds = timeout.as_nanos() as u64;
+        self.0.command_timeout.store(nanoseconds, Ordering::Relaxed);
+        self
     }
 
     pub fn model<M: Model>(&self) -> &M {
@@ -308,7 +317,9 @@ impl Platform for Bench {
     type Pinned = Pages;
     type Signal = Signalled;
 
-    const COMMAND_TIMEOUT: u64 = 300_000_000;
+    fn command_timeout(&self) -> u64 {
+        self.0.command_timeout.load(Ordering::Relaxed)
+    }
 
     fn name(&self) -> &str {
         "bench0"
