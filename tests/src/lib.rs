@@ -1,1 +1,119 @@
-//! (being written)
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! End to end: what `cargo xtask test` and `cargo xtask demo` do, over the launcher's servers and guests.
+//!
+//! This room starts things, looks at them from outside, and reports. It opens no device itself: what touches a device
+//! is a program of `guest/programs`, here or in a guest.
+#![forbid(unsafe_code)]
+
+pub mod conformance;
+pub mod demo;
+pub mod direct;
+pub mod dump;
+pub mod guest;
+pub mod pair;
+pub mod scenario;
+pub mod stage;
+pub mod suite;
+pub mod unit;
+
+use anyhow::Result;
+use std::path::PathBuf;
+use std::rc::Rc;
+use suite::{Reporter, Selection};
+use verbena_guest::harness::report::Row;
+use verbena_launcher::{Options, Progress};
+
+/// A part of the test run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Every crate's own tests.
+    Unit,
+    /// With no VM.
+    Direct,
+    /// In one guest.
+    Guest,
+    /// Between two guests.
+    Pair,
+}
+
+impl Part {
+    /// All of them, the quick ones first.
+    pub const ALL: [Part; 4] = [Part::Unit, Part::Direct, Part::Guest, Part::Pair];
+
+    fn name(self) -> &'static str {
+        match self {
+            Part::Unit => "unit",
+            Part::Direct => "direct",
+            Part::Guest => "guest",
+            Part::Pair => "pair",
+        }
+    }
+}
+
+/// What to test, and how to tell.
+#[derive(Clone, Debug)]
+pub struct TestOptions {
+    /// The parts to run.
+    pub parts: Vec<Part>,
+    /// Which tests of them.
+    pub selection: Selection,
+    /// Where every row goes as JSON.
+    pub json: Option<PathBuf>,
+    /// Every row on standard output, and every program's words.
+    pub verbose: bool,
+    /// How guests are booted.
+    pub launch: Options,
+}
+
+/// Runs the tests; says whether all passed.
+///
+/// # Errors
+///
+/// If something that is no test goes wrong: a build, the set-up, a report that cannot be written. What has been
+/// reported until then is still written.
+pub fn test(options: &TestOptions) -> Result<bool> {
+    let progress = Progress::new(options.verbose);
+    let reporter = Reporter::new(&progress);
+    let result = run_parts(options, &reporter, &progress);
+    if let Some(path) = &options.json {
+        reporter.write_json(path)?;
+    }
+    result?;
+    Ok(reporter.finish())
+}
+
+fn run_parts(options: &TestOptions, reporter: &Reporter, progress: &Progress) -> Result<()> {
+    let stage = Rc::new(stage::Stage::new(options.launch.clone(), progress.clone())?);
+    for &part in &options.parts {
+        let mark = reporter.mark();
+        match part {
+            Part::Unit => unit::run(&stage, &options.selection, reporter)?,
+            Part::Direct => direct::run(&stage, &options.selection, reporter)?,
+            Part::Guest => guest::run(&stage, &options.selection, reporter)?,
+            Part::Pair => pair::run(&stage, &options.selection, reporter)?,
+        }
+        reporter.summary(part.name(), mark);
+    }
+    Ok(())
+}
+
+/// Every test of the parts, without running any.
+///
+/// # Errors
+///
+/// If the unit tests, whose names only their binaries know, do not build.
+pub fn list(options: &TestOptions) -> Result<Vec<Row>> {
+    let progress = Progress::new(options.verbose);
+    let stage = stage::Stage::new(options.launch.clone(), progress)?;
+    let mut rows = Vec::new();
+    for &part in &options.parts {
+        rows.extend(match part {
+            Part::Unit => unit::list(&stage)?,
+            Part::Direct => direct::list(),
+            Part::Guest => guest::list(),
+            Part::Pair => pair::list(),
+        });
+    }
+    rows.retain(|row| options.selection.wants(&row.name));
+    Ok(rows)
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! With no VM: the conformance suite over a server's sockets, and what only the host's side can do to them.
+
+use crate::conformance;
+use crate::dump::{self, Objects};
+use crate::scenario::{self, Scenario};
+use crate::stage::Stage;
+use crate::suite::{Reporter, Selection};
+use anyhow::{bail, ensure, Context, Result};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use verbena_guest::harness::report::Row;
+use verbena_launcher::process::{describe, Process};
+use verbena_launcher::Hca;
+
+const NAME: &str = "direct";
+
+/// A server of four HCAs.
+struct World {
+    stage: Rc<Stage>,
+    hca: Hca,
+    logs: PathBuf,
+}
+
+const SCENARIOS: &[Scenario<World>] = &[
+    Scenario {
+        name: "u13_killed_application_leaves_nothing_and_disturbs_nobody",
+        run: killed_application,
+    },
+    Scenario {
+        name: "h15_dump_is_taken_under_traffic",
+        run: dump_under_traffic,
+    },
+    Scenario {
+        name: "h13_killed_server_is_an_error_not_a_hang",
+        run: killed_server,
+    },
+];
+
+/// Every test of this part.
+pub fn list() -> Vec<Row> {
+    let mut rows = conformance::list(NAME, false);
+    rows.extend(scenario::list(SCENARIOS, NAME));
+    rows
+}
+
+/// Runs those that are wanted.
+///
+/// # Errors
+///
+/// If the programs do not build or no server starts.
+pub fn run(stage: &Rc<Stage>, selection: &Selection, reporter: &Reporter) -> Result<()> {
+    let logs = stage.checkout().logs(NAME)?;
+    if conformance::any_wanted(false, selection) {
+        let hca = stage.hca(2, &logs)?;
+        let attach = |n| format!("direct:{}", hca.socket(n).display());
+        let mut command = Command::new(stage.program("verbena-conformance")?);
+        command.args(["--attach", &attach(0), "--right", &attach(1), "--attachment-name", NAME]);
+        command.args(conformance::arguments(selection)).stdin(Stdio::null());
+        let output = reporter.step("conformance, direct", || {
+            command.output().context("cannot run verbena-conformance")
+        })?;
+        let ending = format!(
+            "the suite ended before it ({}): {}",
+            output.status,
+            conformance::last_words(&String::from_utf8_lossy(&output.stderr))
+        );
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        conformance::report(&stdout, &ending, NAME, false, selection, reporter);
+    }
+    if scenario::any_wanted(SCENARIOS, selection) {
+        let hca = stage.hca(4, &logs)?;
+        let mut world = World {
+            stage: stage.clone(),
+            hca,
+            logs,
+        };
+        scenario::run(SCENARIOS, &mut world, NAME, selection, reporter);
+    }
+    Ok(())
+}
+
+/// Endless traffic on an HCA; what it prints goes to a file.
+struct Traffic {
+    process: Process,
+    output: PathBuf,
+}
+
+impl World {
+    fn traffic(&self, name: &str, number: usize, more: &[&str]) -> Result<Traffic> {
+        let output = self.logs.join(format!("{name}.out"));
+        let file = std::fs::File::create(&output)?;
+        let process = self.stage.start("verbena-traffic", |command| {
+            command
+                .arg("--attach")
+                .arg(format!("direct:{}", self.hca.socket(number).display()))
+                .args(more);
+            command
+                .stdin(Stdio::null())
+                .stdout(file.try_clone().expect("a descriptor is free"))
+                .stderr(file);
+        })?;
+        let traffic = Traffic { process, output };
+        traffic.wait_until_it_flows()?;
+        Ok(traffic)
+    }
+}
+
+impl Traffic {
+    fn said(&self) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = std::fs::File::open(&self.output) {
+            // What is not UTF-8 would be a torn write; the next look sees it whole.
+            let _ = file.read_to_string(&mut text);
+        }
+        text
+    }
+
+    /// Waits for its first line of progress.
+    fn wait_until_it_flows(&self) -> Result<()> {
+        wait_until(Duration::from_secs(20), || Ok(self.said().contains("iterations")))
+            .with_context(|| format!("traffic does not begin: {}", conformance::last_words(&self.said())))
+    }
+}
+
+/// Polls `done` until it is true.
+fn wait_until(patience: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    while !done()? {
+        if Instant::now() > deadline {
+            bail!("not so after {patience:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn killed_application(world: &mut World) -> Result<()> {
+    let mut bystander = world.traffic("bystander", 1, &["--seconds", "6"])?;
+    let mut victim = world.traffic("victim", 0, &["--seconds", "600"])?;
+    let before = dump::objects(&world.stage, &world.hca, 0)?;
+    ensure!(before.qps > 0 && before.mrs > 0, "the victim has objects: {before:?}");
+    victim.process.signal(9);
+    victim.process.wait()?;
+    dump::wait_for(&world.stage, &world.hca, 0, Objects::NONE, Duration::from_secs(10))?;
+    let status = bystander
+        .process
+        .wait_for(Duration::from_secs(60))?
+        .context("the bystander does not end")?;
+    ensure!(
+        status.success(),
+        "the bystander was disturbed ({}): {}",
+        describe(status),
+        conformance::last_words(&bystander.said())
+    );
+    // And the HCA of the dead can be attached again.
+    let mut heir = world.traffic("heir", 0, &["--seconds", "1"])?;
+    let status = heir
+        .process
+        .wait_for(Duration::from_secs(60))?
+        .context("the heir does not end")?;
+    ensure!(
+        status.success(),
+        "attaching again fails: {}",
+        conformance::last_words(&heir.said())
+    );
+    Ok(())
+}
+
+fn dump_under_traffic(world: &mut World) -> Result<()> {
+    let mut traffic = world.traffic("dumped", 2, &["--seconds", "4"])?;
+    for _ in 0..20 {
+        let objects = dump::objects(&world.stage, &world.hca, 2)?;
+        ensure!(objects.qps > 0, "the dump misses the queue pairs in use: {objects:?}");
+    }
+    let status = traffic
+        .process
+        .wait_for(Duration::from_secs(60))?
+        .context("the traffic does not end")?;
+    ensure!(
+        status.success(),
+        "the dumps disturbed it: {}",
+        conformance::last_words(&traffic.said())
+    );
+    Ok(())
+}
+
+/// The last scenario: the server does not come back.
+fn killed_server(world: &mut World) -> Result<()> {
+    let mut traffic = world.traffic("bereft", 3, &["--seconds", "600", "--expect-loss"])?;
+    let control = world.hca.control();
+    world.hca.kill9()?;
+    let status = traffic.process.wait_for(Duration::from_secs(60))?;
+    let status = status.context("the application hangs on a dead device")?;
+    ensure!(
+        status.success(),
+        "the loss was not told ({}): {}",
+        describe(status),
+        conformance::last_words(&traffic.said())
+    );
+    no_answer_is_one_line(&world.stage, &control)
+}
+
+fn no_answer_is_one_line(stage: &Stage, control: &Path) -> Result<()> {
+    let output = Command::new(stage.program("verbena-ctl")?)
+        .args(["dump", "--socket"])
+        .arg(control)
+        .output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "verbena-ctl succeeds without a server");
+    ensure!(
+        stderr.lines().count() == 1,
+        "verbena-ctl says more than one line: {stderr}"
+    );
+    Ok(())
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The register dump as the tests read it: from the host, through `verbena-ctl`, as a person would get it.
+
+use crate::stage::Stage;
+use anyhow::{anyhow, bail, Context, Result};
+use serde_json::Value;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use verbena_launcher::Hca;
+
+/// How many objects of each kind an HCA has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Objects {
+    /// Protection domains.
+    pub pds: u64,
+    /// Doorbell pages.
+    pub doorbells: u64,
+    /// Completion queues.
+    pub cqs: u64,
+    /// Memory regions.
+    pub mrs: u64,
+    /// Queue pairs.
+    pub qps: u64,
+}
+
+impl Objects {
+    /// None of any kind. Event queues are not counted: the driver itself has those as long as it is loaded.
+    pub const NONE: Objects = Objects {
+        pds: 0,
+        doorbells: 0,
+        cqs: 0,
+        mrs: 0,
+        qps: 0,
+    };
+}
+
+/// The whole dump as JSON text.
+///
+/// # Errors
+///
+/// If the server does not answer.
+pub fn text(stage: &Stage, hca: &Hca) -> Result<String> {
+    let mut command = Command::new(stage.program("verbena-ctl")?);
+    command.args(["dump", "--json", "--socket"]).arg(hca.control());
+    let output = command.output().context("cannot run verbena-ctl")?;
+    if !output.status.success() {
+        bail!(
+            "verbena-ctl dump failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The objects of HCA `number`.
+///
+/// # Errors
+///
+/// If the server does not answer, or its dump is not what it was.
+pub fn objects(stage: &Stage, hca: &Hca, number: usize) -> Result<Objects> {
+    let dump: Value = serde_json::from_str(&text(stage, hca)?)?;
+    let objects = dump
+        .pointer(&format!("/hcas/{number}/device/objects"))
+        .ok_or_else(|| anyhow!("the dump has no objects"))?;
+    let count = |name: &str| {
+        objects
+            .get(name)
+            .and_then(Value::as_u64)
+            .with_context(|| format!("the dump does not count {name}"))
+    };
+    Ok(Objects {
+        pds: count("pds")?,
+        doorbells: count("doorbells")?,
+        cqs: count("cqs")?,
+        mrs: count("mrs")?,
+        qps: count("qps")?,
+    })
+}
+
+/// Waits until HCA `number` has exactly `expected`.
+///
+/// # Errors
+///
+/// If it has something else for all of `patience`.
+pub fn wait_for(stage: &Stage, hca: &Hca, number: usize, expected: Objects, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let present = objects(stage, hca, number)?;
+        if present == expected {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("after {patience:?} HCA {number} has {present:?}, not {expected:?}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

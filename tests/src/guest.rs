@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! In one guest: the conformance suite, then what a kernel has to survive.
+//!
+//! One guest is booted for everything that leaves it usable. Two more are booted for what needs another beginning (memory
+//! that is not shared) or has no way back (a server that is gone).
+
+use crate::conformance;
+use crate::dump::{self, Objects};
+use crate::scenario::{self, Scenario};
+use crate::stage::Stage;
+use crate::suite::{Reporter, Selection};
+use anyhow::{bail, ensure, Context, Result};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use verbena_guest::harness::report::Row;
+use verbena_launcher::guest::{Program, Running};
+use verbena_launcher::profile::Scenario as Profile;
+use verbena_launcher::{Guest, Hca};
+
+const NAME: &str = "guest";
+
+/// How long the whole conformance suite may take in a guest that is emulated.
+const SUITE: Duration = Duration::from_secs(1500);
+
+struct World {
+    stage: Rc<Stage>,
+    hca: Hca,
+    guest: Guest,
+}
+
+/// On the guest that stays usable. The order matters to none but the last, which looks back at all of them.
+const SHARED: &[Scenario<World>] = &[
+    Scenario {
+        name: "h01_lspci_shows_a_clean_function",
+        run: lspci,
+    },
+    Scenario {
+        name: "u01_device_node_has_name_mode_and_class",
+        run: device_node,
+    },
+    Scenario {
+        name: "u19_fast_path_makes_no_system_call",
+        run: no_system_call,
+    },
+    Scenario {
+        name: "h15_dump_from_host_and_guest_agree",
+        run: dumps_agree,
+    },
+    Scenario {
+        name: "u13_killed_application_leaves_nothing_and_disturbs_nobody",
+        run: killed_application,
+    },
+    Scenario {
+        name: "u13_module_is_busy_while_in_use_then_unloads_and_reloads",
+        run: reload,
+    },
+    Scenario {
+        name: "u13_module_already_loaded_is_one_clear_line",
+        run: loaded_twice,
+    },
+    Scenario {
+        name: "u13_sysfs_remove_and_rescan",
+        run: remove_and_rescan,
+    },
+    Scenario {
+        name: "u13_kernel_log_has_no_complaint",
+        run: no_complaint,
+    },
+];
+
+/// On a guest of its own, because its device does not come back.
+const DOOMED: &[Scenario<World>] = &[Scenario {
+    name: "h13_killed_server_fails_calls_and_the_module_unloads",
+    run: killed_server,
+}];
+
+/// On a guest whose memory is not shared.
+const UNSHARED: &[Scenario<World>] = &[Scenario {
+    name: "h02_memory_that_is_not_shared_is_named",
+    run: unshared_memory,
+}];
+
+/// Every test of this part.
+pub fn list() -> Vec<Row> {
+    let mut rows = conformance::list(NAME, false);
+    for scenarios in [SHARED, DOOMED, UNSHARED] {
+        rows.extend(scenario::list(scenarios, NAME));
+    }
+    rows
+}
+
+/// Runs those that are wanted.
+///
+/// # Errors
+///
+/// If something does not build or cannot be set up.
+pub fn run(stage: &Rc<Stage>, selection: &Selection, reporter: &Reporter) -> Result<()> {
+    let suite = conformance::any_wanted(false, selection);
+    if suite || scenario::any_wanted(SHARED, selection) {
+        match world(stage, "guest", Profile::Single, true) {
+            Ok(mut world) => {
+                if suite {
+                    run_suite(&world, selection, reporter)?;
+                }
+                scenario::run(SHARED, &mut world, NAME, selection, reporter);
+            }
+            Err(why) => {
+                conformance::report("", &format!("{why:#}"), NAME, false, selection, reporter);
+                scenario::fail_all(SHARED, &why, NAME, selection, reporter);
+            }
+        }
+    }
+    for (scenarios, profile, load) in [
+        (DOOMED, Profile::Single, true),
+        (UNSHARED, Profile::SingleUnshared, false),
+    ] {
+        if scenario::any_wanted(scenarios, selection) {
+            match world(stage, profile_name(profile), profile, load) {
+                Ok(mut world) => scenario::run(scenarios, &mut world, NAME, selection, reporter),
+                Err(why) => scenario::fail_all(scenarios, &why, NAME, selection, reporter),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn profile_name(profile: Profile) -> &'static str {
+    match profile {
+        Profile::SingleUnshared => "unshared",
+        _ => "doomed",
+    }
+}
+
+/// A server of one HCA and a guest on it. With `load` it returns when the device's node is there.
+fn world(stage: &Rc<Stage>, name: &str, profile: Profile, load: bool) -> Result<World> {
+    let logs = stage.checkout().logs(name)?;
+    let hca = stage.hca(1, &logs)?;
+    let guest = stage.boot_with(name, &hca, 0, &logs, |config| {
+        config.scenario = profile;
+        config.load_module = load;
+    })?;
+    if load {
+        wait_for_node(&guest)?;
+    }
+    Ok(World {
+        stage: stage.clone(),
+        hca,
+        guest,
+    })
+}
+
+/// Waits until the device's node is there.
+///
+/// # Errors
+///
+/// If it does not appear; with the end of the kernel's log.
+pub fn wait_for_node(guest: &Guest) -> Result<()> {
+    let script = "for i in $(seq 300); do [ -c /dev/verbena0 ] && exit 0; sleep 0.1; done; dmesg | tail -5; exit 1";
+    guest
+        .check(&Program::shell(script))
+        .context("/dev/verbena0 does not appear")?;
+    Ok(())
+}
+
+fn run_suite(world: &World, selection: &Selection, reporter: &Reporter) -> Result<()> {
+    let mut argv = vec!["verbena-conformance", "--attach", "kernel", "--attachment-name", NAME];
+    let arguments = conformance::arguments(selection);
+    argv.extend(arguments.iter().map(String::as_str));
+    let program = Program::new(argv).timeout(SUITE);
+    let (stdout, ending) = reporter.step("conformance, in a guest", || {
+        let running = world.guest.spawn(&program)?;
+        Ok(match world.guest.wait(running, SUITE)? {
+            Some(done) => {
+                let ending = format!("{:?}: {}", done.exit, conformance::last_words(&done.stderr));
+                (done.stdout, ending)
+            }
+            None => {
+                let said = world.guest.state(running)?.stdout.text();
+                (said, format!("the suite is not done after {} s", SUITE.as_secs()))
+            }
+        })
+    })?;
+    conformance::report(&stdout, &ending, NAME, false, selection, reporter);
+    Ok(())
+}
+
+/// Starts endless traffic and returns when it flows.
+///
+/// # Errors
+///
+/// If it does not begin.
+pub fn traffic(guest: &Guest, more: &[&str]) -> Result<Running> {
+    let mut argv = vec!["verbena-traffic", "--attach", "kernel"];
+    argv.extend(more);
+    let running = guest.spawn(&Program::new(argv))?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let state = guest.state(running)?;
+        if state.stdout.text().contains("iterations") {
+            return Ok(running);
+        }
+        if state.exit.is_some() || Instant::now() > deadline {
+            bail!("traffic does not begin: {}{}", state.stdout.text(), state.stderr.text());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits for the end of a program that must succeed.
+fn must_end_well(guest: &Guest, running: Running, what: &str) -> Result<()> {
+    let done = guest
+        .wait(running, Duration::from_secs(90))?
+        .with_context(|| format!("{what} does not end"))?;
+    ensure!(
+        done.is_success(),
+        "{what}: {:?}: {}{}",
+        done.exit,
+        done.stdout,
+        done.stderr
+    );
+    Ok(())
+}
+
+fn lspci(world: &mut World) -> Result<()> {
+    let shown = world
+        .guest
+        .check(&Program::shell("lspci -nn -d 1234: && lspci -vvv -d 1234:"))?;
+    for (what, word) in [
+        ("its class", "[0207]"),
+        ("a 64-bit prefetchable BAR", "64-bit, prefetchable"),
+        ("MSI-X, enabled", "MSI-X: Enable+"),
+        ("an endpoint's express capability", "Express"),
+        ("function level reset", "FLReset+"),
+        ("its driver", "Kernel driver in use: verbena"),
+    ] {
+        ensure!(shown.contains(word), "lspci does not show {what}:\n{shown}");
+    }
+    for word in ["<chain broken>", "!!!", "Unknown", "Interrupt: pin"] {
+        ensure!(!shown.contains(word), "lspci complains ('{word}'):\n{shown}");
+    }
+    Ok(())
+}
+
+fn device_node(world: &mut World) -> Result<()> {
+    let mode = world.guest.check(&Program::shell("stat -c '%A %F' /dev/verbena0"))?;
+    ensure!(
+        mode.trim() == "crw-rw-rw- character special file",
+        "/dev/verbena0 is '{}'",
+        mode.trim()
+    );
+    let class = world
+        .guest
+        .check(&Program::shell("readlink -f /sys/class/verbena/verbena0"))?;
+    ensure!(
+        class.contains("/pci0000:00/"),
+        "the class device is not below its PCI function: {}",
+        class.trim()
+    );
+    // Anybody may use it: RDMA objects are protected from each other, not the node.
+    world
+        .guest
+        .check(&Program::new(["verbena-info", "--attach", "kernel"]).user(65534))?;
+    Ok(())
+}
+
+/// Counts the system calls between the marks that the ping-pong writes around its steady state.
+///
+/// # Errors
+///
+/// If it fails, or leaves no marks.
+pub fn system_calls_in_steady_state(guest: &Guest) -> Result<u64> {
+    let run = "strace -f -o /tmp/fast-path.strace verbena-pingpong --attach kernel --marks --iterations 2000 --size 64";
+    guest.check(&Program::shell(run).timeout(Duration::from_secs(300)))?;
+    let trace = String::from_utf8_lossy(&guest.read_file("/tmp/fast-path.strace")?).into_owned();
+    count_between_marks(&trace)
+}
+
+/// The lines of a trace between the two marks.
+fn count_between_marks(trace: &str) -> Result<u64> {
+    let mark = |word: &str| {
+        let written = |line: &&str| line.contains("write(2,") && line.contains(word);
+        trace
+            .lines()
+            .position(|line| written(&line))
+            .with_context(|| format!("the trace has no mark '{word}'"))
+    };
+    let (begin, end) = (mark("steady state begins")?, mark("steady state ends")?);
+    ensure!(begin < end, "the marks are in the wrong order");
+    Ok((end - begin - 1) as u64)
+}
+
+fn no_system_call(world: &mut World) -> Result<()> {
+    let calls = system_calls_in_steady_state(&world.guest)?;
+    ensure!(calls == 0, "{calls} system calls in 2000 iterations");
+    Ok(())
+}
+
+fn dumps_agree(world: &mut World) -> Result<()> {
+    let inside = world
+        .guest
+        .check(&Program::new(["verbena-info", "--attach", "kernel", "--dump"]))?;
+    let inside: serde_json::Value = serde_json::from_str(&inside).context("the guest's dump is not JSON")?;
+    let outside: serde_json::Value = serde_json::from_str(&dump::text(&world.stage, &world.hca)?)?;
+    let hca = |dump: &serde_json::Value, path: &str| dump.pointer(path).cloned();
+    let (here, there) = (hca(&inside, "/hcas/0/mac"), hca(&outside, "/0/device/hcas/0/mac"));
+    ensure!(
+        here.is_some() && here == there,
+        "the guest's dump is of {here:?}, the host's of {there:?}"
+    );
+    let registers = |value: Option<serde_json::Value>| -> Vec<String> {
+        let list = value.and_then(|v| v.as_array().cloned()).unwrap_or_default();
+        list.iter()
+            .filter_map(|r| Some(r.get("name")?.as_str()?.to_owned()))
+            .collect()
+    };
+    let (here, there) = (
+        registers(hca(&inside, "/hcas/0/registers")),
+        registers(hca(&outside, "/0/device/hcas/0/registers")),
+    );
+    ensure!(
+        !here.is_empty() && here == there,
+        "the dumps show different registers: {here:?} and {there:?}"
+    );
+    Ok(())
+}
+
+fn killed_application(world: &mut World) -> Result<()> {
+    let (guest, patience) = (&world.guest, Duration::from_secs(30));
+    dump::wait_for(&world.stage, &world.hca, 0, Objects::NONE, patience)?;
+    let bystander = traffic(guest, &["--seconds", "15"])?;
+    let alone = dump::objects(&world.stage, &world.hca, 0)?;
+    let victim = traffic(guest, &["--seconds", "600"])?;
+    let both = dump::objects(&world.stage, &world.hca, 0)?;
+    ensure!(
+        both.qps > alone.qps,
+        "the victim has no queue pairs: {alone:?}, then {both:?}"
+    );
+    guest.signal(victim, 9)?;
+    guest
+        .wait(victim, patience)?
+        .context("SIGKILL does not end the application")?;
+    dump::wait_for(&world.stage, &world.hca, 0, alone, patience).context("what the killed application owned stays")?;
+    must_end_well(guest, bystander, "the bystander")?;
+    dump::wait_for(&world.stage, &world.hca, 0, Objects::NONE, patience)
+}
+
+fn reload(world: &mut World) -> Result<()> {
+    let guest = &world.guest;
+    let user = traffic(guest, &["--seconds", "600"])?;
+    let busy = guest.run(&Program::new(["rmmod", "verbena"]))?;
+    ensure!(!busy.is_success(), "the module unloads while an application uses it");
+    ensure!(busy.stderr.contains("in use"), "rmmod says: {}", busy.stderr.trim());
+    guest.signal(user, 9)?;
+    guest
+        .wait(user, Duration::from_secs(30))?
+        .context("SIGKILL does not end the application")?;
+    for _ in 0..3 {
+        guest.check(&Program::shell(
+            "rmmod verbena && ! [ -e /dev/verbena0 ] && insmod /opt/verbena/module/verbena.ko",
+        ))?;
+        wait_for_node(guest)?;
+    }
+    guest.check(&Program::new([
+        "verbena-pingpong",
+        "--attach",
+        "kernel",
+        "--iterations",
+        "50",
+    ]))?;
+    Ok(())
+}
+
+fn loaded_twice(world: &mut World) -> Result<()> {
+    let again = world
+        .guest
+        .run(&Program::new(["insmod", "/opt/verbena/module/verbena.ko"]))?;
+    ensure!(!again.is_success(), "the module loads twice");
+    ensure!(
+        again.stderr.trim().lines().count() == 1 && again.stderr.contains("File exists"),
+        "insmod says: {}",
+        again.stderr.trim()
+    );
+    world
+        .guest
+        .check(&Program::new(["verbena-info", "--attach", "kernel"]))?;
+    Ok(())
+}
+
+fn remove_and_rescan(world: &mut World) -> Result<()> {
+    let guest = &world.guest;
+    let user = traffic(guest, &["--seconds", "600", "--expect-loss"])?;
+    guest.check(&Program::shell(
+        "echo 1 > /sys/class/verbena/verbena0/device/remove && ! [ -e /dev/verbena0 ]",
+    ))?;
+    must_end_well(guest, user, "the application whose device was removed")?;
+    guest.check(&Program::shell("echo 1 > /sys/bus/pci/rescan"))?;
+    wait_for_node(guest)?;
+    guest.check(&Program::new([
+        "verbena-pingpong",
+        "--attach",
+        "kernel",
+        "--iterations",
+        "50",
+    ]))?;
+    dump::wait_for(&world.stage, &world.hca, 0, Objects::NONE, Duration::from_secs(30))
+}
+
+fn no_complaint(world: &mut World) -> Result<()> {
+    let complaints = world.guest.complaints();
+    ensure!(
+        complaints.is_empty(),
+        "{} complaints, the first: {}",
+        complaints.len(),
+        complaints[0]
+    );
+    Ok(())
+}
+
+fn killed_server(world: &mut World) -> Result<()> {
+    let guest = &world.guest;
+    let user = traffic(guest, &["--seconds", "600", "--expect-loss"])?;
+    world.hca.kill9()?;
+    must_end_well(guest, user, "the application whose device died")?;
+    let late = guest.run(&Program::new(["verbena-info", "--attach", "kernel"]))?;
+    ensure!(!late.is_success(), "a dead device still answers: {}", late.stdout);
+    ensure!(
+        late.stderr.trim().lines().count() == 1,
+        "not one clear line: {}",
+        late.stderr
+    );
+    guest
+        .check(&Program::new(["rmmod", "verbena"]))
+        .context("the module does not unload")?;
+    let complaints = guest.complaints();
+    ensure!(complaints.is_empty(), "the kernel complains: {}", complaints[0]);
+    Ok(())
+}
+
+fn unshared_memory(world: &mut World) -> Result<()> {
+    let guest = &world.guest;
+    // The module loads, because it is not at fault; its probe of the device fails, and says why.
+    guest.check(&Program::new(["insmod", "/opt/verbena/module/verbena.ko"]))?;
+    let log = guest.dmesg()?;
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("share=on")).collect();
+    ensure!(
+        lines.len() == 1,
+        "{} lines of the kernel's log name share=on",
+        lines.len()
+    );
+    let node = guest.run(&Program::new(["test", "-e", "/dev/verbena0"]))?;
+    ensure!(
+        !node.is_success(),
+        "there is a device node for a device that cannot work"
+    );
+    guest.check(&Program::new(["rmmod", "verbena"]))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_between_the_marks_are_counted() {
+        let trace = "1 openat(AT_FDCWD, \"x\") = 3\n1 write(2, \"steady state begins\\n\", 20) = 20\n\
+            2 futex(0x1) = 0\n1 getpid() = 1\n1 write(2, \"steady state ends\\n\", 18) = 18\n1 exit_group(0) = ?\n";
+        assert_eq!(count_between_marks(trace).unwrap(), 2);
+        assert!(count_between_marks("nothing").is_err());
+    }
+}
