@@ -57,7 +57,14 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Prepares one below `root`.
+    /// The one that was prepared below `root` before, if it was.
+    pub fn existing(root: &Path) -> Option<Archive> {
+        root.join("apt.conf")
+            .exists()
+            .then(|| Archive { root: root.to_owned() })
+    }
+
+    /// Prepares one below `root`. Nobody else may use it at that time.
     ///
     /// # Errors
     ///

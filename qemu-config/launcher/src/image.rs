@@ -83,7 +83,8 @@ impl Modules {
                 let Some(path) = line.strip_prefix("insmod ") else {
                     continue;
                 };
-                let path = PathBuf::from(path.trim());
+                // What follows the path are options that a package sets for the module.
+                let path = PathBuf::from(path.split(' ').next().unwrap_or_default());
                 if place == "boot" && !modules.boot.contains(&path) {
                     modules.boot.push(path.clone());
                 }

@@ -249,7 +249,14 @@ impl Setup {
         Ok(self.store.root().join(format!("plan-{}.json", key.finish())))
     }
 
+    fn archive_root(&self) -> PathBuf {
+        self.store.root().join("apt")
+    }
+
     fn plan_is_old(&self, options: &Options) -> bool {
+        if Archive::existing(&self.archive_root()).is_none() {
+            return true;
+        }
         let modified = self
             .plan_path(options)
             .ok()
@@ -279,7 +286,7 @@ impl Setup {
         let _lock = self.store.lock(progress)?;
         let task = progress.begin("plan", None);
         let mirror = mirror::find(Path::new("/etc/apt"), &mirror::host_codename()?)?;
-        let archive = Archive::open(&self.store.root().join("apt"), &mirror)?;
+        let archive = Archive::open(&self.archive_root(), &mirror)?;
         task.message(&format!("asking {} what is current", mirror.uri));
         archive.update().with_context(|| {
             format!(
@@ -327,8 +334,7 @@ impl Setup {
     }
 
     fn download(&self, set: &str, work: &Work) -> Result<PathBuf> {
-        let mirror = mirror::find(Path::new("/etc/apt"), &mirror::host_codename()?)?;
-        let archive = Archive::open(&self.store.root().join("apt"), &mirror)?;
+        let archive = Archive::existing(&self.archive_root()).context("the archive's index is gone from the cache")?;
         let debs = work.out.join(".debs");
         fs::create_dir(&debs)?;
         archive.download(self.plan.set(set), &debs, work.task)?;
