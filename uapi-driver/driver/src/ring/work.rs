@@ -135,6 +135,7 @@ impl<'a> SendWr<'a> {
     #[inline(always)]
     pub const fn sges(mut self, sges: &'a [Sge]) -> Self {
         self.data = Data::Sges(sges);
+        self.flags &= !send_flags::INLINE;
         self
     }
 
