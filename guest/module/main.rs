@@ -102,7 +102,9 @@ impl pci::Driver for Verbena {
 }
 
 fn attach<'bound>(pdev: &'bound pci::Device<Core<'_>>) -> Result<Attached<'bound>> {
-    pdev.enable_device_mem()?;
+    pdev.enable_device_mem().inspect_err(|_| {
+        dev_err!(pdev, "the device cannot be enabled: its configuration space does not answer\n");
+    })?;
     // SAFETY: Nothing is mapped for the device yet.
     unsafe {
         dma::Device::dma_set_mask_and_coherent(pdev, DmaMask::new::<64>())?;
