@@ -452,7 +452,7 @@ fn qps(hca: &Hca, select: Select) -> Vec<QpDump> {
 }
 
 fn cqs(hca: &Hca, select: Select) -> Vec<CqDump> {
-    let show = |(cqn, cq): (u32, &Box<crate::cq::Cq>)| CqDump {
+    let show = |cqn: u32, cq: &crate::cq::Cq| CqDump {
         cqn,
         cookie: cq.cookie,
         eqn: cq.eqn.0,
@@ -464,8 +464,8 @@ fn cqs(hca: &Hca, select: Select) -> Vec<CqDump> {
         events: cq.events,
     };
     match select {
-        Select::All | Select::Cq(u32::MAX) => hca.cqs.iter().map(show).collect(),
-        Select::Cq(cqn) => hca.cqs.get(cqn).map(|cq| show((cqn, cq))).into_iter().collect(),
+        Select::All | Select::Cq(u32::MAX) => hca.cqs.iter().map(|(cqn, cq)| show(cqn, cq)).collect(),
+        Select::Cq(cqn) => hca.cqs.get(cqn).map(|cq| show(cqn, cq)).into_iter().collect(),
         _ => Vec::new(),
     }
 }

@@ -45,6 +45,8 @@ mod ring;
 mod rng;
 mod schedule;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 
 pub use dump::Dump;

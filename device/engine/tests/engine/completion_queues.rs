@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! H7: arming, overflow, and what a failed completion queue means to its queue pairs.
+
+use verbena_engine::testing::{Pair, Send};
+use verbena_hw::admin::Opcode;
+use verbena_hw::cmd::QueryCqRsp;
+use verbena_hw::cqe::{CqRecord, Status};
+use verbena_hw::eqe::Event;
+use verbena_hw::qp::QpState;
+use verbena_hw::wqe::send_flags;
+
+fn post(pair: &mut Pair, wr_id: u64, solicited: bool) {
+    let w = &mut pair.world;
+    pair.b.post_recv(w, wr_id, 0, 8);
+    let wr = Send::send(wr_id, &[]).unsignaled();
+    let wr = if solicited { wr.flags(send_flags::SOLICITED) } else { wr };
+    pair.a.post(w, wr);
+    w.run();
+}
+
+/// Completion events of b's queue since the last call.
+fn told(pair: &mut Pair) -> usize {
+    let events = pair.b.guest.events(&mut pair.world);
+    for event in &events {
+        assert_eq!(Event(event.event), Event::COMPLETION);
+        assert_eq!((event.number, event.cookie), (pair.b.cq.cqn.get(), 0xc0));
+    }
+    events.len()
+}
+
+#[test]
+fn h07_nobody_is_told_who_has_not_asked() {
+    let mut pair = Pair::connected();
+    post(&mut pair, 1, true);
+    assert_eq!(told(&mut pair), 0);
+}
+
+#[test]
+fn h07_armed_for_any_tells_once() {
+    let mut pair = Pair::connected();
+    pair.b.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    post(&mut pair, 1, false);
+    assert_eq!(told(&mut pair), 1);
+    post(&mut pair, 2, false);
+    assert_eq!(told(&mut pair), 0, "once");
+    pair.b.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    post(&mut pair, 3, false);
+    assert_eq!(told(&mut pair), 1);
+}
+
+#[test]
+fn h07_armed_for_solicited_waits_for_one_or_for_an_error() {
+    let mut pair = Pair::connected();
+    pair.b.cq.arm(&pair.world, CqRecord::ARM_SOLICITED);
+    post(&mut pair, 1, false);
+    assert_eq!(told(&mut pair), 0);
+    post(&mut pair, 2, true);
+    assert_eq!(told(&mut pair), 1);
+    pair.b.cq.arm(&pair.world, CqRecord::ARM_SOLICITED);
+    post(&mut pair, 3, false);
+    assert_eq!(told(&mut pair), 0);
+    let (w, qpn) = (&mut pair.world, pair.b.qp.qpn);
+    pair.b.post_recv(w, 4, 0, 8);
+    pair.b.guest.modify_state(w, qpn, QpState::ERR).expect("a transition");
+    w.run();
+    assert_eq!(told(&mut pair), 1, "a flush is an error");
+}
+
+#[test]
+fn h07_a_batch_raises_one_event() {
+    let mut pair = Pair::connected();
+    pair.b.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    let w = &mut pair.world;
+    for i in 0..10 {
+        pair.b.post_recv(w, i, 0, 8);
+        pair.a.qp.post_quietly(w, Send::send(i, &[]).unsignaled());
+    }
+    pair.a.qp.ring(w);
+    w.run();
+    assert_eq!(told(&mut pair), 1);
+    assert_eq!(pair.b.cq.drain(&pair.world).len(), 10);
+}
+
+#[test]
+fn h07_the_interrupt_comes_when_the_event_queue_is_armed() {
+    let mut pair = Pair::connected();
+    let hca = pair.b.guest.hca;
+    pair.b.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    pair.b.guest.arm_events(&mut pair.world);
+    post(&mut pair, 1, false);
+    assert_eq!(pair.world.take_interrupts(hca, 1), 1);
+    assert_eq!(told(&mut pair), 1);
+}
+
+#[test]
+fn h07_overflow_is_an_event_and_an_error_and_never_silent() {
+    let mut pair = Pair::with(Default::default(), 2, |_| {});
+    let w = &mut pair.world;
+    for i in 0..6 {
+        let wr = Send::write(i, &[], pair.b.addr(0), pair.b.rkey());
+        pair.a.qp.post_quietly(w, wr);
+    }
+    pair.a.qp.ring(w);
+    w.run();
+    let events: Vec<_> = pair
+        .a
+        .guest
+        .events(w)
+        .iter()
+        .map(|e| (Event(e.event), e.number))
+        .collect();
+    assert_eq!(
+        events,
+        [
+            (Event::CQ_ERR, pair.a.cq.cqn.get()),
+            (Event::QP_FATAL, pair.a.qp.qpn.get())
+        ]
+    );
+    assert_eq!(pair.a.guest.state(w, pair.a.qp.qpn), QpState::ERR);
+    assert_eq!(pair.a.guest.counter(w, "cq_overruns"), 1);
+    let rsp: QueryCqRsp = pair
+        .a
+        .guest
+        .about(w, Opcode::QUERY_CQ, pair.a.cq.cqn.get())
+        .expect("the queue");
+    assert_eq!((rsp.entries, rsp.producer, rsp.consumer), (4, 4, 0));
+    assert_ne!(rsp.overrun, 0);
+    // What was there before is still there, and nothing comes after it.
+    let ids: Vec<_> = pair.a.cq.drain(w).iter().map(|c| c.wr_id).collect();
+    assert_eq!(ids, [0, 1, 2, 3]);
+    w.run();
+    pair.a.nothing(w);
+}
+
+#[test]
+fn h07_a_full_queue_that_is_consumed_in_time_goes_on() {
+    let mut pair = Pair::with(Default::default(), 2, |_| {});
+    let w = &mut pair.world;
+    for i in 0..100 {
+        for j in 0..4 {
+            let wr = Send::write(i * 4 + j, &[], pair.b.addr(0), pair.b.rkey());
+            pair.a.post(w, wr);
+        }
+        w.run();
+        let ids: Vec<_> = pair.a.cq.drain(w).iter().map(|c| c.wr_id).collect();
+        assert_eq!(ids, (i * 4..i * 4 + 4).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn h07_a_consumer_counter_from_nowhere_makes_no_room() {
+    let mut pair = Pair::with(Default::default(), 2, |_| {});
+    let w = &mut pair.world;
+    let at = pair.a.cq.record;
+    w.ram(pair.a.guest.hca).write(at, &0x8000_0000u32.to_le_bytes());
+    for i in 0..5 {
+        let wr = Send::write(i, &[], pair.b.addr(0), pair.b.rkey());
+        pair.a.qp.post_quietly(w, wr);
+    }
+    pair.a.qp.ring(w);
+    w.run();
+    assert_eq!(pair.a.guest.state(w, pair.a.qp.qpn), QpState::ERR);
+}
+
+#[test]
+fn h07_a_ring_that_vanishes_is_an_event_and_an_error() {
+    let mut pair = Pair::connected();
+    let w = &mut pair.world;
+    let hca = pair.a.guest.hca;
+    w.ram_mut(hca).map(0x9000_0000, 4096, true);
+    let g = &mut pair.a.guest;
+    let req = verbena_hw::cmd::CreateCqReq {
+        ring: verbena_hw::ring::PageList::direct(0x9000_0000, 4096),
+        record: pair.a.cq.record,
+        cookie: 5,
+        eqn: g.eqn,
+        log_entries: 6,
+        reserved: [0; 11],
+    };
+    let cqn = g.create(w, Opcode::CREATE_CQ, &req).expect("a queue");
+    let mut req = g.qp_request(w, &pair.a.cq, &pair.a.cq, Default::default());
+    req.send_cqn = verbena_hw::id::Cqn::truncate(cqn);
+    pair.a.qp = g.create_qp(w, &req).expect("a queue pair");
+    let (to_b, to_a) = ((pair.b.guest.gid(), pair.b.qp.qpn), (pair.a.guest.gid(), pair.a.qp.qpn));
+    let qpn_b = pair.b.qp.qpn;
+    pair.b.guest.modify_state(w, qpn_b, QpState::RESET).expect("reset");
+    pair.a.connect(w, to_b, (1, 1), |_| {});
+    pair.b.connect(w, to_a, (1, 1), |_| {});
+    w.ram_mut(hca).unmap(0x9000_0000);
+    pair.a.post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    w.run();
+    let events: Vec<_> = pair.a.guest.events(w).iter().map(|e| Event(e.event)).collect();
+    assert_eq!(events, [Event::CQ_ERR, Event::QP_FATAL]);
+}
+
+#[test]
+fn h07_timestamps_are_the_device_clock() {
+    let mut pair = Pair::connected();
+    let w = &mut pair.world;
+    w.advance(core::time::Duration::from_micros(777));
+    let now = w.now.as_nanos();
+    pair.a.post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    w.run();
+    let cqe = pair.a.completion(w);
+    assert_eq!((cqe.timestamp, cqe.status), (now, Status::SUCCESS.0));
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Conversations with the engine: a driver, its guest's memory, and a clock that only the test advances.
+
+mod admin_queue;
+mod completion_queues;
+mod dump;
+mod errors;
+mod event_queues;
+mod hostile;
+mod isolation;
+mod memory;
+mod operations;
+mod registers;
+mod scale;
+mod sleep;
+mod state_machine;

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The doorbell's two faces, and sleep without lost wake-ups.
+
+use verbena_engine::testing::{Pair, Send};
+use verbena_hw::doorbell::RING_SCAN;
+
+#[test]
+fn h02_sleep_is_announced_and_withdrawn() {
+    let mut pair = Pair::connected();
+    let w = &mut pair.world;
+    w.run();
+    assert!(w.engine.prepare_sleep(&w.env));
+    assert_eq!((pair.a.guest.kick(w), pair.b.guest.kick(w)), (1, 1));
+    w.engine.wake(&w.env);
+    assert_eq!((pair.a.guest.kick(w), pair.b.guest.kick(w)), (0, 0));
+}
+
+#[test]
+fn h02_no_sleep_while_there_is_work() {
+    let mut pair = Pair::connected();
+    let w = &mut pair.world;
+    w.run();
+    // A doorbell in memory.
+    pair.a.post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    assert!(!w.engine.prepare_sleep(&w.env));
+    assert_eq!(pair.a.guest.kick(w), 0);
+    w.run();
+    assert_eq!(pair.a.completion(w).wr_id, 1);
+    // A doorbell by register.
+    pair.a
+        .qp
+        .post_quietly(w, Send::write(2, &[], pair.b.addr(0), pair.b.rkey()));
+    pair.a.qp.ring_register(w);
+    assert!(!w.engine.prepare_sleep(&w.env));
+    w.run();
+    assert_eq!(pair.a.completion(w).wr_id, 2);
+    // A command.
+    pair.a.guest.submit(w, verbena_hw::admin::Opcode::NOP, &[0u8; 0], 7);
+    assert!(!w.engine.prepare_sleep(&w.env));
+    w.run();
+    assert!(w.engine.prepare_sleep(&w.env));
+}
+
+#[test]
+fn h02_the_register_wakes_and_scans() {
+    let mut pair = Pair::connected();
+    let w = &mut pair.world;
+    w.run();
+    assert!(w.engine.prepare_sleep(&w.env));
+    // The driver sets its bits, sees the announcement, and asks for a scan.
+    pair.a.post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    assert_eq!(pair.a.guest.kick(w), 1);
+    pair.a.guest.ring_register(w, RING_SCAN);
+    w.engine.wake(&w.env);
+    w.run();
+    assert_eq!(pair.a.completion(w).wr_id, 1);
+}
+
+#[test]
+fn h02_a_scan_finds_bits_without_a_summary() {
+    let mut pair = Pair::connected();
+    let w = &mut pair.world;
+    pair.a
+        .qp
+        .post_quietly(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    let bit = 1u64 << pair.a.qp.slot;
+    w.ram(pair.a.guest.hca)
+        .write(pair.a.guest.doorbell_page + 0x80, &bit.to_le_bytes());
+    w.run();
+    pair.a.nothing(w);
+    pair.a.guest.ring_register(w, RING_SCAN);
+    w.run();
+    assert_eq!(pair.a.completion(w).wr_id, 1);
+}
+
+#[test]
+fn h02_doorbell_pages_that_are_mapped_anew_show_the_announcement() {
+    let mut pair = Pair::connected();
+    let w = &mut pair.world;
+    w.run();
+    assert!(w.engine.prepare_sleep(&w.env));
+    let (hca, page) = (pair.a.guest.hca, pair.a.guest.doorbell_page);
+    w.ram(hca).write(page, &0u32.to_le_bytes());
+    w.engine.ram_changed(hca, &w.env);
+    assert_eq!(pair.a.guest.kick(w), 1);
+    w.engine.wake(&w.env);
+    assert_eq!(pair.a.guest.kick(w), 0);
+}
+
+#[test]
+fn h02_idle_polls_do_nothing_and_deadlines_are_told() {
+    let mut pair = Pair::connected();
+    let w = &mut pair.world;
+    w.run();
+    assert_eq!(w.poll().next_deadline, None);
+    pair.a.post(w, Send::send(1, &[]));
+    w.run();
+    let at = w.poll().next_deadline.expect("an RNR timer");
+    assert_eq!(at.as_nanos() - w.now.as_nanos(), 640_000);
+    assert!(w.engine.prepare_sleep(&w.env), "a timer is no reason to stay awake");
+}
