@@ -118,6 +118,7 @@ struct Pair {
     ring: CqRing,
     maps: DoorbellMaps,
     first: (u32, u32, QpRings),
+    second: u32,
 }
 
 fn pair(app: &App, report: impl Fn(&mut Builder<'_>)) -> Pair {
@@ -139,7 +140,8 @@ fn pair(app: &App, report: impl Fn(&mut Builder<'_>)) -> Pair {
     // The second knows its peer when it is made: one call.
     let second = app
         .qp(&parts, |m| {
-            m.put(qp::STATE, &qp::state::RTS);
+            m.put(qp::STATE, &qp::state::RTS).put(CQE_COOKIE, &0x5252);
+            report(m);
             connected(m, gid, first.1);
         })
         .unwrap();
@@ -149,6 +151,7 @@ fn pair(app: &App, report: impl Fn(&mut Builder<'_>)) -> Pair {
         ring,
         maps,
         first,
+        second: second.0,
     }
 }
 
@@ -310,6 +313,30 @@ fn u09_an_armed_completion_queue_reports_through_an_interrupt() {
         (kind::COMPLETION, pair.parts.cq, 0xcafe)
     );
     assert!(pair.completion(app, 0).is_some(), "the entry is there before the event");
+}
+
+#[test]
+fn u09_a_violation_of_access_is_an_event_of_the_violated_queue_pair() {
+    let live = Live::start();
+    let app = &live.app;
+    let (queue, fd) = app.event_queue();
+    let pair = pair(app, |m| {
+        m.put(EVENT_QUEUE_OF, &ObjectId(queue)).put(COOKIE, &0xbad);
+    });
+    let buffer = app.bench.user_buffer(1, false);
+    let answer = app.mr(pair.parts.pd, buffer, 4096, access::LOCAL_WRITE).unwrap();
+    let lkey = answer.reply().get(mr::LKEY).unwrap();
+    let from = Sge {
+        addr: buffer,
+        len: 8,
+        lkey: Key(lkey),
+    };
+    pair.write(&live, app, 0, from, (buffer, lkey));
+    let completion = until(|| pair.completion(app, 0));
+    assert_eq!(Status(completion.status), Status::REM_ACCESS_ERR);
+    let event = until(|| app.next_event(fd));
+    assert_eq!((event.kind, event.class), (kind::QP_ACCESS_ERROR, class::QP_RC));
+    assert_eq!((event.object, event.cookie), (pair.second, 0xbad));
 }
 
 #[test]
