@@ -468,17 +468,12 @@ impl<'c, D: Driver> Call<'c, D> {
     /// EBUSY if something depends on it or another call uses it; what the class's release function says. The object
     /// lives on then.
     pub fn destroy(&mut self) -> Outcome {
-        let object = self.object();
-        let at = |failure: Failure| failure.at(wire::FIELD_OBJECT, 4);
-        object.begin_end().map_err(at)?;
-        if let Err(failure) = self.context.release(object, Cause::Destroy) {
-            object.cancel_end();
-            return Err(failure);
-        }
-        object.subscribe(None);
-        object.end();
-        self.context.store().free(object.id());
-        Ok(())
+        self.context.destroy(self.object(), Cause::Destroy)
+    }
+
+    /// Whether the call is a command of a chain.
+    pub(crate) fn in_chain(&self) -> bool {
+        self.chain.is_some()
     }
 
     /// The call succeeded: the header says so.
@@ -492,16 +487,10 @@ impl<'c, D: Driver> Call<'c, D> {
     #[cold]
     pub(crate) fn undo(&mut self) {
         let Some(object) = self.created.take() else { return };
-        if object.begin_end().is_err() {
-            // Somebody guessed the id and uses the object already: theirs now.
-            return;
+        if let Err(failure) = self.context.destroy(&object, Cause::Close) {
+            // Somebody guessed the id and uses the object already: it is theirs now.
+            self.host().log(format_args!("a creation cannot be undone: {failure}"));
         }
-        if let Err(failure) = self.context.release(&object, Cause::Close) {
-            self.host().log(format_args!("undoing a creation: {failure}"));
-        }
-        object.subscribe(None);
-        object.end();
-        self.context.store().free(object.id());
     }
 }
 

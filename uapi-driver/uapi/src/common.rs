@@ -7,6 +7,7 @@
 //! limits, and calls what it replaced. MR, CQ, QP are the driver's alone: only their schemas are common.
 
 use crate::call::Call;
+use crate::chain;
 use crate::class::{self, device, event_queue, interface};
 use crate::driver::{Driver, Ending};
 use crate::errno::Errno;
@@ -32,6 +33,7 @@ impl<D: Driver> Table<D> {
             methods: &[
                 (method::QUERY, interface_query::<D>),
                 (method::MODIFY, interface_modify::<D>),
+                (method::EXECUTE, chain::execute::<D>),
             ],
             release: None,
         },

@@ -271,8 +271,32 @@ impl<D: Driver> Context<D> {
         object.end();
     }
 
+    /// Ends an object that the caller has a reference to.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY if something depends on it or another call uses it; for [`Cause::Destroy`] also what the class's release
+    /// function says. The object lives on then.
+    pub(crate) fn destroy(&self, object: &ObjectRef<D>, cause: Cause) -> Outcome {
+        object
+            .begin_end()
+            .map_err(|failure| failure.at(wire::FIELD_OBJECT, FIELD_OBJECT_OFFSET))?;
+        if cause == Cause::Destroy {
+            if let Err(failure) = self.release(object, cause) {
+                object.cancel_end();
+                return Err(failure);
+            }
+            object.subscribe(None);
+            object.end();
+        } else {
+            self.end_object(object, cause);
+        }
+        self.store.free(object.id());
+        Ok(())
+    }
+
     /// Calls the class's release function.
-    pub(crate) fn release(&self, object: &Object<D>, cause: Cause) -> Outcome {
+    fn release(&self, object: &Object<D>, cause: Cause) -> Outcome {
         match self
             .device
             .table()

@@ -37,7 +37,13 @@ struct Ring {
 
 impl Ring {
     fn place(&self, n: usize) -> usize {
-        (self.first + n) % self.events.len()
+        let place = self.first + n;
+        // Not %, which would have to think of an empty ring.
+        if place < self.events.len() {
+            place
+        } else {
+            place - self.events.len()
+        }
     }
 
     fn push(&mut self, event: Event) -> Option<u64> {

@@ -36,6 +36,7 @@
 extern crate std;
 
 pub mod call;
+mod chain;
 pub mod class;
 pub mod client;
 pub mod common;
