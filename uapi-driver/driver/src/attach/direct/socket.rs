@@ -22,7 +22,7 @@ use vfio_user::Client;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Longer than any server that lives needs for an answer.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 /// A server that is busy with another client does not shake hands at all.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -260,4 +260,113 @@ fn find_stream(before: &HashSet<(RawFd, String)>, path: &Path) -> Option<UnixStr
 /// The errno of an error that has one.
 pub(super) fn errno(error: &io::Error) -> Errno {
     errno_of(error).unwrap_or(Errno::EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+    use vfio_bindings::bindings::vfio::vfio_region_info;
+    use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, ServerBackend, ServerRegion};
+
+    /// A device that answers reads of register 0, fails those of register 8 and never answers those of register 16.
+    struct Faulty;
+
+    impl ServerBackend for Faulty {
+        fn region_read(&mut self, _region: u32, offset: u64, data: &mut [u8]) -> Result<(), io::Error> {
+            match offset {
+                0 => data.fill(0x42),
+                8 => return Err(ErrorKind::Other.into()),
+                _ => std::thread::sleep(10 * ANSWER),
+            }
+            Ok(())
+        }
+
+        fn region_write(&mut self, _region: u32, _offset: u64, _data: &[u8]) -> Result<(), io::Error> {
+            Ok(())
+        }
+
+        fn dma_map(
+            &mut self,
+            _flags: DmaMapFlags,
+            _offset: u64,
+            _address: u64,
+            _size: u64,
+            _fd: Option<fs::File>,
+        ) -> Result<(), io::Error> {
+            Ok(())
+        }
+
+        fn dma_unmap(&mut self, _flags: DmaUnmapFlags, _address: u64, _size: u64) -> Result<(), io::Error> {
+            Ok(())
+        }
+
+        fn reset(&mut self) -> Result<(), io::Error> {
+            Ok(())
+        }
+
+        fn set_irqs(
+            &mut self,
+            _index: u32,
+            _flags: u32,
+            _start: u32,
+            _count: u32,
+            _fds: Vec<fs::File>,
+        ) -> Result<(), io::Error> {
+            Ok(())
+        }
+    }
+
+    fn faulty() -> (tempfile::TempDir, Socket) {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("faulty.sock");
+        let region = |index| ServerRegion {
+            region_info: vfio_region_info {
+                argsz: 32,
+                index,
+                size: 4096,
+                ..Default::default()
+            },
+            sparse_areas: Vec::new(),
+            mmap_fd: None,
+        };
+        let irqs = (0..5)
+            .map(|index| IrqInfo {
+                index,
+                flags: 0,
+                count: 3,
+            })
+            .collect();
+        let server = vfio_user::Server::new(&path, true, irqs, (0..9).map(region).collect()).unwrap();
+        std::thread::spawn(move || server.run(&mut Faulty));
+        let socket = Socket::connect(&path).unwrap();
+        (dir, socket)
+    }
+
+    #[test]
+    fn h01_registers_of_a_server_that_answers_are_read() {
+        let (_dir, socket) = faulty();
+        assert!(socket.stream().is_some(), "its descriptor is found");
+        assert_eq!(socket.vectors(), Some(3));
+        assert_eq!(socket.read::<4>(0), [0x42; 4]);
+        socket.write(0, &[1; 4]);
+        assert_eq!(socket.ring(0, 7), Some(()));
+        assert!(!socket.is_dead());
+    }
+
+    #[test]
+    fn h01_after_a_failure_or_silence_the_device_reads_all_ones_and_nobody_waits_again() {
+        for register in [8, 16] {
+            let (_dir, socket) = faulty();
+            let begin = Instant::now();
+            assert_eq!(socket.read::<4>(register), [0xff; 4]);
+            assert!(begin.elapsed() < 8 * ANSWER, "it gave up in time");
+            let begin = Instant::now();
+            assert_eq!(socket.read::<8>(0), [0xff; 8]);
+            socket.write(0, &[1; 4]);
+            assert_eq!(socket.ring(0, 7), None);
+            assert!(begin.elapsed() < ANSWER, "the second time it did not wait");
+            assert!(socket.is_dead());
+        }
+    }
 }
