@@ -18,6 +18,8 @@ pub trait Driver: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// What it adds to the common classes, replaces or removes.
     const ADDITIONS: Additions<Self>;
+    /// It serves the system-wide node, which belongs to no device: of the common classes only those flagged GLOBAL.
+    const SYSTEM_WIDE: bool = false;
     /// Objects that one context may have.
     const MAX_OBJECTS: u32 = 1 << 20;
 

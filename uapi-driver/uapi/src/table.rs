@@ -9,7 +9,7 @@ use crate::call::Call;
 use crate::driver::{Driver, Ending};
 use crate::failure::Outcome;
 use crate::parse::{Layout, NotAdded};
-use crate::schema::{Access, AttrSchema, ClassSchema, MethodSchema, Target};
+use crate::schema::{class_flags, Access, AttrSchema, ClassSchema, MethodSchema, Target};
 use crate::sys::{try_box, Box, NoMemory, Vec};
 use crate::wire::{self, class_driver};
 use core::fmt;
@@ -170,7 +170,9 @@ impl<D: Driver> Table<D> {
             own: Vec::new(),
         };
         for ops in common {
-            table.merge(ops)?;
+            if !D::SYSTEM_WIDE || ops.schema.flags & class_flags::GLOBAL != 0 {
+                table.merge(ops)?;
+            }
         }
         for removal in additions.removals {
             table.remove(removal)?;
