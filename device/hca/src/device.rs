@@ -8,7 +8,7 @@ use crate::memory::file::{FileError, FileMap, FileMaps};
 use crate::memory::AddressSpace;
 use crate::pci::config::{ConfigSpace, Effect};
 use crate::pci::msix::MsixBar;
-use crate::protocol::shape::{IRQ_MSIX, REGION_CONFIG};
+use crate::protocol::shape::{IRQ_ERROR, IRQ_MSIX, REGION_CONFIG};
 use crate::protocol::wire::MAX_DMA_MAPS;
 use crate::shared::Shared;
 use std::fs::File;
@@ -197,6 +197,10 @@ impl ServerBackend for Device {
     }
 
     fn set_irqs(&mut self, index: u32, flags: u32, start: u32, count: u32, fds: Vec<File>) -> io::Result<()> {
+        if index == IRQ_ERROR {
+            // Never signalled: whatever the client binds to it is closed here.
+            return Ok(());
+        }
         if index != IRQ_MSIX {
             // No other type has a vector: the protocol lets only the removal of none through.
             return if count == 0 { Ok(()) } else { Err(errno(libc::EINVAL)) };

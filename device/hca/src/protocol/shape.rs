@@ -3,8 +3,8 @@
 
 use verbena_hw::pci;
 use vfio_bindings::bindings::vfio::{
-    VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_REGION_INFO_FLAG_READ,
-    VFIO_REGION_INFO_FLAG_WRITE,
+    VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
 };
 
 /// Regions of a PCI device: six BARs, ROM, configuration space, VGA.
@@ -15,6 +15,8 @@ pub const IRQ_TYPES: usize = 5;
 pub const REGION_CONFIG: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
 /// The interrupt type MSI-X.
 pub const IRQ_MSIX: u32 = VFIO_PCI_MSIX_IRQ_INDEX;
+/// The interrupt type by which a device reports an unrecoverable bus error.
+pub const IRQ_ERROR: u32 = VFIO_PCI_ERR_IRQ_INDEX;
 /// Size of the configuration space of a PCI Express function.
 pub const CONFIG_SIZE: u64 = 4096;
 
@@ -47,8 +49,9 @@ pub struct Shape {
 
 impl Shape {
     /// The Verbena HCA: BARs 0, 2 and 4 (64 bits wide each, so that 1, 3 and 5 are their upper halves), the
-    /// configuration space, no ROM; MSI-X and no other interrupt. MSI-X lacks `VFIO_IRQ_INFO_NORESIZE`, so that QEMU
-    /// sends an update for the one vector that changes.
+    /// configuration space, no ROM. MSI-X lacks `VFIO_IRQ_INFO_NORESIZE`, so that QEMU sends an update for the one
+    /// vector that changes. The error interrupt exists because QEMU warns of a device that has none; there is no bus
+    /// whose errors it could report.
     pub const fn hca() -> Self {
         let mut regions = [Region { flags: 0, size: 0 }; REGIONS];
         let rw = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
@@ -72,6 +75,10 @@ impl Shape {
         irqs[IRQ_MSIX as usize] = Irq {
             flags: VFIO_IRQ_INFO_EVENTFD,
             count: pci::MSIX_VECTORS as u32,
+        };
+        irqs[IRQ_ERROR as usize] = Irq {
+            flags: VFIO_IRQ_INFO_EVENTFD,
+            count: 1,
         };
         Self { regions, irqs }
     }
