@@ -169,6 +169,10 @@ mod tests {
     fn h13_errors_name_the_path() {
         let error = Listening::new(Path::new("/nonexistent/hca")).unwrap_err().to_string();
         assert_eq!(error, "/nonexistent/hca: its directory does not exist");
+        // Root, as whom tests may run, is denied nothing.
+        let denied = io::Error::from_raw_os_error(libc::EACCES);
+        let error = ListenError::new(Path::new("/root/hca"), denied).to_string();
+        assert_eq!(error, "/root/hca: permission denied");
         let long = format!("/tmp/{}", "x".repeat(200));
         assert!(Listening::new(Path::new(&long))
             .unwrap_err()
