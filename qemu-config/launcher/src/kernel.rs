@@ -152,7 +152,11 @@ pub fn make_headers(release: &str, tools: &Path, source: &Path, log: &Path, work
         export RUST_LIB_SRC=$(echo /usr/src/rustc-*/library)
         arguments="-C /source O=/build CC=x86_64-linux-gnu-gcc-14 KERNELRELEASE={release}"
         make $arguments olddefconfig
-        make $arguments -j$(nproc) prepare
+        # It goes missing silently if anything that Rust needs is; this one says what.
+        grep -q CONFIG_RUST=y /build/.config || make $arguments rustavailable
+        # For make, not for the compilers: the objects are thrown away, so what would check and amend them need not be
+        # built. The configuration that code sees stays as it is.
+        make $arguments CONFIG_OBJTOOL= CONFIG_DEBUG_INFO_BTF= -j$(nproc) prepare
         cp --archive {original}/. /headers
         mkdir -p /headers/rust
         cp /build/rust/*.rmeta /build/rust/*.so /headers/rust/

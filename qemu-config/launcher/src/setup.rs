@@ -303,11 +303,11 @@ impl Setup {
     fn key(&self, step: &str) -> Key {
         match step {
             "qemu" => self.plan.key("qemu-1", "qemu"),
-            "tools" => self.plan.key("tools-1", "tools"),
+            "tools" => self.plan.key("tools-2", "tools"),
             "guest" => self.plan.key("guest-1", "guest"),
             "kernel" => self.plan.key("kernel-1", "kernel"),
             "source" => self.plan.key("source-1", "source"),
-            "headers" => Key::of("headers-1")
+            "headers" => Key::of("headers-2")
                 .key(&self.key("tools"))
                 .key(&self.key("source"))
                 .finish(),

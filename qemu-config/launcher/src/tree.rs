@@ -79,7 +79,7 @@ fn unpack_one(package: &Path, root: &Path, also_left_out: &[&str]) -> Result<()>
         .map(|pattern| format!(" --exclude='{pattern}'"));
     let script = format!(
         "set -o pipefail; dpkg-deb --fsys-tarfile \"$1\" | \
-         tar --extract --directory=\"$2\" --keep-directory-symlink --no-same-owner{}",
+         tar --extract --directory=\"$2\" --keep-directory-symlink --no-same-owner --no-wildcards-match-slash{}",
         exclude.collect::<String>()
     );
     let mut command = Command::new("bash");
