@@ -2,7 +2,7 @@
 //! Guest memory: which files a client has given, where they are mapped in this process, and which DMA address leads
 //! where.
 //!
-//! A memory file is mapped once, in full, however many DMA mappings name parts of it ([`file`]): QEMU sends one message
+//! A memory file is mapped once, in full, however many DMA mappings name parts of it ([`mod@file`]): QEMU sends one message
 //! a mapping, and under a vIOMMU one for each 4 KiB. An [`AddressSpace`] is an immutable table of mappings; a change
 //! makes a new one, which the server puts in the place of the old one while no worker is inside the engine. So a
 //! lookup takes no lock, and a mapping that has been removed is in use by nobody when the client gets its answer.
