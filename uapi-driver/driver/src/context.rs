@@ -62,10 +62,26 @@ impl Context {
         &self.inner.attachment
     }
 
-    /// Whether the device is known to be gone: removed, or its process died. A device that nobody has talked to since
-    /// may be gone without being known to.
+    /// Whether the device is known to be gone: removed, or its process died. Through the kernel module that is known
+    /// when a call has said so; [`Context::check`] is one.
     pub fn is_gone(&self) -> bool {
         self.inner.transport.is_gone()
+    }
+
+    /// Asks whether the device is there: one call that does not reach the hardware.
+    ///
+    /// # Errors
+    ///
+    /// It is not.
+    pub fn check(&self) -> Result<()> {
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::INTERFACE, 0);
+        message.ask(interface::VERSION);
+        self.call("look whether the device is there", method::QUERY, message)?;
+        match self.is_gone() {
+            false => Ok(()),
+            true => Err(Error::Gone),
+        }
     }
 
     /// What the device is, and its limits.
@@ -368,7 +384,13 @@ pub(crate) fn send_message<'m, T>(
         )),
         Err(errno) => {
             let reply = Reply::new(message);
-            Err(CallError::new(doing, reply.header().class, method, reply.failure(errno)).into())
+            let called = Some((reply.header().class, method));
+            Err(CallError {
+                doing,
+                failure: reply.failure(errno),
+                called,
+            }
+            .into())
         }
     }
 }

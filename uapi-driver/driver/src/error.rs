@@ -3,10 +3,11 @@
 
 use crate::ring::complete::WorkError;
 use crate::ring::work::PostError;
-use rdma_uapi::{wire, Errno, Failure, Reason};
+use rdma_uapi::describe::explain_with;
+use rdma_uapi::{class, Errno, Failure, Reason};
 use std::fmt;
 use std::path::PathBuf;
-use verbena_core::schema::{CQE_COOKIE, CQ_RING, DOORBELL, DOORBELL_MAPS, DUMP, QP_RINGS};
+use verbena_core::schema::{CQE_COOKIE, CQ_RING, DOORBELL, DOORBELL_MAPS, DOORBELL_SCHEMA, DUMP, QP_RINGS};
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -39,7 +40,7 @@ pub enum Error {
         errno: Errno,
     },
     /// A system call failed.
-    #[error("{doing}: {source}")]
+    #[error("cannot {doing}: {source}")]
     System {
         /// What it was for.
         doing: &'static str,
@@ -59,7 +60,7 @@ pub enum Error {
     #[error("{0}")]
     Argument(&'static str),
     /// The other side's answer contradicts its own description: a bug of the kernel module or the device.
-    #[error("{doing}: the answer makes no sense ({what})")]
+    #[error("cannot {doing}: the answer makes no sense ({what})")]
     Answer {
         /// What was being done.
         doing: &'static str,
@@ -127,48 +128,31 @@ pub struct CallError {
     pub doing: &'static str,
     /// The error number, the reason, and which attribute or field was wrong.
     pub failure: Failure,
-    /// The name of the attribute, if it is known here.
-    pub attribute: Option<&'static str>,
-}
-
-impl CallError {
-    pub(crate) fn new(doing: &'static str, class: u16, method: u8, failure: Failure) -> Self {
-        Self {
-            doing,
-            failure,
-            attribute: attribute_name(class, method, failure.attr),
-        }
-    }
+    /// Class and method that were called; none where memory was to be mapped.
+    pub called: Option<(u16, u8)>,
 }
 
 impl std::error::Error for CallError {}
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let failure = &self.failure;
-        match self.attribute {
-            Some(name) => {
-                write!(
-                    f,
-                    "{}: {}: {} (attribute `{name}`",
-                    self.doing, failure.errno, failure.reason
-                )?;
-                if failure.offset != 0 {
-                    write!(f, " at offset {}", failure.offset)?;
-                }
-                if failure.detail != 0 {
-                    write!(f, ", detail {:#x}", failure.detail)?;
-                }
-                f.write_str(")")?;
+        write!(f, "cannot {}: ", self.doing)?;
+        match self.called {
+            Some((class, method)) => {
+                let known: Vec<_> = class::ALL.iter().copied().chain([&DOORBELL_SCHEMA]).collect();
+                explain_with(&self.failure, class, method, &known).fmt(f)?;
             }
-            None => write!(f, "{}: {failure}", self.doing)?,
+            None => self.failure.fmt(f)?,
         }
-        if failure.reason == Reason::DEVICE {
-            if let Some(name) = verbena_hw::admin::Status(failure.detail).name() {
+        if let Some(name) = own_attribute(self.failure.attr) {
+            write!(f, " (the attribute is {name})")?;
+        }
+        if self.failure.reason == Reason::DEVICE {
+            if let Some(name) = verbena_hw::admin::Status(self.failure.detail).name() {
                 write!(f, " ({name})")?;
             }
         }
-        f.write_str(advice(failure))
+        f.write_str(advice(&self.failure))
     }
 }
 
@@ -183,64 +167,66 @@ fn advice(failure: &Failure) -> &'static str {
     }
 }
 
-/// The name of a method's attribute.
-fn attribute_name(class: u16, method: u8, attr: u16) -> Option<&'static str> {
-    let attr = match attr {
-        wire::FIELD_NONE | wire::FIELD_METHOD..=wire::FIELD_LENGTH => return None,
-        attr => attr & wire::ATTR_ID,
-    };
-    let mut ours = [
+/// The name of one of Verbena's own attributes, which accompany common methods.
+fn own_attribute(attr: u16) -> Option<&'static str> {
+    let own = [
         DOORBELL_MAPS.spec,
         DOORBELL.spec,
         CQ_RING.spec,
         QP_RINGS.spec,
         CQE_COOKIE.spec,
         DUMP.spec,
-    ]
-    .into_iter();
-    if let Some(spec) = ours.find(|spec| spec.id == attr) {
-        return Some(spec.name);
-    }
-    let schema = rdma_uapi::class::ALL.iter().find(|schema| schema.id == class)?;
-    let method = schema.methods.iter().find(|m| m.number == method)?;
-    method.attrs.iter().find(|a| a.spec.id == attr).map(|a| a.spec.name)
+    ];
+    own.iter().find(|spec| spec.id == attr).map(|spec| spec.name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdma_uapi::class;
-    use rdma_uapi::wire::method;
+    use rdma_uapi::wire::{self, method};
+
+    fn error(class: u16, method: u8, failure: Failure) -> Error {
+        CallError {
+            doing: "try it",
+            failure,
+            called: Some((class, method)),
+        }
+        .into()
+    }
 
     #[test]
     fn u06_a_failed_call_becomes_a_sentence_that_names_the_attribute() {
         let failure = Failure::new(Errno::EINVAL, Reason::OUT_OF_RANGE).at(class::mr::LENGTH.id(), 56);
-        let error = Error::from(CallError::new("register memory", class::MR, method::CREATE, failure));
+        let wrong = error(class::MR, method::CREATE, failure);
         assert_eq!(
-            error.to_string(),
-            "register memory: EINVAL: the value is out of range (attribute `length` at offset 56)"
+            wrong.to_string(),
+            "cannot try it: mr create: attribute length at offset 56: the value is out of range (EINVAL)"
         );
         assert_eq!(
-            (error.errno(), error.reason()),
+            (wrong.errno(), wrong.reason()),
             (Some(Errno::EINVAL), Some(Reason::OUT_OF_RANGE))
         );
+        let failure = Failure::new(Errno::EINVAL, Reason::BAD_LENGTH).at(wire::FIELD_LENGTH, 0);
+        let wrong = error(class::MR, method::CREATE, failure).to_string();
+        assert!(wrong.contains("the header's length"), "{wrong}");
+    }
+
+    #[test]
+    fn u10_verbenas_own_attributes_and_class_have_names_too() {
+        let failure = Failure::new(Errno::ENOENT, Reason::NO_OBJECT).at(DOORBELL.id(), 56);
+        let wrong = error(class::QP_RC, method::CREATE, failure).to_string();
+        assert!(wrong.contains("verbena_doorbell"), "{wrong}");
+        let failure = Failure::new(Errno::EBUSY, Reason::IN_USE);
+        let wrong = error(DOORBELL_SCHEMA.id, method::DESTROY, failure).to_string();
+        assert!(wrong.contains("verbena_doorbell destroy"), "{wrong}");
     }
 
     #[test]
     fn u06_advice_is_given_where_it_helps() {
-        let failure = Failure::new(Errno::ENOMEM, Reason::MEMLOCK);
-        let error = Error::from(CallError::new("register memory", class::MR, method::CREATE, failure));
-        assert!(error.to_string().contains("ulimit -l"), "{error}");
+        let locked = error(class::MR, method::CREATE, Failure::new(Errno::ENOMEM, Reason::MEMLOCK)).to_string();
+        assert!(locked.contains("ulimit -l"), "{locked}");
         let failure = Failure::device(Errno::EINVAL, verbena_hw::admin::Status::BAD_TRANSITION.0);
-        let error = Error::from(CallError::new(
-            "modify a queue pair",
-            class::QP_RC,
-            method::MODIFY,
-            failure,
-        ));
-        assert!(error.to_string().contains("BAD_TRANSITION"), "{error}");
-        let failure = Failure::new(Errno::EINVAL, Reason::BAD_LENGTH).at(wire::FIELD_LENGTH, 0);
-        let error = Error::from(CallError::new("a raw call", class::MR, method::CREATE, failure));
-        assert!(error.to_string().contains("the header's length"), "{error}");
+        let refused = error(class::QP_RC, method::MODIFY, failure).to_string();
+        assert!(refused.contains("BAD_TRANSITION"), "{refused}");
     }
 }

@@ -236,7 +236,7 @@ impl Direct {
             Error::Call(crate::error::CallError {
                 doing,
                 failure,
-                attribute: None,
+                called: None,
             })
         })
     }
