@@ -15,7 +15,9 @@
 //! more; a driver that has set its bits and then reads [`KICK`] as non-zero also writes the register. Both sides put a
 //! full fence between their store and their load (store buffering is exactly what would lose the wake-up).
 //!
-//! Neither face serves receive queues: the device reads a receive queue when a message arrives.
+//! Neither face serves receive queues: the device reads a receive queue when a message arrives. The exception is a queue
+//! pair in ERR, whose receives are to be flushed though no message will arrive: a driver that knows of the error rings
+//! after posting a receive, and once when it learns of the error. (Without it they are flushed too, within a second.)
 
 use crate::layout::assert_layout;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -129,7 +129,8 @@ pub const STATUS_ENABLED: u32 = 1 << 1;
 /// STATUS: the device stopped; [`HEALTH`] says why. Only a reset leaves this state. Vector 0 is signalled once.
 pub const STATUS_FATAL: u32 = 1 << 2;
 
-/// CTRL: starts the admin queue (0 to 1) or stops it (1 to 0; objects stay).
+/// CTRL: starts the admin queue (0 to 1: both rings begin at counter 0, ASQ_TAIL and ACQ_HEAD become 0) or stops it (1
+/// to 0: objects stay, commands in execution end without effect or completion).
 pub const CTRL_ENABLE: u32 = 1 << 0;
 /// CTRL: destroys every object and returns every register to its reset value. Reads as 0: when the write has
 /// returned, the reset is complete.
