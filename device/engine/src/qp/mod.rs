@@ -178,3 +178,17 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h04_an_idle_queue_pair_takes_less_than_a_kilobyte() {
+        // Its box, its slot in the table, its slot in the doorbell page. Rings of one stretch, and everything that an
+        // idle queue pair has not got (a message in flight, one arriving), allocate nothing.
+        let bytes = size_of::<Qp>() + size_of::<(u8, Option<Box<Qp>>)>() + size_of::<Option<Qpn>>();
+        assert!(bytes <= 1024, "{bytes} bytes");
+        assert_eq!(size_of::<Option<Box<Message>>>(), size_of::<usize>());
+    }
+}

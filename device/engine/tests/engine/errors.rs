@@ -564,7 +564,7 @@ fn h10_a_link_that_comes_back_in_time_loses_nothing() {
     pair.a.fill(w, 0, &[0x3c; 64]);
     w.engine.set_link(pair.b.guest.hca, false, w.now, &w.env);
     pair.a.post(w, write_to(&pair.a, &pair.b));
-    w.advance(3 * TIMEOUT + TIMEOUT / 2);
+    w.advance(2 * TIMEOUT + TIMEOUT / 2);
     w.engine.set_link(pair.b.guest.hca, true, w.now, &w.env);
     w.advance(TIMEOUT);
     assert_eq!(pair.a.completion(w).status, 0);
