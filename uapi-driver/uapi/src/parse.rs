@@ -44,9 +44,10 @@ struct Entry {
     slot: u16,
 }
 
+/// What is not there: no length is right for it.
 const UNKNOWN: Entry = Entry {
     bit: 1,
-    least: 0,
+    least: u16::MAX,
     span: 0,
     flags: 0,
     slot: 0,
@@ -213,45 +214,68 @@ impl Index {
 /// Checks every attribute of a message (whose header has been checked) against `layout`, and notes in `index`, which
 /// must be empty, where each is.
 ///
-/// The message is walked in words: one bounds check an attribute. What is not plainly right takes a cold path, which
-/// knows all the rules.
+/// Most messages are plainly right: common attributes, inline, as long as is known, each once. That is found out with as
+/// few instructions as it takes and without naming what is wrong; any other message is gone through again, carefully.
 ///
 /// # Errors
 ///
 /// The first attribute that breaks a rule, by id and offset; then a required one that is missing.
-#[inline(always)]
+#[inline]
 pub fn attributes(words: &Words, layout: &Layout, index: &mut Index) -> Outcome {
-    let mut present = 1;
+    if plainly(words, layout, index) {
+        return Ok(());
+    }
+    carefully(words, layout, index)
+}
+
+/// The bits of an attribute's head that are zero in a common attribute that is given inline, the mandatory bit and the
+/// number apart.
+const ODD: u64 = zerocopy::transmute!(AttrHead {
+    length: 0,
+    id: !(wire::ATTR_MANDATORY | (wire::ATTR_NUMBERS - 1)),
+    result: u32::MAX,
+});
+
+/// Whether the message is plainly right; if so, `index` is complete.
+#[inline(never)]
+fn plainly(words: &Words, layout: &Layout, index: &mut Index) -> bool {
+    // "Unknown" has the first bit, which is there from the start: it counts as there again.
+    let (mut present, mut again, mut odd) = (1u64, 0u64, 0u64);
     let mut at = HEADER / wire::ALIGN;
     while let Some(&word) = words.get(at) {
         let head: AttrHead = zerocopy::transmute!(word);
+        let bits: u64 = zerocopy::transmute!(word);
+        odd |= bits & ODD;
+        let entry = &layout.common[usize::from(head.id) % NUMBERS];
         let length = usize::from(head.length);
-        let next = at + wire::align(length) / wire::ALIGN;
-        // The driver's own attributes and what is given by pointer are none of these, and are looked at below.
-        let plain = match layout.common.get(usize::from(head.id & !wire::ATTR_MANDATORY)) {
-            Some(entry) => {
-                let beyond = length.wrapping_sub(usize::from(entry.least));
-                // "Unknown" counts as present from the start, and so takes the other path.
-                let plain = present & entry.bit == 0
-                    && beyond <= usize::from(entry.span)
-                    && head.result == 0
-                    && padding(words, next, length) == 0;
-                if plain {
-                    present |= entry.bit;
-                    index.at[usize::from(entry.slot) % PLACES] = at as u16;
-                }
-                plain
-            }
-            None => false,
-        };
-        if !plain {
-            present = unusual(words, at, layout, index, present)?;
+        // Also what stops a length of zero from standing still: nothing may be shorter than a head.
+        if length.wrapping_sub(usize::from(entry.least)) > usize::from(entry.span) {
+            return false;
         }
-        at = next;
+        again |= present & entry.bit;
+        present |= entry.bit;
+        index.at[usize::from(entry.slot) % PLACES] = at as u16;
+        at += wire::align(length) / wire::ALIGN;
+        if padding(words, at, length) != 0 {
+            return false;
+        }
     }
     index.present = present;
-    if layout.required & !present != 0 || at != words.len() {
-        return Err(incomplete(words, layout, present));
+    odd | again | (layout.required & !present) == 0 && at == words.len()
+}
+
+/// Goes through the message by all the rules.
+#[inline(never)]
+fn carefully(words: &Words, layout: &Layout, index: &mut Index) -> Outcome {
+    index.present = 1;
+    let mut at = HEADER / wire::ALIGN;
+    while at < words.len() {
+        at = attribute(words, at, layout, index)?;
+    }
+    let missing = layout.required & !index.present;
+    if missing != 0 {
+        let id = layout.id(missing.trailing_zeros() as usize);
+        return Err(Failure::new(Errno::EINVAL, Reason::MISSING).at(id, 0));
     }
     Ok(())
 }
@@ -268,10 +292,8 @@ fn padding(words: &Words, next: usize, length: usize) -> u64 {
     }
 }
 
-/// An attribute that is not plainly right: malformed, unknown, the driver's, by pointer, there twice, or not as long as is
-/// known. Which of that is allowed; if it is, the attributes present with it.
-#[inline(never)]
-fn unusual(words: &Words, at: usize, layout: &Layout, index: &mut Index, present: u64) -> Outcome<u64> {
+/// Checks one attribute, notes it, and says where the next one is.
+fn attribute(words: &Words, at: usize, layout: &Layout, index: &mut Index) -> Outcome<usize> {
     let head: AttrHead = zerocopy::transmute!(words[at]);
     let (id, offset) = (head.id & wire::ATTR_ID, at * wire::ALIGN);
     let length = usize::from(head.length);
@@ -288,11 +310,11 @@ fn unusual(words: &Words, at: usize, layout: &Layout, index: &mut Index, present
     let known = layout.entry(id);
     if known.slot == 0 {
         if head.id & wire::ATTR_MANDATORY == 0 {
-            return Ok(present);
+            return Ok(next);
         }
         return Err(Failure::new(Errno::EOPNOTSUPP, Reason::UNKNOWN_ATTR).at(id, offset as u16));
     }
-    if present & known.bit != 0 {
+    if index.present & known.bit != 0 {
         return Err(invalid(Reason::DUPLICATE, id, offset));
     }
     if head.id & wire::ATTR_BY_POINTER != 0 {
@@ -317,25 +339,9 @@ fn unusual(words: &Words, at: usize, layout: &Layout, index: &mut Index, present
             return Err(failure.at(id, offset as u16).detail(size - head));
         }
     }
+    index.present |= known.bit;
     index.at[usize::from(known.slot)] = at as u16;
-    Ok(present | known.bit)
-}
-
-/// What is wrong with a message whose attributes are all right as far as they go: the last one goes too far, or a
-/// required one is not there.
-#[cold]
-fn incomplete(words: &Words, layout: &Layout, present: u64) -> Failure {
-    let mut at = HEADER / wire::ALIGN;
-    while let Some(&word) = words.get(at) {
-        let head: AttrHead = zerocopy::transmute!(word);
-        let next = at + wire::align(usize::from(head.length)) / wire::ALIGN;
-        if next > words.len() {
-            return invalid(Reason::ATTR_PAST_END, head.id & wire::ATTR_ID, at * wire::ALIGN);
-        }
-        at = next;
-    }
-    let missing = layout.required & !present;
-    Failure::new(Errno::EINVAL, Reason::MISSING).at(layout.id(missing.trailing_zeros() as usize), 0)
+    Ok(next)
 }
 
 #[cold]
