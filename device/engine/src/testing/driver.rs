@@ -507,7 +507,7 @@ impl Cq {
 
 /// A send work request.
 #[derive(Clone, Debug)]
-pub struct Send {
+pub struct SendWr {
     /// The entry's header; `owner` is filled in when it is posted.
     pub header: SendHeader,
     /// Operands of an atomic.
@@ -516,7 +516,7 @@ pub struct Send {
     pub body: Vec<u8>,
 }
 
-impl Send {
+impl SendWr {
     fn new(opcode: SendOpcode, wr_id: u64, sges: &[Sge]) -> Self {
         Self {
             header: SendHeader {
@@ -611,14 +611,14 @@ impl Send {
 
 /// A receive work request.
 #[derive(Clone, Debug)]
-pub struct Recv {
+pub struct RecvWr {
     /// The entry's header; `owner` is filled in when it is posted.
     pub header: RecvHeader,
     /// Elements.
     pub sges: Vec<Sge>,
 }
 
-impl Recv {
+impl RecvWr {
     /// A receive into the elements.
     pub fn new(wr_id: u64, sges: &[Sge]) -> Self {
         Self {
@@ -659,7 +659,7 @@ pub struct Qp {
 
 impl Qp {
     /// Posts without ringing.
-    pub fn post_quietly(&mut self, w: &World, mut wr: Send) {
+    pub fn post_quietly(&mut self, w: &World, mut wr: SendWr) {
         let at = self.sq + (u64::from(slot(self.sq_producer, self.sq_log)) << self.sq_log_stride);
         wr.header.owner = phase(self.sq_producer, self.sq_log);
         let mut bytes = wr.header.as_bytes().to_vec();
@@ -690,13 +690,13 @@ impl Qp {
     }
 
     /// Posts and rings.
-    pub fn post(&mut self, w: &World, wr: Send) {
+    pub fn post(&mut self, w: &World, wr: SendWr) {
         self.post_quietly(w, wr);
         self.ring(w);
     }
 
     /// Posts a receive. Nothing rings.
-    pub fn post_recv(&mut self, w: &World, mut wr: Recv) {
+    pub fn post_recv(&mut self, w: &World, mut wr: RecvWr) {
         let at = self.rq + (u64::from(slot(self.rq_producer, self.rq_log)) << self.rq_log_stride);
         wr.header.owner = phase(self.rq_producer, self.rq_log);
         let mut bytes = wr.header.as_bytes().to_vec();

@@ -2,11 +2,11 @@
 //! A world for tests: guests with memory, a clock that the test advances, and a tiny driver.
 //!
 //! ```
-//! use verbena_engine::testing::{Pair, Send};
+//! use verbena_engine::testing::{Pair, SendWr};
 //!
 //! let mut pair = Pair::connected();
 //! pair.a.fill(&mut pair.world, 0, b"hello");
-//! let wr = Send::write(7, &[pair.a.sge(0, 5)], pair.b.addr(100), pair.b.rkey());
+//! let wr = SendWr::write(7, &[pair.a.sge(0, 5)], pair.b.addr(100), pair.b.rkey());
 //! pair.a.post(&mut pair.world, wr);
 //! pair.world.run();
 //! assert_eq!(pair.a.completion(&pair.world).wr_id, 7);
@@ -16,7 +16,7 @@
 mod driver;
 mod pair;
 
-pub use driver::{attrs, Cq, Failed, Guest, Mr, Qp, QpShape, Recv, Send};
+pub use driver::{attrs, Cq, Failed, Guest, Mr, Qp, QpShape, RecvWr, SendWr};
 pub use pair::{End, Pair};
 
 use crate::{Budget, Dma, Engine, EngineConfig, Env, GuestRam, HcaConfig, HcaId, Time};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Two guests with a connection between them: where most conversations begin.
 
-use super::{attrs, Cq, Guest, Mr, Qp, QpShape, Recv, Send, World};
+use super::{attrs, Cq, Guest, Mr, Qp, QpShape, RecvWr, SendWr, World};
 use verbena_hw::cqe::Cqe;
 use verbena_hw::id::Key;
 use verbena_hw::qp::{access, QpAttrs};
@@ -90,13 +90,13 @@ impl End {
     }
 
     /// Posts a send work request and rings.
-    pub fn post(&mut self, w: &mut World, wr: Send) {
+    pub fn post(&mut self, w: &mut World, wr: SendWr) {
         self.qp.post(w, wr);
     }
 
     /// Posts a receive into the buffer.
     pub fn post_recv(&mut self, w: &mut World, wr_id: u64, offset: u64, len: u32) {
-        let wr = Recv::new(wr_id, &[self.sge(offset, len)]);
+        let wr = RecvWr::new(wr_id, &[self.sge(offset, len)]);
         self.qp.post_recv(w, wr);
     }
 

@@ -18,6 +18,9 @@ fn guest() -> (World, Guest) {
     (w, guest)
 }
 
+/// What spoils a good request, and how it then fails.
+type Case<R> = (fn(&mut R), Status, usize);
+
 fn failed<T>(status: Status, detail: usize) -> Result<T, Failed> {
     Err(Failed {
         status,
@@ -365,7 +368,7 @@ fn h03_create_eq_fails_for_its_own_reasons() {
         vector: 2,
         reserved: [0; 3],
     };
-    let cases: [(fn(&mut CreateEqReq), Status, usize); 6] = [
+    let cases: [Case<CreateEqReq>; 6] = [
         (|r| r.vector = 64, Status::BAD_FIELD, at!(CreateEqReq, vector)),
         (|r| r.log_entries = 18, Status::BAD_FIELD, at!(CreateEqReq, log_entries)),
         (
@@ -405,7 +408,7 @@ fn h03_create_cq_fails_for_its_own_reasons() {
         log_entries: 6,
         reserved: [0; 11],
     };
-    let cases: [(fn(&mut CreateCqReq), Status, usize); 6] = [
+    let cases: [Case<CreateCqReq>; 6] = [
         (|r| r.eqn = Eqn(9), Status::NO_SUCH_OBJECT, at!(CreateCqReq, eqn)),
         (|r| r.log_entries = 23, Status::BAD_FIELD, at!(CreateCqReq, log_entries)),
         (
@@ -431,7 +434,7 @@ fn h03_create_qp_fails_for_its_own_reasons() {
     let cq = g.cq(&mut w, 4);
     let good = g.qp_request(&mut w, &cq, &cq, QpShape::default());
     use Status as S;
-    let cases: [(fn(&mut CreateQpReq), Status, usize); 24] = [
+    let cases: [Case<CreateQpReq>; 24] = [
         (|r| r.qp_type = QpType::UD, S::BAD_FIELD, at!(CreateQpReq, qp_type)),
         (|r| r.qp_type = QpType(77), S::BAD_FIELD, at!(CreateQpReq, qp_type)),
         (|r| r.flags = 2, S::BAD_FIELD, at!(CreateQpReq, flags)),
@@ -504,7 +507,7 @@ fn h03_create_mr_fails_for_its_own_reasons() {
         reserved: 0,
     };
     use Status as S;
-    let cases: [(fn(&mut CreateMrReq), Status, usize); 17] = [
+    let cases: [Case<CreateMrReq>; 17] = [
         (|r| r.len = 0, S::BAD_FIELD, at!(CreateMrReq, len)),
         (|r| r.len = u64::MAX, S::BAD_FIELD, at!(CreateMrReq, len)),
         (|r| r.iova = u64::MAX - 100, S::BAD_FIELD, at!(CreateMrReq, iova)),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H7: arming, overflow, and what a failed completion queue means to its queue pairs.
 
-use verbena_engine::testing::{Pair, Send};
+use verbena_engine::testing::{Pair, SendWr};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::QueryCqRsp;
 use verbena_hw::cqe::{CqRecord, Status};
@@ -12,7 +12,7 @@ use verbena_hw::wqe::send_flags;
 fn post(pair: &mut Pair, wr_id: u64, solicited: bool) {
     let w = &mut pair.world;
     pair.b.post_recv(w, wr_id, 0, 8);
-    let wr = Send::send(wr_id, &[]).unsignaled();
+    let wr = SendWr::send(wr_id, &[]).unsignaled();
     let wr = if solicited { wr.flags(send_flags::SOLICITED) } else { wr };
     pair.a.post(w, wr);
     w.run();
@@ -73,7 +73,7 @@ fn h07_a_batch_raises_one_event() {
     let w = &mut pair.world;
     for i in 0..10 {
         pair.b.post_recv(w, i, 0, 8);
-        pair.a.qp.post_quietly(w, Send::send(i, &[]).unsignaled());
+        pair.a.qp.post_quietly(w, SendWr::send(i, &[]).unsignaled());
     }
     pair.a.qp.ring(w);
     w.run();
@@ -97,7 +97,7 @@ fn h07_overflow_is_an_event_and_an_error_and_never_silent() {
     let mut pair = Pair::with(Default::default(), 2, |_| {});
     let w = &mut pair.world;
     for i in 0..6 {
-        let wr = Send::write(i, &[], pair.b.addr(0), pair.b.rkey());
+        let wr = SendWr::write(i, &[], pair.b.addr(0), pair.b.rkey());
         pair.a.qp.post_quietly(w, wr);
     }
     pair.a.qp.ring(w);
@@ -138,7 +138,7 @@ fn h07_a_full_queue_that_is_consumed_in_time_goes_on() {
     let w = &mut pair.world;
     for i in 0..100 {
         for j in 0..4 {
-            let wr = Send::write(i * 4 + j, &[], pair.b.addr(0), pair.b.rkey());
+            let wr = SendWr::write(i * 4 + j, &[], pair.b.addr(0), pair.b.rkey());
             pair.a.post(w, wr);
         }
         w.run();
@@ -154,7 +154,7 @@ fn h07_a_consumer_counter_from_nowhere_makes_no_room() {
     let at = pair.a.cq.record;
     w.ram(pair.a.guest.hca).write(at, &0x8000_0000u32.to_le_bytes());
     for i in 0..5 {
-        let wr = Send::write(i, &[], pair.b.addr(0), pair.b.rkey());
+        let wr = SendWr::write(i, &[], pair.b.addr(0), pair.b.rkey());
         pair.a.qp.post_quietly(w, wr);
     }
     pair.a.qp.ring(w);
@@ -187,7 +187,7 @@ fn h07_a_ring_that_vanishes_is_an_event_and_an_error() {
     pair.a.connect(w, to_b, (1, 1), |_| {});
     pair.b.connect(w, to_a, (1, 1), |_| {});
     w.ram_mut(hca).unmap(0x9000_0000);
-    pair.a.post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    pair.a.post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     w.run();
     let events: Vec<_> = pair.a.guest.events(w).iter().map(|e| Event(e.event)).collect();
     assert_eq!(events, [Event::CQ_ERR, Event::QP_FATAL]);
@@ -199,7 +199,7 @@ fn h07_timestamps_are_the_device_clock() {
     let w = &mut pair.world;
     w.advance(core::time::Duration::from_micros(777));
     let now = w.now.as_nanos();
-    pair.a.post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    pair.a.post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     w.run();
     let cqe = pair.a.completion(w);
     assert_eq!((cqe.timestamp, cqe.status), (now, Status::SUCCESS.0));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H15: the dump, from the host and from inside.
 
-use verbena_engine::testing::{Failed, Pair, Send};
+use verbena_engine::testing::{Failed, Pair, SendWr};
 use verbena_hw::admin::{Opcode, Status};
 use verbena_hw::cmd::{DumpReq, DumpRsp, DUMP_ALL, DUMP_CQ, DUMP_MR, DUMP_QP};
 use verbena_hw::ring::PageList;
@@ -25,7 +25,7 @@ fn dump(pair: &mut Pair, select: u32, number: u32, len: u64) -> Result<serde_jso
 fn h15_the_guest_dumps_its_own_hca() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
-    pair.a.post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    pair.a.post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     w.run();
     let all = dump(&mut pair, DUMP_ALL, 0, 1 << 16).expect("a dump");
     assert_eq!(all["name"], "test0");

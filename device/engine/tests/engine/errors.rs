@@ -2,7 +2,7 @@
 //! H10: every way in which a message can fail, with what each side sees of it.
 
 use core::time::Duration;
-use verbena_engine::testing::{attrs, Guest, Mr, Pair, Recv, Send, World};
+use verbena_engine::testing::{attrs, Guest, Mr, Pair, RecvWr, SendWr, World};
 use verbena_hw::admin::Opcode as Admin;
 use verbena_hw::cqe::{flags, vendor, Cqe, Status};
 use verbena_hw::eqe::Event;
@@ -19,12 +19,12 @@ struct Aftermath {
 
 /// Posts a's message, lets it fail, and checks what holds for every failure: a flushed message follows, and a's queue
 /// pair is in ERR.
-fn failing(pair: &mut Pair, wr: Send) -> Aftermath {
+fn failing(pair: &mut Pair, wr: SendWr) -> Aftermath {
     let w = &mut pair.world;
     let wr_id = wr.header.wr_id;
     pair.b.guest.events(w);
     pair.a.qp.post_quietly(w, wr);
-    pair.a.post(w, Send::send(wr_id + 1, &[]).unsignaled());
+    pair.a.post(w, SendWr::send(wr_id + 1, &[]).unsignaled());
     w.run();
     let own = pair.a.completion(w);
     assert_eq!(own.wr_id, wr_id);
@@ -44,7 +44,7 @@ fn failing(pair: &mut Pair, wr: Send) -> Aftermath {
 }
 
 /// An error of a's own: b does not notice.
-fn local_error(status: Status, reason: u32, make: impl Fn(&mut Pair) -> Send) {
+fn local_error(status: Status, reason: u32, make: impl Fn(&mut Pair) -> SendWr) {
     let mut pair = Pair::connected();
     let wr = make(&mut pair);
     let after = failing(&mut pair, wr);
@@ -57,7 +57,7 @@ fn local_error(status: Status, reason: u32, make: impl Fn(&mut Pair) -> Send) {
 }
 
 /// An error that b finds: both end in ERR, b with an event.
-fn remote_error(status: Status, event: Event, reason: u32, make: impl Fn(&mut Pair) -> Send) {
+fn remote_error(status: Status, event: Event, reason: u32, make: impl Fn(&mut Pair) -> SendWr) {
     let mut pair = Pair::connected();
     let wr = make(&mut pair);
     let after = failing(&mut pair, wr);
@@ -67,8 +67,8 @@ fn remote_error(status: Status, event: Event, reason: u32, make: impl Fn(&mut Pa
     assert_eq!(state, QpState::ERR);
 }
 
-fn write(pair: &Pair) -> Send {
-    Send::write(1, &[pair.a.sge(0, 64)], pair.b.addr(0), pair.b.rkey())
+fn write(pair: &Pair) -> SendWr {
+    SendWr::write(1, &[pair.a.sge(0, 64)], pair.b.addr(0), pair.b.rkey())
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn h10_loc_qp_op_err_for_entries_that_make_no_sense() {
     }
     local_error(status, vendor::FLAGS, |pair| write(pair).flags(1 << 4));
     local_error(status, vendor::FLAGS, |pair| {
-        Send::read(1, &[], pair.b.addr(0), pair.b.rkey()).inline(&[0; 8])
+        SendWr::read(1, &[], pair.b.addr(0), pair.b.rkey()).inline(&[0; 8])
     });
     for num_sge in [33, 64, 255] {
         local_error(status, vendor::SGE_COUNT, |pair| {
@@ -114,7 +114,7 @@ fn h10_loc_qp_op_err_for_entries_that_make_no_sense() {
 #[test]
 fn h10_loc_qp_op_err_for_reads_on_a_queue_without_read_depth() {
     let mut pair = Pair::with(Default::default(), 8, |a| a.max_rd_atomic = 0);
-    let wr = Send::read(1, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey());
+    let wr = SendWr::read(1, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey());
     let after = failing(&mut pair, wr);
     assert_eq!(Status(after.own.status), Status::LOC_QP_OP_ERR);
     assert_eq!(after.own.vendor_err, vendor::RD_ATOMIC);
@@ -127,13 +127,13 @@ fn h10_loc_len_err_for_messages_and_operands_of_a_wrong_length() {
             len: 0x4000_0001,
             ..pair.a.sge(0, 0)
         };
-        Send::write(1, &[huge, huge], pair.b.addr(0), pair.b.rkey())
+        SendWr::write(1, &[huge, huge], pair.b.addr(0), pair.b.rkey())
     });
     local_error(Status::LOC_LEN_ERR, vendor::ATOMIC_OPERAND, |pair| {
-        Send::fetch_add(1, pair.a.sge(0, 4), pair.b.addr(0), pair.b.rkey(), 1)
+        SendWr::fetch_add(1, pair.a.sge(0, 4), pair.b.addr(0), pair.b.rkey(), 1)
     });
     local_error(Status::LOC_LEN_ERR, vendor::ATOMIC_OPERAND, |pair| {
-        let mut wr = Send::fetch_add(1, pair.a.sge(0, 8), pair.b.addr(0), pair.b.rkey(), 1);
+        let mut wr = SendWr::fetch_add(1, pair.a.sge(0, 8), pair.b.addr(0), pair.b.rkey(), 1);
         wr.header.num_sge = 0;
         wr
     });
@@ -156,9 +156,9 @@ fn h10_loc_prot_err_for_bad_keys_and_ranges_of_ones_own() {
                         vec![bad]
                     };
                     match kind {
-                        0 => Send::send(1, &sges),
-                        1 => Send::write(1, &sges, pair.b.addr(0), pair.b.rkey()),
-                        _ => Send::read(1, &sges, pair.b.addr(0), pair.b.rkey()),
+                        0 => SendWr::send(1, &sges),
+                        1 => SendWr::write(1, &sges, pair.b.addr(0), pair.b.rkey()),
+                        _ => SendWr::read(1, &sges, pair.b.addr(0), pair.b.rkey()),
                     }
                 });
             }
@@ -187,8 +187,8 @@ fn h10_loc_prot_err_for_reading_into_memory_without_local_write() {
                 lkey: mr.lkey,
             };
             match kind {
-                0 => Send::read(1, &[sge], pair.b.addr(0), pair.b.rkey()),
-                _ => Send::fetch_add(1, sge, pair.b.addr(0), pair.b.rkey(), 1),
+                0 => SendWr::read(1, &[sge], pair.b.addr(0), pair.b.rkey()),
+                _ => SendWr::fetch_add(1, sge, pair.b.addr(0), pair.b.rkey(), 1),
             }
         });
     }
@@ -203,7 +203,7 @@ fn h10_loc_prot_err_for_a_region_of_another_domain() {
             len: 8,
             lkey: mr.lkey,
         };
-        Send::write(1, &[sge], pair.b.addr(0), pair.b.rkey())
+        SendWr::write(1, &[sge], pair.b.addr(0), pair.b.rkey())
     });
 }
 
@@ -220,11 +220,11 @@ fn foreign_region(w: &mut World, guest: &mut Guest) -> Mr {
 
 #[test]
 fn h10_rem_access_err_for_bad_rkeys_and_ranges() {
-    let case = |reason, spoil: fn(&mut Send, &mut Pair)| {
+    let case = |reason, spoil: fn(&mut SendWr, &mut Pair)| {
         for read in [false, true] {
             remote_error(Status::REM_ACCESS_ERR, Event::QP_ACCESS_ERR, reason, |pair| {
                 let mut wr = if read {
-                    Send::read(1, &[pair.a.sge(0, 64)], pair.b.addr(0), pair.b.rkey())
+                    SendWr::read(1, &[pair.a.sge(0, 64)], pair.b.addr(0), pair.b.rkey())
                 } else {
                     write(pair)
                 };
@@ -264,7 +264,7 @@ fn h10_rem_access_err_for_bad_rkeys_and_ranges() {
 fn h10_a_zero_length_write_does_not_look_at_the_rkey() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
-    pair.a.post(w, Send::write(1, &[], 12345, Key(0xdead_beef)));
+    pair.a.post(w, SendWr::write(1, &[], 12345, Key(0xdead_beef)));
     w.run();
     assert_eq!(pair.a.completion(w).status, 0);
 }
@@ -279,9 +279,9 @@ fn h10_rem_inv_req_err_when_the_queue_pair_does_not_allow_the_operation() {
         let mut pair = Pair::with(Default::default(), 8, |a| a.access = rights);
         let (sge, addr, rkey) = (pair.a.sge(0, 8), pair.b.addr(0), pair.b.rkey());
         let wr = match kind {
-            0 => Send::write(1, &[sge], addr, rkey),
-            1 => Send::read(1, &[sge], addr, rkey),
-            _ => Send::fetch_add(1, sge, addr, rkey, 1),
+            0 => SendWr::write(1, &[sge], addr, rkey),
+            1 => SendWr::read(1, &[sge], addr, rkey),
+            _ => SendWr::fetch_add(1, sge, addr, rkey, 1),
         };
         let after = failing(&mut pair, wr);
         assert_eq!(Status(after.own.status), Status::REM_INV_REQ_ERR, "{kind}");
@@ -292,7 +292,7 @@ fn h10_rem_inv_req_err_when_the_queue_pair_does_not_allow_the_operation() {
 #[test]
 fn h10_rem_inv_req_err_for_reads_that_the_peer_has_no_depth_for() {
     let mut pair = Pair::with(Default::default(), 8, |a| a.max_dest_rd_atomic = 0);
-    let wr = Send::read(1, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey());
+    let wr = SendWr::read(1, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey());
     let after = failing(&mut pair, wr);
     assert_eq!(Status(after.own.status), Status::REM_INV_REQ_ERR);
     assert_eq!(after.events, [(Event::QP_REQ_ERR, vendor::RD_ATOMIC.into())]);
@@ -305,7 +305,7 @@ fn h10_rem_inv_req_err_for_an_unaligned_atomic() {
             Status::REM_INV_REQ_ERR,
             Event::QP_REQ_ERR,
             vendor::ATOMIC_OPERAND,
-            |pair| Send::fetch_add(1, pair.a.sge(0, 8), pair.b.addr(offset), pair.b.rkey(), 1),
+            |pair| SendWr::fetch_add(1, pair.a.sge(0, 8), pair.b.addr(offset), pair.b.rkey(), 1),
         );
     }
 }
@@ -317,7 +317,7 @@ fn h10_a_message_longer_than_the_receive_ends_both_sides() {
         pair.b.post_recv(&mut pair.world, 50, 0, room);
         pair.b.post_recv(&mut pair.world, 51, 0, 64);
         pair.b.fill(&mut pair.world, 0, &[0x77; 64]);
-        let wr = Send::send(1, &[pair.a.sge(0, len)]);
+        let wr = SendWr::send(1, &[pair.a.sge(0, len)]);
         let after = failing(&mut pair, wr);
         assert_eq!(Status(after.own.status), Status::REM_INV_REQ_ERR);
         let recv = after.peer.expect("the receive completes");
@@ -350,8 +350,8 @@ fn h10_a_receive_with_a_bad_key_ends_both_sides() {
         let mut pair = Pair::connected();
         let mut sge = pair.b.sge(0, 64);
         spoil(&mut sge, &mut pair);
-        pair.b.qp.post_recv(&pair.world, Recv::new(50, &[sge]));
-        let wr = Send::send(1, &[pair.a.sge(0, 64)]);
+        pair.b.qp.post_recv(&pair.world, RecvWr::new(50, &[sge]));
+        let wr = SendWr::send(1, &[pair.a.sge(0, 64)]);
         let after = failing(&mut pair, wr);
         assert_eq!(Status(after.own.status), Status::REM_OP_ERR);
         let recv = after.peer.expect("the receive completes");
@@ -368,9 +368,9 @@ fn h10_only_the_elements_that_a_message_reaches_are_looked_at() {
         lkey: Key(7),
         ..pair.b.sge(0, 64)
     };
-    let wr = Recv::new(50, &[pair.b.sge(0, 64), bad]);
+    let wr = RecvWr::new(50, &[pair.b.sge(0, 64), bad]);
     pair.b.qp.post_recv(w, wr);
-    pair.a.post(w, Send::send(1, &[pair.a.sge(0, 64)]));
+    pair.a.post(w, SendWr::send(1, &[pair.a.sge(0, 64)]));
     w.run();
     assert_eq!(pair.b.completion(w).status, 0);
 }
@@ -379,10 +379,10 @@ fn h10_only_the_elements_that_a_message_reaches_are_looked_at() {
 fn h10_a_malformed_receive_ends_both_sides() {
     for num_sge in [33, 255] {
         let mut pair = Pair::connected();
-        let mut wr = Recv::new(50, &[pair.b.sge(0, 64)]);
+        let mut wr = RecvWr::new(50, &[pair.b.sge(0, 64)]);
         wr.header.num_sge = num_sge;
         pair.b.qp.post_recv(&pair.world, wr);
-        let wr = Send::send(1, &[pair.a.sge(0, 64)]);
+        let wr = SendWr::send(1, &[pair.a.sge(0, 64)]);
         let after = failing(&mut pair, wr);
         assert_eq!(Status(after.own.status), Status::REM_OP_ERR);
         let recv = after.peer.expect("the receive completes");
@@ -396,8 +396,8 @@ fn h10_rnr_waits_as_long_as_the_peer_asks_and_goes_on() {
     // Code 12: 640 us.
     let mut pair = Pair::connected();
     let w = &mut pair.world;
-    pair.a.post(w, Send::send(1, &[pair.a.sge(0, 8)]));
-    pair.a.post(w, Send::send(2, &[pair.a.sge(0, 8)]));
+    pair.a.post(w, SendWr::send(1, &[pair.a.sge(0, 8)]));
+    pair.a.post(w, SendWr::send(2, &[pair.a.sge(0, 8)]));
     w.run();
     pair.a.nothing(w);
     w.advance(Duration::from_micros(639));
@@ -420,7 +420,7 @@ fn h10_rnr_retry_exceeded() {
     // Three retries of 640 us after the first attempt.
     let mut pair = Pair::connected();
     let w = &mut pair.world;
-    pair.a.post(w, Send::send(1, &[pair.a.sge(0, 8)]));
+    pair.a.post(w, SendWr::send(1, &[pair.a.sge(0, 8)]));
     w.advance(Duration::from_micros(3 * 640 - 1));
     pair.a.nothing(w);
     w.advance(Duration::from_micros(1));
@@ -440,7 +440,7 @@ fn h10_rnr_retries_of_seven_never_end() {
     });
     let w = &mut pair.world;
     pair.a
-        .post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()).imm(9));
+        .post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()).imm(9));
     w.advance(Duration::from_millis(20));
     pair.a.nothing(w);
     assert!(pair.a.guest.counter(w, "rcvd_rnr_err") > 1000);
@@ -455,7 +455,7 @@ fn h10_the_rnr_counter_begins_anew_with_each_message() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
     for i in 0..5 {
-        pair.a.post(w, Send::send(i, &[pair.a.sge(0, 8)]));
+        pair.a.post(w, SendWr::send(i, &[pair.a.sge(0, 8)]));
         // Two of three retries are used up each time.
         w.advance(Duration::from_micros(2 * 640 - 1));
         pair.b.post_recv(w, i, 0, 8);
@@ -482,8 +482,8 @@ fn silent_peer(silence: impl Fn(&mut Pair)) {
     assert_eq!(pair.a.guest.counter(w, "retry_exceeded_err"), 1);
 }
 
-fn write_to(a: &verbena_engine::testing::End, b: &verbena_engine::testing::End) -> Send {
-    Send::write(1, &[a.sge(0, 64)], b.addr(0), b.rkey())
+fn write_to(a: &verbena_engine::testing::End, b: &verbena_engine::testing::End) -> SendWr {
+    SendWr::write(1, &[a.sge(0, 64)], b.addr(0), b.rkey())
 }
 
 #[test]
@@ -578,7 +578,7 @@ fn h10_a_long_message_goes_on_where_the_link_was_cut() {
     let data: Vec<u8> = (0..1u32 << 20).map(|i| (i >> 3) as u8).collect();
     pair.a.fill(w, 0, &data);
     pair.b.post_recv(w, 50, 0, 1 << 20);
-    pair.a.post(w, Send::send(1, &[pair.a.sge(0, 1 << 20)]));
+    pair.a.post(w, SendWr::send(1, &[pair.a.sge(0, 1 << 20)]));
     w.poll();
     w.poll();
     w.engine.set_link(pair.b.guest.hca, false, w.now, &w.env);
@@ -600,7 +600,7 @@ fn h10_err_flushes_everything_in_order_on_both_queues() {
         pair.a.post_recv(w, 100 + i, 0, 8);
         pair.a
             .qp
-            .post_quietly(w, Send::send(i, &[pair.a.sge(0, 8)]).unsignaled());
+            .post_quietly(w, SendWr::send(i, &[pair.a.sge(0, 8)]).unsignaled());
     }
     // The first send waits for a receive when the queue pair is taken to ERR.
     pair.a.qp.ring(w);
@@ -629,7 +629,7 @@ fn h10_work_posted_in_err_is_flushed_too() {
     pair.a.guest.modify_state(w, qpn, QpState::ERR).expect("a transition");
     w.run();
     // A send rings.
-    pair.a.post(w, Send::send(1, &[]));
+    pair.a.post(w, SendWr::send(1, &[]));
     w.run();
     assert_eq!(pair.a.completion(w).wr_id, 1);
     // A receive that its driver rings for is flushed at once.
@@ -659,8 +659,8 @@ fn h10_a_flush_longer_than_a_budget_goes_on() {
     let mut pair = Pair::with(shape, 12, |_| {});
     let w = &mut pair.world;
     for i in 0..1024 {
-        pair.a.qp.post_quietly(w, Send::send(i, &[]));
-        pair.a.qp.post_recv(w, Recv::new(i, &[]));
+        pair.a.qp.post_quietly(w, SendWr::send(i, &[]));
+        pair.a.qp.post_recv(w, RecvWr::new(i, &[]));
     }
     let qpn = pair.a.qp.qpn;
     pair.a.guest.modify_state(w, qpn, QpState::ERR).expect("a transition");
@@ -672,7 +672,7 @@ fn h10_a_flush_longer_than_a_budget_goes_on() {
 fn h10_reset_forgets_what_is_outstanding() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
-    pair.a.post(w, Send::send(1, &[pair.a.sge(0, 8)]));
+    pair.a.post(w, SendWr::send(1, &[pair.a.sge(0, 8)]));
     w.run();
     let qpn = pair.a.qp.qpn;
     pair.a.guest.modify_state(w, qpn, QpState::RESET).expect("reset");
@@ -699,7 +699,7 @@ fn h10_comm_est_is_raised_once_when_a_message_arrives_in_rtr() {
     }
     for i in 0..3 {
         b.post_recv(&mut w, i, 0, 8);
-        a.post(&mut w, Send::send(i, &[]));
+        a.post(&mut w, SendWr::send(i, &[]));
     }
     w.run();
     let events: Vec<_> = b.guest.events(&mut w).iter().map(|e| (e.event, e.number)).collect();
@@ -715,11 +715,11 @@ fn h10_different_mtus_are_an_invalid_request_once_a_packet_is_too_long() {
     let qpn = pair.a.qp.qpn;
     pair.a.guest.modify_state(w, qpn, QpState::RESET).expect("reset");
     pair.a.connect(w, to_b, (0xff_fffe, 0x12), |a| a.path_mtu = 5);
-    let short = Send::write(1, &[pair.a.sge(0, 1024)], pair.b.addr(0), pair.b.rkey());
+    let short = SendWr::write(1, &[pair.a.sge(0, 1024)], pair.b.addr(0), pair.b.rkey());
     pair.a.post(w, short);
     w.run();
     assert_eq!(pair.a.completion(w).status, 0);
-    let long = Send::write(2, &[pair.a.sge(0, 1025)], pair.b.addr(0), pair.b.rkey());
+    let long = SendWr::write(2, &[pair.a.sge(0, 1025)], pair.b.addr(0), pair.b.rkey());
     let after = failing(&mut pair, long);
     assert_eq!(Status(after.own.status), Status::REM_INV_REQ_ERR);
 }
@@ -749,9 +749,9 @@ fn h10_memory_unmapped_under_traffic() {
         let mr = region(&mut pair, true);
         let sge = pair.a.sge(0, 64);
         let wr = if read {
-            Send::read(1, &[sge], mr.addr, mr.rkey)
+            SendWr::read(1, &[sge], mr.addr, mr.rkey)
         } else {
-            Send::write(1, &[sge], mr.addr, mr.rkey)
+            SendWr::write(1, &[sge], mr.addr, mr.rkey)
         };
         let after = failing(&mut pair, wr);
         assert_eq!(Status(after.own.status), Status::REM_OP_ERR);
@@ -766,7 +766,7 @@ fn h10_memory_unmapped_under_traffic() {
         len: 64,
         lkey: mr.lkey,
     };
-    let after = failing(&mut pair, Send::send(1, &[sge]));
+    let after = failing(&mut pair, SendWr::send(1, &[sge]));
     assert_eq!(Status(after.own.status), Status::LOC_PROT_ERR);
     assert_eq!(after.own.vendor_err, vendor::UNREACHABLE);
     // The target of a receive.
@@ -777,8 +777,8 @@ fn h10_memory_unmapped_under_traffic() {
         len: 64,
         lkey: mr.lkey,
     };
-    pair.b.qp.post_recv(&pair.world, Recv::new(50, &[sge]));
-    let wr = Send::send(1, &[pair.a.sge(0, 64)]);
+    pair.b.qp.post_recv(&pair.world, RecvWr::new(50, &[sge]));
+    let wr = SendWr::send(1, &[pair.a.sge(0, 64)]);
     let after = failing(&mut pair, wr);
     assert_eq!(Status(after.own.status), Status::REM_OP_ERR);
     assert_eq!(Status(after.peer.expect("a completion").status), Status::LOC_PROT_ERR);
@@ -789,7 +789,7 @@ fn h10_a_region_deregistered_in_mid_message_is_touched_no_more() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
     pair.a.fill(w, 0, &vec![0x11; 1 << 20]);
-    let wr = Send::write(1, &[pair.a.sge(0, 1 << 20)], pair.b.addr(0), pair.b.rkey());
+    let wr = SendWr::write(1, &[pair.a.sge(0, 1 << 20)], pair.b.addr(0), pair.b.rkey());
     pair.a.post(w, wr);
     w.poll();
     let index = pair.b.mr.lkey.index();
@@ -830,8 +830,8 @@ fn h10_solicited_is_carried_to_the_peer() {
     let w = &mut pair.world;
     pair.b.post_recv(w, 1, 0, 8);
     pair.b.post_recv(w, 2, 0, 8);
-    pair.a.post(w, Send::send(1, &[]).flags(send_flags::SOLICITED));
-    pair.a.post(w, Send::send(2, &[]));
+    pair.a.post(w, SendWr::send(1, &[]).flags(send_flags::SOLICITED));
+    pair.a.post(w, SendWr::send(2, &[]));
     w.run();
     assert_ne!(pair.b.completion(w).flags & flags::SOLICITED, 0);
     assert_eq!(pair.b.completion(w).flags & flags::SOLICITED, 0);
@@ -851,7 +851,7 @@ fn h10_attributes_changed_in_rts_take_effect() {
         .guest
         .modify(w, qpn, attr::MIN_RNR_TIMER, longer)
         .expect("a change");
-    pair.a.post(w, Send::send(1, &[]));
+    pair.a.post(w, SendWr::send(1, &[]));
     w.run();
     pair.b.post_recv(w, 1, 0, 8);
     // Code 20: 10.24 ms.

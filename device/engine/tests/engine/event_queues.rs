@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H12: arming, the backlog, and counters from nowhere.
 
-use verbena_engine::testing::{Pair, Send, World};
+use verbena_engine::testing::{Pair, SendWr, World};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{CreateCqReq, CreateEqReq};
 use verbena_hw::cqe::CqRecord;
@@ -79,7 +79,7 @@ impl Small {
         let arm = self.arms << 2 | CqRecord::ARM_ANY;
         let w = &mut pair.world;
         w.ram(pair.a.guest.hca).write(self.records[i] + 4, &arm.to_le_bytes());
-        let wr = Send::write(1, &[], pair.a.addr(0), pair.a.rkey());
+        let wr = SendWr::write(1, &[], pair.a.addr(0), pair.a.rkey());
         self.cqs[i].post(w, wr);
         w.run();
     }
@@ -217,7 +217,7 @@ fn h12_an_event_ring_that_vanishes_is_fatal() {
     w.ram_mut(hca).unmap(0x9000_0000);
     w.take_interrupts(hca, 0);
     // A bad key of the peer (itself) is an event.
-    let wr = Send::write(1, &[pair.a.sge(0, 8)], 0, verbena_hw::id::Key(1));
+    let wr = SendWr::write(1, &[pair.a.sge(0, 8)], 0, verbena_hw::id::Key(1));
     pair.a.post(w, wr);
     w.run();
     let health = w.read_reg(hca, regs::HEALTH, 4);

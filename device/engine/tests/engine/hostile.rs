@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 use proptest::prelude::*;
-use verbena_engine::testing::{End, Pair, QpShape, Send, World};
+use verbena_engine::testing::{End, Pair, QpShape, SendWr, World};
 use verbena_engine::HcaId;
 use verbena_hw::admin::{Command, Opcode};
 use verbena_hw::regs;
@@ -110,12 +110,12 @@ fn perform(w: &mut World, evil: &mut End, act: &Act) {
         Act::Send(kind, spoils) => {
             let (sge, addr, rkey) = (evil.sge(0, 100), evil.addr(0), evil.rkey());
             let mut wr = match kind {
-                0 => Send::send(1, &[sge]),
-                1 => Send::read(1, &[sge], addr, rkey),
-                2 => Send::fetch_add(1, evil.sge(0, 8), addr, rkey, 1),
-                3 => Send::write(1, &[sge; 32], addr, rkey).imm(1),
-                4 => Send::write(1, &[], addr, rkey).inline(&[7; 512]),
-                _ => Send::write(1, &[sge], addr, rkey),
+                0 => SendWr::send(1, &[sge]),
+                1 => SendWr::read(1, &[sge], addr, rkey),
+                2 => SendWr::fetch_add(1, evil.sge(0, 8), addr, rkey, 1),
+                3 => SendWr::write(1, &[sge; 32], addr, rkey).imm(1),
+                4 => SendWr::write(1, &[], addr, rkey).inline(&[7; 512]),
+                _ => SendWr::write(1, &[sge], addr, rkey),
             };
             let mut bytes = [0u8; 32];
             bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&wr.header));
@@ -148,9 +148,9 @@ fn honest(w: &mut World, a: &mut End, b: &mut End, round: u64) {
     let data: Vec<u8> = (0..300u64).map(|i| (i * 31 + round * 7) as u8).collect();
     a.fill(w, 0, &data);
     b.post_recv(w, round, 4096, 300);
-    a.post(w, Send::send(round, &[a.sge(0, 150), a.sge(150, 150)]));
-    a.post(w, Send::write(round, &[a.sge(0, 300)], b.addr(0), b.rkey()));
-    a.post(w, Send::read(round, &[a.sge(8192, 300)], b.addr(4096), b.rkey()));
+    a.post(w, SendWr::send(round, &[a.sge(0, 150), a.sge(150, 150)]));
+    a.post(w, SendWr::write(round, &[a.sge(0, 300)], b.addr(0), b.rkey()));
+    a.post(w, SendWr::read(round, &[a.sge(8192, 300)], b.addr(4096), b.rkey()));
     for _ in 0..1000 {
         if !w.poll().did_work {
             break;

@@ -2,7 +2,7 @@
 //! H14: what one guest knows of another gives it nothing.
 
 use core::time::Duration;
-use verbena_engine::testing::{End, Pair, QpShape, Send, World};
+use verbena_engine::testing::{End, Pair, QpShape, SendWr, World};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cqe::{vendor, Status};
 use verbena_hw::qp::QpState;
@@ -22,13 +22,13 @@ fn h14_a_third_party_that_names_a_connected_queue_pair_hears_nothing() {
     let w = &mut pair.world;
     pair.b.fill(w, 0, &[0x42; 64]);
     pair.b.post_recv(w, 5, 64, 64);
-    c.post(w, Send::write(1, &[c.sge(0, 64)], pair.b.addr(0), pair.b.rkey()));
+    c.post(w, SendWr::write(1, &[c.sge(0, 64)], pair.b.addr(0), pair.b.rkey()));
     w.advance(Duration::from_secs(1));
     let cqe = c.completion(w);
     assert_eq!(Status(cqe.status), Status::RETRY_EXC_ERR);
     assert_eq!(pair.b.bytes(w, 0, 64), [0x42; 64]);
     // The connection is as it was.
-    pair.a.post(w, Send::send(9, &[pair.a.sge(0, 8)]));
+    pair.a.post(w, SendWr::send(9, &[pair.a.sge(0, 8)]));
     w.run();
     assert_eq!(pair.a.completion(w).status, 0);
     assert_eq!(pair.b.completion(w).wr_id, 5);
@@ -43,7 +43,7 @@ fn h14_the_same_number_in_another_hca_is_not_the_peer() {
     let to_b = (pair.b.guest.gid(), pair.b.qp.qpn);
     c.connect(&mut pair.world, to_b, (0xff_fffe, 0x12), |a| a.timeout = 1);
     let w = &mut pair.world;
-    c.post(w, Send::write(1, &[c.sge(0, 8)], pair.b.addr(0), pair.b.rkey()));
+    c.post(w, SendWr::write(1, &[c.sge(0, 8)], pair.b.addr(0), pair.b.rkey()));
     w.advance(Duration::from_millis(1));
     assert_eq!(Status(c.completion(w).status), Status::RETRY_EXC_ERR);
     assert_eq!(pair.b.guest.state(w, pair.b.qp.qpn), QpState::RTS);
@@ -55,7 +55,7 @@ fn h14_keys_of_one_hca_mean_nothing_in_another() {
     let c = intruder(&mut pair);
     let w = &mut pair.world;
     assert_ne!(c.mr.rkey, pair.b.mr.rkey);
-    let wr = Send::write(1, &[pair.a.sge(0, 8)], c.mr.addr, c.mr.rkey);
+    let wr = SendWr::write(1, &[pair.a.sge(0, 8)], c.mr.addr, c.mr.rkey);
     pair.a.post(w, wr);
     w.run();
     assert_eq!(Status(pair.a.completion(w).status), Status::REM_ACCESS_ERR);
@@ -88,7 +88,7 @@ fn h14_a_doorbell_page_rings_only_its_own_slots() {
     let other = pair.a.guest.create(w, Opcode::CREATE_DOORBELL, &req).expect("a page");
     pair.a
         .qp
-        .post_quietly(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+        .post_quietly(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     // The same slot number on another page of the same HCA, in memory and by register.
     w.ram(pair.a.guest.hca).write(addr + 0x80, &u64::MAX.to_le_bytes());
     w.ram(pair.a.guest.hca).write(addr + 0x40, &u64::MAX.to_le_bytes());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H6: regions of every page size, in any order of pages, at any address.
 
-use verbena_engine::testing::{Mr, Pair, Send, RAM_BASE};
+use verbena_engine::testing::{Mr, Pair, SendWr, RAM_BASE};
 use verbena_hw::cmd::CreateMrReq;
 use verbena_hw::cqe::Status;
 use verbena_hw::qp::access;
@@ -39,13 +39,13 @@ fn h06_pages_in_any_order() {
     let order: Vec<u64> = [9, 8, 20, 21, 22, 3, 0, 40, 3, 41].map(|i| base + i * 4096).to_vec();
     let mr = from_pages(&mut pair, &order, 12, 100, 0x1234_5064, 9 * 4096, RIGHTS);
     let w = &mut pair.world;
-    let data: Vec<u8> = (0..9u32 * 4096).map(|i| (i * 7 >> 5) as u8).collect();
+    let data: Vec<u8> = (0..9u32 * 4096).map(|i| ((i * 7) >> 5) as u8).collect();
     pair.a.fill(w, 0, &data);
     // Without the page that is there twice, which would be overwritten.
     let upto = 8 * 4096 - 100;
-    let wr = Send::write(1, &[pair.a.sge(0, upto)], mr.addr, mr.rkey);
+    let wr = SendWr::write(1, &[pair.a.sge(0, upto)], mr.addr, mr.rkey);
     pair.a.post(w, wr);
-    let wr = Send::read(2, &[pair.a.sge(1 << 20, upto)], mr.addr, mr.rkey);
+    let wr = SendWr::read(2, &[pair.a.sge(1 << 20, upto)], mr.addr, mr.rkey);
     pair.a.post(w, wr);
     w.run();
     assert_eq!(pair.a.cq.drain(w).iter().map(|c| c.status).collect::<Vec<_>>(), [0, 0]);
@@ -73,7 +73,7 @@ fn h06_large_pages() {
         let mr = from_pages(&mut pair, &pages, shift, size - 10, 0, 20, RIGHTS | access::ZERO_BASED);
         let w = &mut pair.world;
         pair.a.fill(w, 0, b"0123456789abcdefghij");
-        let wr = Send::write(1, &[pair.a.sge(0, 20)], 0, mr.rkey);
+        let wr = SendWr::write(1, &[pair.a.sge(0, 20)], 0, mr.rkey);
         pair.a.post(w, wr);
         w.run();
         assert_eq!(pair.a.completion(w).status, 0);
@@ -94,7 +94,7 @@ fn h06_a_region_over_several_mappings() {
     let mr = pair.b.guest.mr(w, 0x9000_0000, 16384, RIGHTS).expect("a region");
     let data: Vec<u8> = (0..16384u32).map(|i| (i / 3) as u8).collect();
     pair.a.fill(w, 0, &data);
-    let wr = Send::write(1, &[pair.a.sge(0, 16384)], mr.addr, mr.rkey);
+    let wr = SendWr::write(1, &[pair.a.sge(0, 16384)], mr.addr, mr.rkey);
     pair.a.post(w, wr);
     w.run();
     assert_eq!(pair.a.completion(w).status, 0);
@@ -108,12 +108,12 @@ fn h06_zero_based_addresses() {
     let mr = from_pages(&mut pair, &[page], 12, 16, 0, 100, RIGHTS | access::ZERO_BASED);
     let w = &mut pair.world;
     pair.a.fill(w, 0, b"zero");
-    let wr = Send::write(1, &[pair.a.sge(0, 4)], 96, mr.rkey);
+    let wr = SendWr::write(1, &[pair.a.sge(0, 4)], 96, mr.rkey);
     pair.a.post(w, wr);
     w.run();
     assert_eq!(pair.a.completion(w).status, 0);
     assert_eq!(w.ram(pair.b.guest.hca).read(page + 112, 4), b"zero");
-    let wr = Send::write(2, &[pair.a.sge(0, 4)], 97, mr.rkey);
+    let wr = SendWr::write(2, &[pair.a.sge(0, 4)], 97, mr.rkey);
     pair.a.post(w, wr);
     w.run();
     assert_eq!(Status(pair.a.completion(w).status), Status::REM_ACCESS_ERR);
@@ -127,12 +127,12 @@ fn h06_a_region_at_the_end_of_the_address_space() {
     let mr = from_pages(&mut pair, &[page], 12, 0, iova, 4096, RIGHTS);
     let w = &mut pair.world;
     pair.a.fill(w, 0, b"end");
-    let wr = Send::write(1, &[pair.a.sge(0, 3)], u64::MAX - 2, mr.rkey);
+    let wr = SendWr::write(1, &[pair.a.sge(0, 3)], u64::MAX - 2, mr.rkey);
     pair.a.post(w, wr);
     w.run();
     assert_eq!(pair.a.completion(w).status, 0);
     assert_eq!(w.ram(pair.b.guest.hca).read(page + 4093, 3), b"end");
-    let wr = Send::write(2, &[pair.a.sge(0, 4)], u64::MAX - 2, mr.rkey);
+    let wr = SendWr::write(2, &[pair.a.sge(0, 4)], u64::MAX - 2, mr.rkey);
     pair.a.post(w, wr);
     w.run();
     assert_eq!(Status(pair.a.completion(w).status), Status::REM_ACCESS_ERR);
@@ -150,7 +150,7 @@ fn h06_read_only_memory_can_be_registered_for_reading_only() {
         .guest
         .mr(w, 0x9000_0000, 4096, access::REMOTE_READ)
         .expect("a region");
-    let wr = Send::read(1, &[pair.a.sge(0, 64)], mr.addr, mr.rkey);
+    let wr = SendWr::read(1, &[pair.a.sge(0, 64)], mr.addr, mr.rkey);
     pair.a.post(w, wr);
     w.run();
     assert_eq!(pair.a.completion(w).status, 0);
@@ -176,7 +176,8 @@ fn h06_a_key_dies_with_its_region() {
         len: 8,
         lkey: *seen.iter().next().expect("a key"),
     };
-    pair.a.post(w, Send::write(1, &[stale], pair.b.addr(0), pair.b.rkey()));
+    pair.a
+        .post(w, SendWr::write(1, &[stale], pair.b.addr(0), pair.b.rkey()));
     w.run();
     assert_eq!(Status(pair.a.completion(w).status), Status::LOC_PROT_ERR);
 }
@@ -221,7 +222,7 @@ fn h06_rings_on_scattered_pages() {
     // Post into a contiguous image, then lay its pages out as the list says.
     contiguous.sq = w.ram_mut(hca).alloc(16 * 4096);
     for i in 0..64 {
-        let wr = Send::write(i, &[], pair.b.addr(8 * i), pair.b.rkey()).inline(&i.to_le_bytes());
+        let wr = SendWr::write(i, &[], pair.b.addr(8 * i), pair.b.rkey()).inline(&i.to_le_bytes());
         contiguous.post_quietly(w, wr);
     }
     for i in 0..16u64 {

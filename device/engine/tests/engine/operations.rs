@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H5 and H13: every operation, at every awkward size, through scatter lists that cross pages.
 
-use verbena_engine::testing::{Pair, QpShape, Recv, Send};
+use verbena_engine::testing::{Pair, QpShape, RecvWr, SendWr};
 use verbena_hw::cqe::{flags, Opcode, Status};
 use verbena_hw::wqe::{send_flags, Sge};
 
@@ -36,7 +36,7 @@ fn h05_write_moves_bytes_of_every_size() {
         // Odd offsets on both sides: every page boundary is crossed at another place.
         pair.a.fill(w, 13, &data);
         pair.b.fill(w, 0, &vec![0xee; len as usize + 64]);
-        let wr = Send::write(len.into(), &[pair.a.sge(13, len)], pair.b.addr(29), pair.b.rkey());
+        let wr = SendWr::write(len.into(), &[pair.a.sge(13, len)], pair.b.addr(29), pair.b.rkey());
         pair.a.post(w, wr);
         w.run();
         let cqe = pair.a.completion(w);
@@ -60,7 +60,7 @@ fn h05_read_moves_bytes_of_every_size() {
     for (i, len) in SIZES.into_iter().enumerate() {
         let data = pattern(len as usize, i as u32);
         pair.b.fill(w, 4093, &data);
-        let wr = Send::read(len.into(), &[pair.a.sge(7, len)], pair.b.addr(4093), pair.b.rkey());
+        let wr = SendWr::read(len.into(), &[pair.a.sge(7, len)], pair.b.addr(4093), pair.b.rkey());
         pair.a.post(w, wr);
         w.run();
         let cqe = pair.a.completion(w);
@@ -80,7 +80,7 @@ fn h05_send_moves_bytes_of_every_size() {
         let data = pattern(len as usize, i as u32);
         pair.a.fill(w, 1, &data);
         pair.b.post_recv(w, 1000 + u64::from(len), 3, len + 5);
-        let wr = Send::send(len.into(), &[pair.a.sge(1, len)]);
+        let wr = SendWr::send(len.into(), &[pair.a.sge(1, len)]);
         pair.a.post(w, wr);
         w.run();
         let sent = pair.a.completion(w);
@@ -108,20 +108,20 @@ fn h05_scatter_lists_on_both_sides() {
         } else {
             into
         };
-        pair.b.qp.post_recv(w, Recv::new(1, &into));
-        let wr = Send::send(2, &scattered(&pair.a, 4090, len));
+        pair.b.qp.post_recv(w, RecvWr::new(1, &into));
+        let wr = SendWr::send(2, &scattered(&pair.a, 4090, len));
         pair.a.post(w, wr);
         w.run();
         assert_eq!(pair.a.completion(w).status, 0);
         assert_eq!(pair.b.completion(w).byte_len, len);
         assert_eq!(pair.b.bytes(w, 4000, len as usize), data, "send {len}");
         // WRITE: list to range. READ: range to list.
-        let wr = Send::write(3, &scattered(&pair.a, 4090, len), pair.b.addr(77), pair.b.rkey());
+        let wr = SendWr::write(3, &scattered(&pair.a, 4090, len), pair.b.addr(77), pair.b.rkey());
         pair.a.post(w, wr);
         w.run();
         assert_eq!(pair.b.bytes(w, 77, len as usize), data, "write {len}");
         pair.a.fill(w, 4090, &vec![0; len as usize]);
-        let wr = Send::read(4, &scattered(&pair.a, 4090, len), pair.b.addr(77), pair.b.rkey());
+        let wr = SendWr::read(4, &scattered(&pair.a, 4090, len), pair.b.addr(77), pair.b.rkey());
         pair.a.post(w, wr);
         w.run();
         assert_eq!(pair.a.bytes(w, 4090, len as usize), data, "read {len}");
@@ -136,7 +136,7 @@ fn h05_elements_without_bytes_are_passed_over_whatever_their_key() {
     pair.a.fill(w, 0, b"abcdef");
     let nothing = Sge::default();
     let sges = [nothing, pair.a.sge(0, 3), nothing, pair.a.sge(3, 3), nothing];
-    let wr = Send::write(1, &sges, pair.b.addr(0), pair.b.rkey());
+    let wr = SendWr::write(1, &sges, pair.b.addr(0), pair.b.rkey());
     pair.a.post(w, wr);
     w.run();
     assert_eq!(pair.a.completion(w).status, 0);
@@ -149,10 +149,10 @@ fn h05_inline_data_is_taken_from_the_entry() {
     let w = &mut pair.world;
     for len in [0usize, 1, 15, 16, 17, 32, 511, 512] {
         let data = pattern(len, 9);
-        let wr = Send::write(1, &[], pair.b.addr(5), pair.b.rkey()).inline(&data);
+        let wr = SendWr::write(1, &[], pair.b.addr(5), pair.b.rkey()).inline(&data);
         pair.a.post(w, wr);
         pair.b.post_recv(w, 2, 2000, 512);
-        pair.a.post(w, Send::send(3, &[]).inline(&data));
+        pair.a.post(w, SendWr::send(3, &[]).inline(&data));
         w.run();
         assert_eq!(pair.b.bytes(w, 5, len), data, "write {len}");
         assert_eq!(pair.b.bytes(w, 2000, len), data, "send {len}");
@@ -166,9 +166,9 @@ fn h05_inline_data_scatters_into_several_elements() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
     let into = scattered(&pair.b, 100, 300);
-    pair.b.qp.post_recv(w, Recv::new(2, &into));
+    pair.b.qp.post_recv(w, RecvWr::new(2, &into));
     let data = pattern(300, 1);
-    pair.a.post(w, Send::send(3, &[]).inline(&data));
+    pair.a.post(w, SendWr::send(3, &[]).inline(&data));
     w.run();
     assert_eq!(pair.b.bytes(w, 100, 300), data);
 }
@@ -181,9 +181,9 @@ fn h05_immediate_data_arrives_as_it_was_given() {
     pair.b.post_recv(w, 1, 0, 64);
     pair.b.post_recv(w, 2, 64, 64);
     pair.a.fill(w, 0, b"payload!");
-    let wr = Send::send(10, &[pair.a.sge(0, 8)]).imm(imm);
+    let wr = SendWr::send(10, &[pair.a.sge(0, 8)]).imm(imm);
     pair.a.post(w, wr);
-    let wr = Send::write(11, &[pair.a.sge(0, 8)], pair.b.addr(500), pair.b.rkey()).imm(!imm);
+    let wr = SendWr::write(11, &[pair.a.sge(0, 8)], pair.b.addr(500), pair.b.rkey()).imm(!imm);
     pair.a.post(w, wr);
     w.run();
     let by_send = pair.b.completion(w);
@@ -201,7 +201,7 @@ fn h05_a_long_write_with_immediate_data_completes_one_receive_at_its_end() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
     pair.b.post_recv(w, 1, 0, 0);
-    let wr = Send::write(2, &[pair.a.sge(0, 1 << 20)], pair.b.addr(0), pair.b.rkey()).imm(5);
+    let wr = SendWr::write(2, &[pair.a.sge(0, 1 << 20)], pair.b.addr(0), pair.b.rkey()).imm(5);
     pair.a.post(w, wr);
     w.poll();
     pair.b.nothing(w);
@@ -217,7 +217,7 @@ fn h05_compare_and_swap_and_fetch_and_add() {
     let w = &mut pair.world;
     pair.b.fill(w, 8, &100u64.to_le_bytes());
     let (sge, addr, rkey) = (pair.a.sge(64, 8), pair.b.addr(8), pair.b.rkey());
-    let mut step = |wr: Send, before: u64, after: u64| {
+    let mut step = |wr: SendWr, before: u64, after: u64| {
         pair.a.post(w, wr);
         w.run();
         let cqe = pair.a.completion(w);
@@ -227,15 +227,15 @@ fn h05_compare_and_swap_and_fetch_and_add() {
         cqe.opcode
     };
     assert_eq!(
-        step(Send::fetch_add(1, sge, addr, rkey, 5), 100, 105),
+        step(SendWr::fetch_add(1, sge, addr, rkey, 5), 100, 105),
         Opcode::FETCH_ADD.0
     );
     assert_eq!(
-        step(Send::compare_swap(2, sge, addr, rkey, 105, 7), 105, 7),
+        step(SendWr::compare_swap(2, sge, addr, rkey, 105, 7), 105, 7),
         Opcode::COMP_SWAP.0
     );
-    step(Send::compare_swap(3, sge, addr, rkey, 105, 9), 7, 7);
-    step(Send::fetch_add(4, sge, addr, rkey, u64::MAX), 7, 6);
+    step(SendWr::compare_swap(3, sge, addr, rkey, 105, 9), 7, 7);
+    step(SendWr::fetch_add(4, sge, addr, rkey, u64::MAX), 7, 6);
     assert_eq!(pair.b.bytes(w, 0, 8), [0; 8]);
     assert_eq!(pair.b.bytes(w, 16, 8), [0; 8]);
 }
@@ -245,12 +245,12 @@ fn h05_unsignaled_work_completes_silently_and_the_next_completion_counts_it() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
     for i in 0..10 {
-        let wr = Send::write(i, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey()).unsignaled();
+        let wr = SendWr::write(i, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey()).unsignaled();
         pair.a.post(w, wr);
     }
     w.run();
     pair.a.nothing(w);
-    let wr = Send::write(10, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey());
+    let wr = SendWr::write(10, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey());
     pair.a.post(w, wr);
     w.run();
     let cqe = pair.a.completion(w);
@@ -272,7 +272,7 @@ fn h05_a_queue_that_signals_everything() {
     core::mem::swap(&mut pair.a.qp, &mut qp);
     pair.a.connect(w, to_self, (5, 5), |_| {});
     pair.a.post_recv(w, 1, 0, 16);
-    pair.a.post(w, Send::send(2, &[]).inline(b"to myself").unsignaled());
+    pair.a.post(w, SendWr::send(2, &[]).inline(b"to myself").unsignaled());
     w.run();
     let mut ids: Vec<_> = pair.a.cq.drain(w).iter().map(|c| (c.status, c.wr_id)).collect();
     ids.sort_unstable();
@@ -287,12 +287,12 @@ fn h05_completions_come_in_the_order_of_posting() {
     for i in 0..40u64 {
         let (sge, addr, rkey) = (pair.a.sge(0, 1000), pair.b.addr(0), pair.b.rkey());
         let wr = match i % 4 {
-            0 => Send::write(i, &[sge], addr, rkey),
-            1 => Send::read(i, &[sge], addr, rkey).flags(send_flags::FENCE),
-            2 => Send::fetch_add(i, pair.a.sge(0, 8), addr, rkey, 1),
+            0 => SendWr::write(i, &[sge], addr, rkey),
+            1 => SendWr::read(i, &[sge], addr, rkey).flags(send_flags::FENCE),
+            2 => SendWr::fetch_add(i, pair.a.sge(0, 8), addr, rkey, 1),
             _ => {
                 pair.b.post_recv(w, 100 + i, 0, 1000);
-                Send::send(i, &[sge]).flags(send_flags::FENCE)
+                SendWr::send(i, &[sge]).flags(send_flags::FENCE)
             }
         };
         pair.a.post(w, wr);
@@ -317,7 +317,7 @@ fn h05_many_times_around_the_rings() {
         let n = i % 4 + 1;
         for j in 0..n {
             pair.b.post_recv(w, (i * 10 + j).into(), 0, 64);
-            let wr = Send::send((i * 10 + j).into(), &[]).inline(&(i * 10 + j).to_le_bytes());
+            let wr = SendWr::send((i * 10 + j).into(), &[]).inline(&(i * 10 + j).to_le_bytes());
             pair.a.qp.post_quietly(w, wr);
         }
         pair.a.qp.ring(w);
@@ -351,11 +351,11 @@ fn h13_long_messages_give_way_to_others() {
     let w = &mut pair.world;
     // Another connection between the same guests.
     let mut small = second_connection(&mut pair.a, &mut pair.b, w);
-    let wr = Send::write(1, &[pair.a.sge(0, 1 << 20)], pair.b.addr(0), pair.b.rkey());
+    let wr = SendWr::write(1, &[pair.a.sge(0, 1 << 20)], pair.b.addr(0), pair.b.rkey());
     pair.a.qp.post(w, wr);
     w.poll();
     pair.a.nothing(w);
-    small.post(w, Send::write(2, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey()));
+    small.post(w, SendWr::write(2, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey()));
     w.poll();
     w.poll();
     assert_eq!(pair.a.completion(w).wr_id, 2, "the short message overtakes");
@@ -400,7 +400,7 @@ fn h13_two_queue_pairs_of_one_hca() {
         core::mem::swap(&mut pair.a.qp, &mut qps[i]);
     }
     pair.a.fill(w, 0, b"loopback");
-    let wr = Send::write(1, &[pair.a.sge(0, 8)], pair.a.addr(4096), pair.a.rkey());
+    let wr = SendWr::write(1, &[pair.a.sge(0, 8)], pair.a.addr(4096), pair.a.rkey());
     qps[0].post(w, wr);
     w.run();
     assert_eq!(pair.a.completion(w).status, Status::SUCCESS.0);
@@ -414,7 +414,7 @@ fn h13_the_sequence_advances_by_packets() {
     let before = pair.a.guest.query_qp(w, pair.a.qp.qpn).attrs.sq_psn;
     // MTU 1024: 1, 1, 2, 1024 packets.
     for len in [0, 1024, 1025, 1 << 20] {
-        let wr = Send::write(1, &[pair.a.sge(0, len)], pair.b.addr(0), pair.b.rkey());
+        let wr = SendWr::write(1, &[pair.a.sge(0, len)], pair.b.addr(0), pair.b.rkey());
         pair.a.post(w, wr);
     }
     w.run();

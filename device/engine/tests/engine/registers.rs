@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H2: bring-up, the memory probe, reset, and the fatal state.
 
-use verbena_engine::testing::{Guest, Pair, Send, World, RAM_BASE};
+use verbena_engine::testing::{Guest, Pair, SendWr, World, RAM_BASE};
 use verbena_hw::admin::Opcode;
 use verbena_hw::qp::QpState;
 use verbena_hw::regs;
@@ -117,7 +117,7 @@ fn h02_admin_memory_that_vanishes_is_fatal_and_the_peer_sees_silence() {
         w.read_reg(hca, regs::HEALTH, 4),
         u64::from(regs::HEALTH_ASQ_UNREACHABLE)
     );
-    pair.a.post(w, Send::send(1, &[]));
+    pair.a.post(w, SendWr::send(1, &[]));
     w.advance(core::time::Duration::from_millis(1));
     assert_eq!(pair.a.completion(w).status, verbena_hw::cqe::Status::RETRY_EXC_ERR.0);
     assert_eq!(pair.a.guest.state(w, pair.a.qp.qpn), QpState::ERR);
@@ -131,7 +131,7 @@ fn h02_disabling_stops_the_queue_and_leaves_the_objects() {
     w.write_reg(hca, regs::CTRL, 4, 0);
     assert_eq!(w.read_reg(hca, regs::STATUS, 4), u64::from(regs::STATUS_READY));
     pair.b.post_recv(w, 5, 0, 64);
-    pair.a.post(w, Send::send(1, &[pair.a.sge(0, 64)]));
+    pair.a.post(w, SendWr::send(1, &[pair.a.sge(0, 64)]));
     w.run();
     assert_eq!(pair.b.completion(w).wr_id, 5);
 }

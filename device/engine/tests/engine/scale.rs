@@ -2,7 +2,7 @@
 //! Many queue pairs: 65,536 of them, each working, none costing anything while idle.
 
 use std::time::Instant;
-use verbena_engine::testing::{attrs, Guest, QpShape, Send, World};
+use verbena_engine::testing::{attrs, Guest, QpShape, SendWr, World};
 use verbena_engine::Budget;
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{CreateDoorbellReq, CreateQpReq};
@@ -52,7 +52,7 @@ fn h04_65536_queue_pairs_are_created_connected_used_and_destroyed() {
         }
     }
     w.run();
-    qps[0].post_quietly(&w, Send::write(77, &[], 0, Default::default()));
+    qps[0].post_quietly(&w, SendWr::write(77, &[], 0, Default::default()));
     // All of them once, 64 slots at a time.
     let mut seen = std::collections::HashSet::new();
     for (_, page) in &pages {
@@ -83,7 +83,7 @@ fn h05_figure_of_8_byte_writes() {
     let mut spent = std::time::Duration::ZERO;
     for _ in 0..rounds {
         for i in 0..32 {
-            let wr = Send::write(i, &[pair.a.sge(0, 8)], pair.b.addr(64), pair.b.rkey());
+            let wr = SendWr::write(i, &[pair.a.sge(0, 8)], pair.b.addr(64), pair.b.rkey());
             pair.a.qp.post_quietly(w, wr);
         }
         pair.a.qp.ring(w);

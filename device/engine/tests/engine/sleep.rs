@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The doorbell's two faces, and sleep without lost wake-ups.
 
-use verbena_engine::testing::{Pair, Send};
+use verbena_engine::testing::{Pair, SendWr};
 use verbena_hw::doorbell::RING_SCAN;
 
 #[test]
@@ -21,7 +21,7 @@ fn h02_no_sleep_while_there_is_work() {
     let w = &mut pair.world;
     w.run();
     // A doorbell in memory.
-    pair.a.post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    pair.a.post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     assert!(!w.engine.prepare_sleep(&w.env));
     assert_eq!(pair.a.guest.kick(w), 0);
     w.run();
@@ -29,7 +29,7 @@ fn h02_no_sleep_while_there_is_work() {
     // A doorbell by register.
     pair.a
         .qp
-        .post_quietly(w, Send::write(2, &[], pair.b.addr(0), pair.b.rkey()));
+        .post_quietly(w, SendWr::write(2, &[], pair.b.addr(0), pair.b.rkey()));
     pair.a.qp.ring_register(w);
     assert!(!w.engine.prepare_sleep(&w.env));
     w.run();
@@ -48,7 +48,7 @@ fn h02_the_register_wakes_and_scans() {
     w.run();
     assert!(w.engine.prepare_sleep(&w.env));
     // The driver sets its bits, sees the announcement, and asks for a scan.
-    pair.a.post(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+    pair.a.post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     assert_eq!(pair.a.guest.kick(w), 1);
     pair.a.guest.ring_register(w, RING_SCAN);
     w.engine.wake(&w.env);
@@ -62,7 +62,7 @@ fn h02_a_scan_finds_bits_without_a_summary() {
     let w = &mut pair.world;
     pair.a
         .qp
-        .post_quietly(w, Send::write(1, &[], pair.b.addr(0), pair.b.rkey()));
+        .post_quietly(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     let bit = 1u64 << pair.a.qp.slot;
     w.ram(pair.a.guest.hca)
         .write(pair.a.guest.doorbell_page + 0x80, &bit.to_le_bytes());
@@ -93,7 +93,7 @@ fn h02_idle_polls_do_nothing_and_deadlines_are_told() {
     let w = &mut pair.world;
     w.run();
     assert_eq!(w.poll().next_deadline, None);
-    pair.a.post(w, Send::send(1, &[]));
+    pair.a.post(w, SendWr::send(1, &[]));
     w.run();
     let at = w.poll().next_deadline.expect("an RNR timer");
     assert_eq!(at.as_nanos() - w.now.as_nanos(), 640_000);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H4: the state machine, its attributes, and what each state lets through.
 
-use verbena_engine::testing::{attrs, End, Failed, Guest, Pair, QpShape, Send, World};
+use verbena_engine::testing::{attrs, End, Failed, Guest, Pair, QpShape, SendWr, World};
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::ModifyQpReq;
 use verbena_hw::eqe::Event;
@@ -248,7 +248,7 @@ fn h04_work_posted_before_rts_waits_for_it() {
         pair.a.guest.modify(w, qpn, mask, a).expect("a transition");
     }
     pair.b.post_recv(w, 5, 0, 8);
-    pair.a.post(w, Send::send(1, &[]));
+    pair.a.post(w, SendWr::send(1, &[]));
     w.run();
     pair.b.nothing(w);
     let (mask, a) = attrs::rts(0xff_fffe);
@@ -263,8 +263,8 @@ fn h04_sqd_finishes_what_is_in_flight_and_says_so() {
     let w = &mut pair.world;
     let qpn = pair.a.qp.qpn;
     // A message waits for its peer; another stands behind it.
-    pair.a.post(w, Send::send(1, &[]));
-    pair.a.post(w, Send::send(2, &[]));
+    pair.a.post(w, SendWr::send(1, &[]));
+    pair.a.post(w, SendWr::send(2, &[]));
     w.run();
     let drain = QpAttrs {
         state: QpState::SQD.0,
@@ -287,7 +287,7 @@ fn h04_sqd_finishes_what_is_in_flight_and_says_so() {
     assert_eq!(events[0].cookie, pair.a.qp.cookie);
     // Requests of the peer are served meanwhile.
     pair.a.post_recv(w, 9, 0, 8);
-    pair.b.post(w, Send::send(10, &[]));
+    pair.b.post(w, SendWr::send(10, &[]));
     w.run();
     assert_eq!(pair.b.completion(w).wr_id, 0);
     assert_eq!(pair.b.completion(w).wr_id, 10);
