@@ -61,7 +61,10 @@ impl Region {
     /// What the device refuses.
     pub fn new(pd: &ProtectionDomain, len: usize, access: Access) -> Result<Self> {
         let buffer = pd.context().alloc_buffer(len)?;
-        Ok(Self { mr: pd.register(&buffer, access)?, buffer })
+        Ok(Self {
+            mr: pd.register(&buffer, access)?,
+            buffer,
+        })
     }
 
     /// All of the memory.
@@ -108,12 +111,19 @@ impl Window {
     /// From the byte at `offset` of `region` on.
     pub fn of(region: &MemoryRegion, offset: usize) -> Self {
         let remote = region.remote(offset);
-        Self { addr: remote.addr, rkey: remote.rkey }
+        Self {
+            addr: remote.addr,
+            rkey: remote.rkey,
+        }
     }
 
     /// As work requests want it, `bytes` further on.
     pub fn at(self, bytes: usize) -> Remote {
-        Remote { addr: self.addr, rkey: self.rkey }.offset(bytes as u64)
+        Remote {
+            addr: self.addr,
+            rkey: self.rkey,
+        }
+        .offset(bytes as u64)
     }
 }
 
@@ -143,7 +153,13 @@ impl Link {
             .max_inline(spec.max_inline)
             .signal_all(spec.signal_all)
             .build()?;
-        Ok(Self { qp, send_cq, recv_cq, pd, ctx: ctx.clone() })
+        Ok(Self {
+            qp,
+            send_cq,
+            recv_cq,
+            pd,
+            ctx: ctx.clone(),
+        })
     }
 
     /// Connected with the one that the other side of the wire makes in the same way.
@@ -243,7 +259,8 @@ impl Link {
 ///
 /// If there is none [`SOON`].
 pub fn next(cq: &mut CompletionQueue) -> Result<WorkCompletion> {
-    cq.poll_timeout(SOON)?.ok_or_else(|| anyhow!("no completion within {} s", SOON.as_secs()))
+    cq.poll_timeout(SOON)?
+        .ok_or_else(|| anyhow!("no completion within {} s", SOON.as_secs()))
 }
 
 /// `completion` if it is a success.

@@ -138,7 +138,11 @@ mod tests {
                 fill(&mut buf, offset, 4);
                 for wrong in 0..len {
                     buf[wrong] ^= 0x10;
-                    assert_eq!(first_difference(&buf, offset, 4), Some(wrong), "offset {offset}, length {len}");
+                    assert_eq!(
+                        first_difference(&buf, offset, 4),
+                        Some(wrong),
+                        "offset {offset}, length {len}"
+                    );
                     buf[wrong] ^= 0x10;
                 }
                 assert_eq!(first_difference(&buf, offset, 4), None);

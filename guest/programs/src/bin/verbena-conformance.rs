@@ -58,7 +58,10 @@ struct Count {
 fn run(options: &Options) -> Result<ExitCode> {
     let half = options.listen.is_some() || options.connect.is_some();
     let wanted = |case: &&Case| {
-        let named = options.filter.as_ref().is_none_or(|part| case.name.contains(part.as_str()));
+        let named = options
+            .filter
+            .as_ref()
+            .is_none_or(|part| case.name.contains(part.as_str()));
         named && (!half || matches!(case.body, Body::Pair(_)))
     };
     let cases: Vec<Case> = CASES.iter().filter(wanted).copied().collect();
@@ -112,7 +115,10 @@ fn run(options: &Options) -> Result<ExitCode> {
         bail!("{total} results of {} cases", cases.len());
     }
     if !options.jsonl {
-        println!("{} passed, {} failed, {} skipped", count.passed, count.failed, count.skipped);
+        println!(
+            "{} passed, {} failed, {} skipped",
+            count.passed, count.failed, count.skipped
+        );
     }
     Ok(program::exit_code(count.failed as u64))
 }

@@ -75,8 +75,17 @@ fn classes(ctx: &Context, as_json: bool) -> Result<()> {
 fn device(ctx: &Context, as_json: bool) -> Result<()> {
     let device = ctx.device()?;
     let port = ctx.port(1)?;
-    let firmware = format!("{}.{}.{}", device.fw_version >> 32, device.fw_version >> 16 & 0xffff, device.fw_version & 0xffff);
-    let gids: Vec<_> = port.gids.iter().map(|entry| (entry.index, Gid(entry.gid).to_string())).collect();
+    let firmware = format!(
+        "{}.{}.{}",
+        device.fw_version >> 32,
+        device.fw_version >> 16 & 0xffff,
+        device.fw_version & 0xffff
+    );
+    let gids: Vec<_> = port
+        .gids
+        .iter()
+        .map(|entry| (entry.index, Gid(entry.gid).to_string()))
+        .collect();
     let limits = [
         ("queue pairs", device.max_qp),
         ("work requests on a queue", device.max_qp_wr),
@@ -90,9 +99,19 @@ fn device(ctx: &Context, as_json: bool) -> Result<()> {
         ("completion vectors", device.comp_vectors),
     ];
     if as_json {
-        let limits: serde_json::Map<_, _> = limits.iter().map(|&(name, n)| (name.replace(' ', "_"), n.into())).collect();
-        let counters: serde_json::Map<_, _> = port.counters.iter().map(|(name, n)| (name.clone(), (*n).into())).collect();
-        let gids: Vec<_> = gids.iter().map(|(index, gid)| json!({"index": index, "gid": gid})).collect();
+        let limits: serde_json::Map<_, _> = limits
+            .iter()
+            .map(|&(name, n)| (name.replace(' ', "_"), n.into()))
+            .collect();
+        let counters: serde_json::Map<_, _> = port
+            .counters
+            .iter()
+            .map(|(name, n)| (name.clone(), (*n).into()))
+            .collect();
+        let gids: Vec<_> = gids
+            .iter()
+            .map(|(index, gid)| json!({"index": index, "gid": gid}))
+            .collect();
         let report = json!({
             "name": ctx.name()?,
             "driver": ctx.driver_name()?,
@@ -116,18 +135,31 @@ fn device(ctx: &Context, as_json: bool) -> Result<()> {
         return Ok(());
     }
     println!("{} (driver {}, firmware {firmware})", ctx.name()?, ctx.driver_name()?);
-    println!("  node GUID  {:016x}, vendor {:#06x}, part {:#06x}", device.node_guid, device.vendor_id, device.vendor_part_id);
+    println!(
+        "  node GUID  {:016x}, vendor {:#06x}, part {:#06x}",
+        device.node_guid, device.vendor_id, device.vendor_part_id
+    );
     println!("  at most");
     for (name, n) in limits {
         println!("    {n:>10} {name}");
     }
     println!("    {:>10} bytes of a memory region", device.max_mr_size);
     let state = if port.is_active() { "active" } else { "down" };
-    println!("port 1: {state}, MTU {} of {}", port.attrs.active_mtu, port.attrs.max_mtu);
+    println!(
+        "port 1: {state}, MTU {} of {}",
+        port.attrs.active_mtu, port.attrs.max_mtu
+    );
     for (index, gid) in gids {
         println!("  GID {index:>3}  {gid}");
     }
-    println!("  P_Keys   {}", port.pkeys.iter().map(|key| format!("{key:#06x}")).collect::<Vec<_>>().join(" "));
+    println!(
+        "  P_Keys   {}",
+        port.pkeys
+            .iter()
+            .map(|key| format!("{key:#06x}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
     println!("  counters");
     for (name, value) in &port.counters {
         println!("    {value:>14} {name}");
@@ -143,9 +175,15 @@ fn watch(ctx: &Context, time: Duration, as_json: bool) -> Result<()> {
     let show = |event: &Event| {
         let kind = format!("{:?}", event.kind);
         if as_json {
-            println!("{}", json!({"kind": kind, "class": event.class, "object": event.object, "data": event.data}));
+            println!(
+                "{}",
+                json!({"kind": kind, "class": event.class, "object": event.object, "data": event.data})
+            );
         } else {
-            println!("{kind} of class {}, object {}, data {:#x}", event.class, event.object, event.data);
+            println!(
+                "{kind} of class {}, object {}, data {:#x}",
+                event.class, event.object, event.data
+            );
         }
     };
     loop {

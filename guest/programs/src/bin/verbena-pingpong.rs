@@ -21,5 +21,7 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    program::main("verbena-pingpong", || measure::run("verbena-pingpong", Kind::PingPong, &options.run))
+    program::main("verbena-pingpong", || {
+        measure::run("verbena-pingpong", Kind::PingPong, &options.run)
+    })
 }

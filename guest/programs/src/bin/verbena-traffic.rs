@@ -6,7 +6,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use verbena_guest::link::Spec;
-use verbena_guest::program::stream::{Kind, Stream};
+use verbena_guest::program::stream::{Kind, Stream, Traffic};
 use verbena_guest::program::{self, bytes_text, exit_code, is_gone, parse_size, EndsOptions};
 
 /// Keep an RC connection busy and compare every byte, until the time is over or somebody ends it.
@@ -41,10 +41,20 @@ enum End {
 
 fn run(options: &Options) -> Result<ExitCode> {
     let kind = if options.rdma { Kind::WriteRead } else { Kind::PingPong };
-    let spec = Spec { send_depth: 16, recv_depth: 16, entries: 64, ..Spec::default() };
+    let spec = Spec {
+        send_depth: 16,
+        recv_depth: 16,
+        entries: 64,
+        ..Spec::default()
+    };
     let task = format!("verbena-traffic size={} rdma={}", options.size, options.rdma);
     let meeting = options.ends.meet(&spec, &task)?;
-    let (mut stream, wire) = Stream::begin(meeting, kind, options.size)?;
+    let traffic = Traffic {
+        kind,
+        size: options.size,
+        asleep: options.ends.sleep,
+    };
+    let (mut stream, wire) = Stream::begin(meeting, &traffic)?;
     println!("verbena-traffic: {}", options.ends.describe());
     let begun = Instant::now();
     let mut said = 0;
@@ -60,9 +70,16 @@ fn run(options: &Options) -> Result<ExitCode> {
         if seconds > said || iterations == 1 {
             said = seconds;
             let tally = stream.tally();
-            println!("{seconds} s: {iterations} iterations, {} compared, {} errors", bytes_text(tally.bytes), tally.errors);
+            println!(
+                "{seconds} s: {iterations} iterations, {} compared, {} errors",
+                bytes_text(tally.bytes),
+                tally.errors
+            );
         }
-        if options.seconds.is_some_and(|limit| begun.elapsed() >= Duration::from_secs(limit)) {
+        if options
+            .seconds
+            .is_some_and(|limit| begun.elapsed() >= Duration::from_secs(limit))
+        {
             break End::Time;
         }
     };
@@ -71,7 +88,11 @@ fn run(options: &Options) -> Result<ExitCode> {
     if let Some(complaint) = stream.complaint() {
         eprintln!("verbena-traffic: {complaint}");
     }
-    let summary = format!("{iterations} iterations, {} compared, {} errors", bytes_text(tally.bytes), tally.errors);
+    let summary = format!(
+        "{iterations} iterations, {} compared, {} errors",
+        bytes_text(tally.bytes),
+        tally.errors
+    );
     match end {
         End::Time if options.expect_loss => {
             println!("verbena-traffic: nothing was lost; {summary}");
@@ -85,7 +106,11 @@ fn run(options: &Options) -> Result<ExitCode> {
             let who = if is_gone(&error) { "the device" } else { "the other end" };
             let after = last.elapsed().as_secs_f64();
             println!("verbena-traffic: {who} went away, noticed after {after:.3} s ({error:#}); {summary}");
-            Ok(if options.expect_loss { exit_code(tally.errors) } else { ExitCode::FAILURE })
+            Ok(if options.expect_loss {
+                exit_code(tally.errors)
+            } else {
+                ExitCode::FAILURE
+            })
         }
     }
 }

@@ -23,5 +23,7 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    program::main("verbena-write", || measure::run("verbena-write", Kind::WriteRead, &options.run))
+    program::main("verbena-write", || {
+        measure::run("verbena-write", Kind::WriteRead, &options.run)
+    })
 }

@@ -5,10 +5,10 @@ use super::kit::{check_eq, dump, Outcome, PASS};
 use super::raw::Message;
 use crate::harness::{Case, Fixture, Side, Wire};
 use crate::link::{Link, Region, Spec, Window};
-use anyhow::{ensure, Context as _, Result};
+use anyhow::{ensure, Context as _};
 use rdma_uapi::class::{self, cq, mr};
 use rdma_uapi::wire::{method, ObjectId};
-use verbena::{Access, ConnectOptions, Context, QpState, SendWr};
+use verbena::{Access, ConnectOptions, Context, Key, QpState, SendWr};
 use verbena_hw::cqe::Status;
 
 pub const CASES: &[Case] = &[
@@ -30,22 +30,47 @@ fn closed_context(fixture: &Fixture) -> Outcome {
     let mut queues = Vec::new();
     for _ in 0..5 {
         let region = Message::new(class::MR, 0, |m| {
-            m.put(mr::PD, &ObjectId(pd)).put(mr::ADDR, &memory.addr()).put(mr::LENGTH, &8192).put(mr::ACCESS, &1);
+            m.put(mr::PD, &ObjectId(pd))
+                .put(mr::ADDR, &memory.addr())
+                .put(mr::LENGTH, &8192)
+                .put(mr::ACCESS, &1);
             m.ask(mr::LKEY);
         });
-        keys.push(region.call(&ctx, method::CREATE)?.reply().get(mr::LKEY).context("a region without a key")?);
+        keys.push(Key(region
+            .call(&ctx, method::CREATE)?
+            .reply()
+            .get(mr::LKEY)
+            .context("a region without a key")?));
         let queue = Message::new(class::CQ, 0, |m| {
             m.put(cq::CQE, &8).ask(cq::CQN);
         });
-        queues.push(queue.call(&ctx, method::CREATE)?.reply().get(cq::CQN).context("a queue without a number")?);
+        queues.push(
+            queue
+                .call(&ctx, method::CREATE)?
+                .reply()
+                .get(cq::CQN)
+                .context("a queue without a number")?,
+        );
     }
     let there = dump(&observer)?;
-    ensure!(keys.iter().all(|&key| there.has_mr(key)), "the regions are not in the dump");
-    ensure!(queues.iter().all(|&cqn| there.has_cq(cqn)), "the completion queues are not in the dump");
+    ensure!(
+        keys.iter().all(|&key| there.has_mr(key)),
+        "the regions are not in the dump"
+    );
+    ensure!(
+        queues.iter().all(|&cqn| there.has_cq(cqn)),
+        "the completion queues are not in the dump"
+    );
     drop((ctx, memory));
     let gone = dump(&observer)?;
-    ensure!(!keys.iter().any(|&key| gone.has_mr(key)), "regions of a closed context are in the dump");
-    ensure!(!queues.iter().any(|&cqn| gone.has_cq(cqn)), "completion queues of a closed context are in the dump");
+    ensure!(
+        !keys.iter().any(|&key| gone.has_mr(key)),
+        "regions of a closed context are in the dump"
+    );
+    ensure!(
+        !queues.iter().any(|&cqn| gone.has_cq(cqn)),
+        "completion queues of a closed context are in the dump"
+    );
     PASS
 }
 
@@ -53,10 +78,13 @@ fn dropped_handles(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let (a, b) = Link::pair(&ctx, &ctx, &Spec::default())?;
     let region = a.region(4096, Access::ALL_REMOTE)?;
-    let (qpns, cqn, lkey) = ([a.qp.qpn(), b.qp.qpn()], a.send_cq.cqn(), region.lkey().0);
+    let (qpns, cqn, lkey) = ([a.qp.qpn(), b.qp.qpn()], a.send_cq.cqn(), region.lkey());
     drop((a, b));
     let after = dump(&ctx)?;
-    ensure!(!qpns.iter().any(|&qpn| after.has_qp(qpn)), "a dropped queue pair is in the dump");
+    ensure!(
+        !qpns.iter().any(|&qpn| after.has_qp(qpn)),
+        "a dropped queue pair is in the dump"
+    );
     ensure!(!after.has_cq(cqn), "a dropped completion queue is in the dump");
     // The region keeps itself, and the domain under it.
     ensure!(after.has_mr(lkey), "the region is not in the dump any more");
@@ -70,8 +98,14 @@ fn any_order(fixture: &Fixture) -> Outcome {
     for order in 0..4 {
         let link = Link::new(&ctx, &Spec::default())?;
         let region = link.region(4096, Access::LOCAL_WRITE)?;
-        let Link { qp, send_cq, recv_cq, pd, .. } = link;
-        let numbers = (qp.qpn(), send_cq.cqn(), region.lkey().0);
+        let Link {
+            qp,
+            send_cq,
+            recv_cq,
+            pd,
+            ..
+        } = link;
+        let numbers = (qp.qpn(), send_cq.cqn(), region.lkey());
         match order {
             0 => drop((pd, send_cq, recv_cq, qp, region)),
             1 => drop((recv_cq, pd, region, qp, send_cq)),
@@ -104,8 +138,15 @@ fn come_and_go(fixture: &Fixture) -> Outcome {
 }
 
 fn closes_in_traffic(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
-    let connect = ConnectOptions { timeout: 10, retry_cnt: 2, ..ConnectOptions::default() };
-    let spec = Spec { connect, ..Spec::default() };
+    let connect = ConnectOptions {
+        timeout: 10,
+        retry_cnt: 2,
+        ..ConnectOptions::default()
+    };
+    let spec = Spec {
+        connect,
+        ..Spec::default()
+    };
     let mut link = Link::meet(ctx, wire, &spec)?;
     let region = link.region(1 << 20, Access::ALL_REMOTE)?;
     let there: Window = wire.exchange(&Window::of(&region, 0))?;
@@ -115,7 +156,12 @@ fn closes_in_traffic(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
             let mut ended = None;
             // Until the peer is gone, and not for ever.
             for n in 0..200_000u64 {
-                link.qp.post_send(&SendWr::write(there.at(0)).wr_id(n).sges(&[region.sge(..4096)]).signaled())?;
+                link.qp.post_send(
+                    &SendWr::write(there.at(0))
+                        .wr_id(n)
+                        .sges(&[region.sge(..4096)])
+                        .signaled(),
+                )?;
                 let done = link.sent()?;
                 if !done.is_success() {
                     ended = Some(done.status);
@@ -127,7 +173,10 @@ fn closes_in_traffic(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
             }
             // The memory goes before the queue pair or after it, so the key may be the first that is missed.
             let status = ended.context("the peer never went away")?;
-            ensure!(matches!(status, Status::RETRY_EXC_ERR | Status::REM_ACCESS_ERR), "it ended with {status}");
+            ensure!(
+                matches!(status, Status::RETRY_EXC_ERR | Status::REM_ACCESS_ERR),
+                "it ended with {status}"
+            );
             check_eq!(link.qp.query()?.state, QpState::ERR, "the state");
         }
         Side::Right => {
@@ -140,23 +189,23 @@ fn closes_in_traffic(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
     PASS
 }
 
-/// The numbers of objects that a dump shows, by what holds them.
-fn objects(ctx: &Context) -> Result<[usize; 3]> {
-    let dump = dump(ctx)?;
-    Ok([dump.count("qpn"), dump.count("cqn"), dump.count("lkey")])
-}
-
 fn nothing_left(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    let before = objects(&ctx)?;
+    let before = dump(&ctx)?.counts();
     for _ in 0..3 {
         let other = fixture.open()?;
         let (a, b) = Link::pair(&other, &other, &Spec::default())?;
-        let regions = [Region::new(&a.pd, 4096, Access::empty())?, Region::new(&b.pd, 4096, Access::empty())?];
-        let now = objects(&ctx)?;
-        ensure!((0..3).all(|i| now[i] >= before[i] + 2), "{now:?} objects after {before:?} and two of each");
+        let regions = [
+            Region::new(&a.pd, 4096, Access::empty())?,
+            Region::new(&b.pd, 4096, Access::empty())?,
+        ];
+        let now = dump(&ctx)?.counts();
+        ensure!(
+            (0..3).all(|i| now[i] >= before[i] + 2),
+            "{now:?} objects after {before:?} and two of each"
+        );
         drop((a, b, regions));
     }
-    check_eq!(objects(&ctx)?, before, "queue pairs, completion queues, regions");
+    check_eq!(dump(&ctx)?.counts(), before, "queue pairs, completion queues, regions");
     PASS
 }

@@ -33,6 +33,7 @@ pub const CASES: &[Case] = &[
     Case::single("u05_attribute_beyond_the_message", attribute_beyond),
     Case::single("u05_padding_and_results_must_be_zero", padding),
     Case::single("u05_by_pointer_only_where_allowed", by_pointer),
+    Case::single("u05_pointers_to_nowhere_are_efault", bad_pointer),
     Case::single("u05_outputs_say_what_was_written", outputs),
     Case::single("u05_outputs_by_pointer_say_how_long_they_are", outputs_by_pointer),
     Case::single("u05_arbitrary_bytes_do_no_harm", arbitrary_bytes),
@@ -45,8 +46,12 @@ const UNKNOWN: u16 = 47;
 
 /// The context still does what it should.
 fn works(ctx: &Context) -> Result<()> {
-    let answer = Message::new(class::PD, 0, |_| {}).call(ctx, method::CREATE).context("a context that was abused")?;
-    Message::new(class::PD, answer.object(), |_| {}).call(ctx, method::DESTROY).context("a context that was abused")?;
+    let answer = Message::new(class::PD, 0, |_| {})
+        .call(ctx, method::CREATE)
+        .context("a context that was abused")?;
+    Message::new(class::PD, answer.object(), |_| {})
+        .call(ctx, method::DESTROY)
+        .context("a context that was abused")?;
     Ok(())
 }
 
@@ -63,7 +68,11 @@ const CQE_AT: usize = wire::HEADER;
 /// Sends a message that must create a completion queue, and destroys it.
 fn creates_cq(ctx: &Context, message: &Message, what: &str) -> Result<()> {
     let answer = message.call(ctx, method::CREATE).with_context(|| what.to_owned())?;
-    ensure!(answer.reply().get(cq::CQE) >= Some(16), "{what}: the queue has {:?} entries", answer.reply().get(cq::CQE));
+    ensure!(
+        answer.reply().get(cq::CQE) >= Some(16),
+        "{what}: the queue has {:?} entries",
+        answer.reply().get(cq::CQE)
+    );
     Message::new(class::CQ, answer.object(), |_| {}).call(ctx, method::DESTROY)?;
     Ok(())
 }
@@ -88,7 +97,13 @@ fn odd_length(fixture: &Fixture) -> Outcome {
         let mut message = create_cq();
         message.set16(0, length);
         let how = (Errno::EINVAL, Reason::BAD_LENGTH);
-        message.refused(&ctx, method::CREATE, how, (wire::FIELD_LENGTH, 0), &format!("length {length}"))?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            (wire::FIELD_LENGTH, 0),
+            &format!("length {length}"),
+        )?;
         works(&ctx)?;
     }
     PASS
@@ -100,7 +115,13 @@ fn length_beyond(fixture: &Fixture) -> Outcome {
     let end = message.len();
     // What follows is zero: an attribute of no length.
     message.set16(0, end as u16 + 8);
-    message.refused(&ctx, method::CREATE, (Errno::EINVAL, Reason::SHORT_ATTR), (0, end), "8 bytes more")?;
+    message.refused(
+        &ctx,
+        method::CREATE,
+        (Errno::EINVAL, Reason::SHORT_ATTR),
+        (0, end),
+        "8 bytes more",
+    )?;
     works(&ctx)?;
     PASS
 }
@@ -141,9 +162,21 @@ fn object_not_zero(fixture: &Fixture) -> Outcome {
     for id in [1, 0x1234, u32::MAX] {
         let mut message = create_cq();
         message.set32(4, id);
-        message.refused(&ctx, method::CREATE, how, (wire::FIELD_OBJECT, 4), "CREATE with an object")?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            (wire::FIELD_OBJECT, 4),
+            "CREATE with an object",
+        )?;
         let message = Message::new(class::DEVICE, id, |_| {});
-        message.refused(&ctx, method::QUERY, how, (wire::FIELD_OBJECT, 4), "QUERY of device number something")?;
+        message.refused(
+            &ctx,
+            method::QUERY,
+            how,
+            (wire::FIELD_OBJECT, 4),
+            "QUERY of device number something",
+        )?;
     }
     works(&ctx)?;
     PASS
@@ -176,7 +209,14 @@ fn features(fixture: &Fixture) -> Outcome {
 fn unknown_mandatory(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let how = (Errno::EOPNOTSUPP, Reason::UNKNOWN_ATTR);
-    for id in [0, UNKNOWN, 63, 64, wire::ATTR_ID & !wire::ATTR_DRIVER, wire::driver_attr(wire::DriverId(1), 63)] {
+    for id in [
+        0,
+        UNKNOWN,
+        63,
+        64,
+        wire::ATTR_ID & !wire::ATTR_DRIVER,
+        wire::driver_attr(wire::DriverId(1), 63),
+    ] {
         for payload in [&[][..], &[0; 3], &[0xff; 100]] {
             let mut message = create_cq();
             let at = message.mandatory(id, payload);
@@ -190,7 +230,12 @@ fn unknown_mandatory(fixture: &Fixture) -> Outcome {
 fn unknown_optional(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let mut message = create_cq();
-    for (id, payload) in [(UNKNOWN, &b""[..]), (63, b"abc"), (100, b"12345678"), (UNKNOWN, b"again")] {
+    for (id, payload) in [
+        (UNKNOWN, &b""[..]),
+        (63, b"abc"),
+        (100, b"12345678"),
+        (UNKNOWN, b"again"),
+    ] {
         message.optional(id, payload);
     }
     creates_cq(&ctx, &message, "unknown optional attributes")?;
@@ -205,7 +250,13 @@ fn duplicate(fixture: &Fixture) -> Outcome {
     message.refused(&ctx, method::CREATE, how, (cq::CQE.id(), at), "an attribute twice")?;
     let mut message = create_cq();
     let at = message.optional(cq::CQE.id(), &16u32.to_le_bytes());
-    message.refused(&ctx, method::CREATE, how, (cq::CQE.id(), at), "an attribute twice, once optional")?;
+    message.refused(
+        &ctx,
+        method::CREATE,
+        how,
+        (cq::CQE.id(), at),
+        "an attribute twice, once optional",
+    )?;
     works(&ctx)?;
     PASS
 }
@@ -219,7 +270,13 @@ fn short_payload(fixture: &Fixture) -> Outcome {
             Ok(_) => anyhow::bail!("a payload of {length} bytes was accepted"),
             Err(failure) => failure,
         };
-        let got = (failure.errno, failure.reason, failure.attr, usize::from(failure.offset), failure.detail);
+        let got = (
+            failure.errno,
+            failure.reason,
+            failure.attr,
+            usize::from(failure.offset),
+            failure.detail,
+        );
         check_eq!(
             got,
             (Errno::EINVAL, Reason::SHORT_PAYLOAD, cq::CQE.id(), at, 4),
@@ -237,7 +294,11 @@ fn zero_tail(fixture: &Fixture) -> Outcome {
         payload[0] = 16;
         let mut message = Message::new(class::CQ, 0, |_| {});
         message.mandatory(cq::CQE.id(), &payload);
-        creates_cq(&ctx, &message, &format!("a payload of {length} bytes, zero after the fourth"))?;
+        creates_cq(
+            &ctx,
+            &message,
+            &format!("a payload of {length} bytes, zero after the fourth"),
+        )?;
     }
     PASS
 }
@@ -251,7 +312,13 @@ fn other_tail(fixture: &Fixture) -> Outcome {
         let mut message = Message::new(class::CQ, 0, |_| {});
         let at = message.mandatory(cq::CQE.id(), &payload);
         let how = (Errno::E2BIG, Reason::TAIL_NOT_ZERO);
-        message.refused(&ctx, method::CREATE, how, (cq::CQE.id(), at), &format!("byte {wrong} of {length}"))?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            (cq::CQE.id(), at),
+            &format!("byte {wrong} of {length}"),
+        )?;
     }
     works(&ctx)?;
     PASS
@@ -265,7 +332,13 @@ fn missing(fixture: &Fixture) -> Outcome {
     let how = (Errno::EINVAL, Reason::MISSING);
     message.refused(&ctx, method::CREATE, how, (cq::CQE.id(), 0), "a queue without a size")?;
     let message = Message::new(class::QP_RC, 0, |_| {});
-    message.refused(&ctx, method::CREATE, how, (class::qp::PD.id(), 0), "a queue pair without anything")?;
+    message.refused(
+        &ctx,
+        method::CREATE,
+        how,
+        (class::qp::PD.id(), 0),
+        "a queue pair without anything",
+    )?;
     works(&ctx)?;
     PASS
 }
@@ -276,7 +349,13 @@ fn short_attribute(fixture: &Fixture) -> Outcome {
         let mut message = create_cq();
         let at = message.attr(UNKNOWN, length, &[], 0);
         let how = (Errno::EINVAL, Reason::SHORT_ATTR);
-        message.refused(&ctx, method::CREATE, how, (UNKNOWN, at), &format!("an attribute of {length} bytes"))?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            (UNKNOWN, at),
+            &format!("an attribute of {length} bytes"),
+        )?;
     }
     works(&ctx)?;
     PASS
@@ -289,7 +368,13 @@ fn attribute_beyond(fixture: &Fixture) -> Outcome {
             let mut message = create_cq();
             let at = message.attr(UNKNOWN | mandatory, length, &[0; 8], 0);
             let how = (Errno::EINVAL, Reason::ATTR_PAST_END);
-            message.refused(&ctx, method::CREATE, how, (UNKNOWN, at), &format!("an attribute of {length} bytes in 16"))?;
+            message.refused(
+                &ctx,
+                method::CREATE,
+                how,
+                (UNKNOWN, at),
+                &format!("an attribute of {length} bytes in 16"),
+            )?;
         }
     }
     works(&ctx)?;
@@ -301,11 +386,23 @@ fn padding(fixture: &Fixture) -> Outcome {
     let how = (Errno::EINVAL, Reason::NOT_ZERO);
     let mut message = Message::new(class::CQ, 0, |_| {});
     let at = message.attr(cq::CQE.id(), 12, &16u32.to_le_bytes(), 0x80);
-    message.refused(&ctx, method::CREATE, how, (cq::CQE.id(), at), "padding that is not zero")?;
+    message.refused(
+        &ctx,
+        method::CREATE,
+        how,
+        (cq::CQE.id(), at),
+        "padding that is not zero",
+    )?;
     for bit in [0, 30, 31] {
         let mut message = create_cq();
         message.set32(CQE_AT + 4, 1 << bit);
-        message.refused(&ctx, method::CREATE, how, (cq::CQE.id(), CQE_AT), &format!("bit {bit} of a result, given"))?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            (cq::CQE.id(), CQE_AT),
+            &format!("bit {bit} of a result, given"),
+        )?;
     }
     works(&ctx)?;
     PASS
@@ -329,6 +426,21 @@ fn by_pointer(fixture: &Fixture) -> Outcome {
     PASS
 }
 
+fn bad_pointer(fixture: &Fixture) -> Outcome {
+    let ctx = fixture.open()?;
+    let how = (Errno::EFAULT, Reason::BAD_POINTER);
+    // The first page is nobody's, nor is the upper half of the address space a program's.
+    for addr in [0, 8, 0xffff_8000_0000_0000, u64::MAX - 7] {
+        let message = Message::new(class::INTERFACE, 0, |m| {
+            m.by_pointer(interface::LISTING, addr, 4096);
+        });
+        let at = (interface::LISTING.id(), wire::HEADER);
+        message.refused(&ctx, method::QUERY, how, at, &format!("4096 bytes at {addr:#x}"))?;
+    }
+    works(&ctx)?;
+    PASS
+}
+
 fn outputs(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let full = size_of::<device::DeviceAttrs>();
@@ -336,7 +448,10 @@ fn outputs(fixture: &Fixture) -> Outcome {
         let mut message = Message::new(class::DEVICE, 0, |_| {});
         message.mandatory(device::ATTRS.id(), &vec![0; room]);
         let answer = message.call(&ctx, method::QUERY)?;
-        let answered = answer.reply().answered(device::ATTRS.id()).context("the attribute was not answered")?;
+        let answered = answer
+            .reply()
+            .answered(device::ATTRS.id())
+            .context("the attribute was not answered")?;
         check_eq!(answered.written as usize, room.min(full), "bytes written to {room}");
         check_eq!(answered.truncated, room < full, "whether {room} bytes were too few");
     }
@@ -346,8 +461,16 @@ fn outputs(fixture: &Fixture) -> Outcome {
     });
     let answer = message.call(&ctx, method::QUERY)?;
     check_eq!(answer.reply().get(device::DRIVER_ID), Some(1), "the driver's id");
-    check_eq!(answer.reply().text(device::DRIVER_NAME), Some("ver"), "the first letters of the driver's name");
-    check_eq!(answer.reply().answered(device::ATTRS.id()), None, "what was not asked for");
+    check_eq!(
+        answer.reply().text(device::DRIVER_NAME),
+        Some("ver"),
+        "the first letters of the driver's name"
+    );
+    check_eq!(
+        answer.reply().answered(device::ATTRS.id()),
+        None,
+        "what was not asked for"
+    );
     PASS
 }
 
@@ -365,16 +488,38 @@ fn outputs_by_pointer(fixture: &Fixture) -> Outcome {
     let mut full = 0;
     for room in [0, 1, one, 3 * one + 5] {
         let answer = ask(room)?;
-        let answered = answer.reply().answered(interface::LISTING.id()).context("it was not answered")?;
-        check_eq!((answered.written as usize, answered.truncated), (room, true), "written and truncated");
+        let answered = answer
+            .reply()
+            .answered(interface::LISTING.id())
+            .context("it was not answered")?;
+        check_eq!(
+            (answered.written as usize, answered.truncated),
+            (room, true),
+            "written and truncated"
+        );
         full = answered.full.context("the full size was not answered")? as usize;
         ensure!(full > room && full % one == 0, "{full} is no size of a listing");
-        check_eq!(memory.find_mismatch(room, 4096, |_| 0xee), None, "the first byte written beyond the room");
+        check_eq!(
+            memory.find_mismatch(room, 4096, |_| 0xee),
+            None,
+            "the first byte written beyond the room"
+        );
     }
     let answer = ask(full)?;
-    let answered = answer.reply().answered(interface::LISTING.id()).context("it was not answered")?;
-    check_eq!((answered.written as usize, answered.truncated), (full, false), "written and truncated");
-    check_eq!(memory.find_mismatch(full, 4096, |_| 0xee), None, "the first byte written beyond the listing");
+    let answered = answer
+        .reply()
+        .answered(interface::LISTING.id())
+        .context("it was not answered")?;
+    check_eq!(
+        (answered.written as usize, answered.truncated),
+        (full, false),
+        "written and truncated"
+    );
+    check_eq!(
+        memory.find_mismatch(full, 4096, |_| 0xee),
+        None,
+        "the first byte written beyond the listing"
+    );
     PASS
 }
 
@@ -382,9 +527,21 @@ fn arbitrary_bytes(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let mut random = vec![0; 8 * 4096];
     pattern::fill(&mut random, 0, 0x5eed);
-    let mut words = random.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("chunks of 8"))).cycle();
+    let mut words = random
+        .chunks_exact(8)
+        .map(|c| u64::from_le_bytes(c.try_into().expect("chunks of 8")))
+        .cycle();
     let mut next = move || words.next().expect("it goes round");
-    let classes = [class::INTERFACE, class::DEVICE, class::PORT, class::PD, class::MR, class::CQ, class::QP_RC, 0x8101];
+    let classes = [
+        class::INTERFACE,
+        class::DEVICE,
+        class::PORT,
+        class::PD,
+        class::MR,
+        class::CQ,
+        class::QP_RC,
+        0x8101,
+    ];
     let mut accepted = 0;
     for round in 0..600u32 {
         let pick = next();
@@ -393,7 +550,11 @@ fn arbitrary_bytes(fixture: &Fixture) -> Outcome {
         if method_ == method::CREATE_FD {
             continue; // It would make a descriptor that nobody closes.
         }
-        let object = if method_ == method::CREATE || pick & 1 << 40 == 0 { 0 } else { (pick >> 32) as u32 & 0xf };
+        let object = if method_ == method::CREATE || pick & 1 << 40 == 0 {
+            0
+        } else {
+            (pick >> 32) as u32 & 0xf
+        };
         let mut message = Message::new(class, object, |_| {});
         for _ in 0..pick >> 48 & 3 {
             let value = next();
@@ -410,16 +571,25 @@ fn arbitrary_bytes(fixture: &Fixture) -> Outcome {
             accepted += 1;
         }
     }
-    ensure!(accepted > 0, "not even one of 600 was a good message: the case tests nothing");
+    ensure!(
+        accepted > 0,
+        "not even one of 600 was a good message: the case tests nothing"
+    );
     works(&ctx)?;
     PASS
 }
 
 fn sentence(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    let Err(error) = ctx.create_cq(u32::MAX) else { anyhow::bail!("a completion queue of 2^32 - 1 entries was made") };
+    let Err(error) = ctx.create_cq(u32::MAX) else {
+        anyhow::bail!("a completion queue of 2^32 - 1 entries was made")
+    };
     let failure = *error.failure().context("it is no failed call")?;
-    check_eq!((failure.attr, failure.reason), (cq::CQE.id(), Reason::OUT_OF_RANGE), "attribute and reason");
+    check_eq!(
+        (failure.attr, failure.reason),
+        (cq::CQE.id(), Reason::OUT_OF_RANGE),
+        "attribute and reason"
+    );
     let text = error.to_string();
     for part in ["EINVAL", "cqe", "range"] {
         ensure!(text.contains(part), "'{text}' says nothing of '{part}'");
@@ -437,11 +607,23 @@ fn out_of_range(fixture: &Fixture) -> Outcome {
             m.put(cq::COMP_VECTOR, &0);
         });
         let at = message.mandatory(cq::CQE.id(), &entries.to_le_bytes());
-        message.refused(&ctx, method::CREATE, how, (cq::CQE.id(), at), &format!("{entries} entries"))?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            (cq::CQE.id(), at),
+            &format!("{entries} entries"),
+        )?;
     }
     let mut message = create_cq();
     let at = message.mandatory(cq::COMP_VECTOR.id(), &1_000_000u32.to_le_bytes());
-    message.refused(&ctx, method::CREATE, how, (cq::COMP_VECTOR.id(), at), "vector 1,000,000")?;
+    message.refused(
+        &ctx,
+        method::CREATE,
+        how,
+        (cq::COMP_VECTOR.id(), at),
+        "vector 1,000,000",
+    )?;
     works(&ctx)?;
     PASS
 }

@@ -51,7 +51,11 @@ fn unsignalled(fixture: &Fixture) -> Outcome {
         check_eq!(a.sent_well()?.wr_id, n, "the next completion");
     }
     quiet(&mut a.send_cq, "the other sends")?;
-    check_eq!(a.qp.send_outstanding(), 0, "outstanding sends after the last completion");
+    check_eq!(
+        a.qp.send_outstanding(),
+        0,
+        "outstanding sends after the last completion"
+    );
     for _ in 0..40 {
         b.received_well()?;
     }
@@ -70,11 +74,22 @@ fn unsignalled_failure(fixture: &Fixture) -> Outcome {
 
 fn signal_all(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    let (mut a, mut b) = Link::pair(&ctx, &ctx, &Spec { signal_all: true, ..Spec::default() })?;
+    let (mut a, mut b) = Link::pair(
+        &ctx,
+        &ctx,
+        &Spec {
+            signal_all: true,
+            ..Spec::default()
+        },
+    )?;
     for n in 0..5 {
         b.qp.post_recv(&RecvWr::new(&[]))?;
         a.qp.post_send(&SendWr::send().wr_id(n))?;
-        check_eq!(a.sent_well()?.wr_id, n, "the completion of a send that did not ask for one");
+        check_eq!(
+            a.sent_well()?.wr_id,
+            n,
+            "the completion of a send that did not ask for one"
+        );
         b.received_well()?;
     }
     PASS
@@ -83,7 +98,12 @@ fn signal_all(fixture: &Fixture) -> Outcome {
 fn wrap(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
     // Rings of 8 and 16 entries, gone round many times, always with some entries outstanding.
     const COUNT: u64 = 1000;
-    let spec = Spec { send_depth: 8, recv_depth: 16, entries: 16, ..Spec::default() };
+    let spec = Spec {
+        send_depth: 8,
+        recv_depth: 16,
+        entries: 16,
+        ..Spec::default()
+    };
     let mut link = Link::meet(ctx, wire, &spec)?;
     let region = link.region(16 * 8, Access::LOCAL_WRITE)?;
     match side {
@@ -92,7 +112,8 @@ fn wrap(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
             let (mut posted, mut done) = (0, 0);
             while done < COUNT {
                 while posted < COUNT && posted < done + 7 {
-                    link.qp.post_send(&SendWr::send().wr_id(posted).inline(&posted.to_le_bytes()).signaled())?;
+                    link.qp
+                        .post_send(&SendWr::send().wr_id(posted).inline(&posted.to_le_bytes()).signaled())?;
                     posted += 1;
                 }
                 check_eq!(link.sent_well()?.wr_id, done, "the next completion");
@@ -125,7 +146,14 @@ fn wrap(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
 
 fn full_send_queue(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    let (mut a, mut b) = Link::pair(&ctx, &ctx, &Spec { send_depth: 4, ..Spec::default() })?;
+    let (mut a, mut b) = Link::pair(
+        &ctx,
+        &ctx,
+        &Spec {
+            send_depth: 4,
+            ..Spec::default()
+        },
+    )?;
     let depth = u64::from(a.qp.send_depth());
     // Nobody receives yet, so they stay.
     for n in 0..depth {
@@ -137,7 +165,8 @@ fn full_send_queue(fixture: &Fixture) -> Outcome {
         b.qp.post_recv(&RecvWr::new(&[]))?;
     }
     check_eq!(a.sent_well()?.wr_id, 0, "the first completion");
-    a.qp.post_send(&SendWr::send().wr_id(depth).signaled()).context("after a place has become free")?;
+    a.qp.post_send(&SendWr::send().wr_id(depth).signaled())
+        .context("after a place has become free")?;
     for n in 1..=depth {
         check_eq!(a.sent_well()?.wr_id, n, "the next completion");
     }
@@ -146,7 +175,14 @@ fn full_send_queue(fixture: &Fixture) -> Outcome {
 
 fn full_recv_queue(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    let (mut a, mut b) = Link::pair(&ctx, &ctx, &Spec { recv_depth: 4, ..Spec::default() })?;
+    let (mut a, mut b) = Link::pair(
+        &ctx,
+        &ctx,
+        &Spec {
+            recv_depth: 4,
+            ..Spec::default()
+        },
+    )?;
     for n in 0..u64::from(b.qp.recv_depth()) {
         b.qp.post_recv(&RecvWr::new(&[]).wr_id(n))?;
     }
@@ -154,7 +190,8 @@ fn full_recv_queue(fixture: &Fixture) -> Outcome {
     a.qp.post_send(&SendWr::send().signaled())?;
     a.sent_well()?;
     check_eq!(b.received_well()?.wr_id, 0, "the first completion");
-    b.qp.post_recv(&RecvWr::new(&[])).context("after a place has become free")?;
+    b.qp.post_recv(&RecvWr::new(&[]))
+        .context("after a place has become free")?;
     PASS
 }
 
@@ -183,12 +220,25 @@ fn shared(fixture: &Fixture) -> Outcome {
     for _ in 0..2 * EACH * PAIRS as u64 {
         let done = good(next(&mut cq)?)?;
         let expected = seen.entry((done.qpn, done.recv)).or_default();
-        check_eq!(done.wr_id, *expected, "the next completion of queue pair {:#x}", done.qpn);
+        check_eq!(
+            done.wr_id,
+            *expected,
+            "the next completion of queue pair {:#x}",
+            done.qpn
+        );
         *expected += 1;
     }
     for pair in qps.chunks_exact(2) {
-        check_eq!(seen.get(&(pair[0].qpn(), false)), Some(&EACH), "completions of a sender");
-        check_eq!(seen.get(&(pair[1].qpn(), true)), Some(&EACH), "completions of a receiver");
+        check_eq!(
+            seen.get(&(pair[0].qpn(), false)),
+            Some(&EACH),
+            "completions of a sender"
+        );
+        check_eq!(
+            seen.get(&(pair[1].qpn(), true)),
+            Some(&EACH),
+            "completions of a receiver"
+        );
     }
     check_eq!(seen.len(), 2 * PAIRS, "queue pairs that completed something");
     PASS
@@ -204,7 +254,11 @@ fn receive_order(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
             wire.barrier("prepared")?;
             for n in 0..COUNT {
                 // SENDs and WRITEs with immediate data consume receives in one order.
-                let wr = if n % 3 == 0 { SendWr::write_imm(there.at(0), n) } else { SendWr::send_imm(n) };
+                let wr = if n % 3 == 0 {
+                    SendWr::write_imm(there.at(0), n)
+                } else {
+                    SendWr::send_imm(n)
+                };
                 link.qp.post_send(&wr.signaled())?;
             }
             for _ in 0..COUNT {
@@ -232,7 +286,12 @@ fn onto(ctx: &Context, cq: &CompletionQueue, recv_cq: &CompletionQueue) -> verbe
     let mut qp = RcQp::builder(&pd, cq, recv_cq).build()?;
     let here = qp.endpoint()?;
     // Impatient, so that whatever the overflow does to it is seen soon.
-    let options = ConnectOptions { timeout: 10, retry_cnt: 1, rnr_retry: 0, ..ConnectOptions::default() };
+    let options = ConnectOptions {
+        timeout: 10,
+        retry_cnt: 1,
+        rnr_retry: 0,
+        ..ConnectOptions::default()
+    };
     qp.connect_with(&here, &options)?;
     Ok(qp)
 }
@@ -240,7 +299,10 @@ fn onto(ctx: &Context, cq: &CompletionQueue, recv_cq: &CompletionQueue) -> verbe
 fn overflow(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let events = ctx.create_event_queue()?;
-    let mut small = CompletionQueue::builder(&ctx).entries(4).events(&events, 0xc0).build()?;
+    let mut small = CompletionQueue::builder(&ctx)
+        .entries(4)
+        .events(&events, 0xc0)
+        .build()?;
     let recv_cq = ctx.create_cq(16)?;
     let mut qp = onto(&ctx, &small, &recv_cq)?;
     let room = small.entries();
@@ -248,7 +310,11 @@ fn overflow(fixture: &Fixture) -> Outcome {
         qp.post_send(&SendWr::write(Default::default()).wr_id(n.into()).signaled())?;
     }
     let event = events.next_event(Some(SOON))?.context("no event of the overflow")?;
-    check_eq!((event.kind, event.cookie), (EventKind::CqError, 0xc0), "the event and its cookie");
+    check_eq!(
+        (event.kind, event.cookie),
+        (EventKind::CqError, 0xc0),
+        "the event and its cookie"
+    );
     // What was written before is not lost.
     for n in 0..room {
         check_eq!(good(next(&mut small)?)?.wr_id, u64::from(n), "the next completion");
@@ -256,7 +322,10 @@ fn overflow(fixture: &Fixture) -> Outcome {
     // The queue pair whose completion was lost is broken, and says so.
     let begun = Instant::now();
     while qp.query()?.state != verbena::QpState::ERR {
-        ensure!(begun.elapsed() < SOON, "the queue pair lives on after a lost completion");
+        ensure!(
+            begun.elapsed() < SOON,
+            "the queue pair lives on after a lost completion"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     // Others are unharmed.
@@ -291,14 +360,23 @@ fn exactly_full(fixture: &Fixture) -> Outcome {
 fn timestamps(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let (mut a, mut b) = Link::pair(&ctx, &ctx, &Spec::default())?;
-    ensure!(ctx.device()?.hca_core_clock > 0, "the clock of timestamps has no frequency");
+    ensure!(
+        ctx.device()?.hca_core_clock > 0,
+        "the clock of timestamps has no frequency"
+    );
     let mut last = 0;
     for _ in 0..20 {
         b.qp.post_recv(&RecvWr::new(&[]))?;
         a.qp.post_send(&SendWr::send().signaled())?;
         let (sent, received) = (a.sent_well()?.timestamp, b.received_well()?.timestamp);
-        ensure!(received <= sent, "the send completed at {sent}, the receive after it at {received}");
-        ensure!(received >= last && received > 0, "a completion at {received} after one at {last}");
+        ensure!(
+            received <= sent,
+            "the send completed at {sent}, the receive after it at {received}"
+        );
+        ensure!(
+            received >= last && received > 0,
+            "a completion at {received} after one at {last}"
+        );
         last = sent;
     }
     PASS
@@ -325,7 +403,14 @@ fn destroyed(fixture: &Fixture) -> Outcome {
 
 fn batches(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    let (mut a, mut b) = Link::pair(&ctx, &ctx, &Spec { send_depth: 8, ..Spec::default() })?;
+    let (mut a, mut b) = Link::pair(
+        &ctx,
+        &ctx,
+        &Spec {
+            send_depth: 8,
+            ..Spec::default()
+        },
+    )?;
     for _ in 0..32 {
         b.qp.post_recv(&RecvWr::new(&[]))?;
     }
@@ -349,7 +434,11 @@ fn batches(fixture: &Fixture) -> Outcome {
     for _ in 0..8 {
         batch.push(&SendWr::send().signaled())?;
     }
-    check_eq!(batch.push(&SendWr::send()), Err(PostError::QueueFull), "one more than the queue holds");
+    check_eq!(
+        batch.push(&SendWr::send()),
+        Err(PostError::QueueFull),
+        "one more than the queue holds"
+    );
     batch.ring()?;
     for _ in 0..8 {
         a.sent_well()?;

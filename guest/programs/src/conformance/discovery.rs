@@ -42,14 +42,33 @@ fn limits(fixture: &Fixture) -> Outcome {
     let device = fixture.open()?.device()?;
     check_eq!(device.max_sge, u32::from(wqe::MAX_SGE), "scatter/gather elements");
     check_eq!(device.max_inline, u32::from(wqe::MAX_INLINE), "inline bytes");
-    ensure!(device.max_qp_wr >= 1 << wqe::MAX_LOG_ENTRIES, "{} work requests on a queue", device.max_qp_wr);
-    ensure!(device.max_cqe >= 1 << 16 && device.max_cqe <= 1 << cqe::MAX_LOG_ENTRIES, "{} entries", device.max_cqe);
+    ensure!(
+        device.max_qp_wr >= 1 << wqe::MAX_LOG_ENTRIES,
+        "{} work requests on a queue",
+        device.max_qp_wr
+    );
+    ensure!(
+        device.max_cqe >= 1 << 16 && device.max_cqe <= 1 << cqe::MAX_LOG_ENTRIES,
+        "{} entries",
+        device.max_cqe
+    );
     ensure!(device.max_qp >= 65_536, "{} queue pairs", device.max_qp);
     ensure!(device.max_mr_size >= 1 << 30, "regions of {} bytes", device.max_mr_size);
-    ensure!(device.page_size_cap & 1 << 12 != 0, "page sizes {:#x}", device.page_size_cap);
+    ensure!(
+        device.page_size_cap & 1 << 12 != 0,
+        "page sizes {:#x}",
+        device.page_size_cap
+    );
     ensure!(device.comp_vectors >= 1, "no completion vector");
-    ensure!(device.max_qp_rd_atom >= 1 && device.max_qp_init_rd_atom >= 1, "no READs");
-    for (what, n) in [("regions", device.max_mr), ("domains", device.max_pd), ("completion queues", device.max_cq)] {
+    ensure!(
+        device.max_qp_rd_atom >= 1 && device.max_qp_init_rd_atom >= 1,
+        "no READs"
+    );
+    for (what, n) in [
+        ("regions", device.max_mr),
+        ("domains", device.max_pd),
+        ("completion queues", device.max_cq),
+    ] {
         ensure!(n >= 1024, "only {n} {what}");
     }
     PASS
@@ -58,15 +77,40 @@ fn limits(fixture: &Fixture) -> Outcome {
 fn limits_hold(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let device = ctx.device()?;
-    refused(ctx.create_cq(device.max_cqe + 1), Errno::EINVAL, "a completion queue beyond the limit")?;
+    refused(
+        ctx.create_cq(device.max_cqe + 1),
+        Errno::EINVAL,
+        "a completion queue beyond the limit",
+    )?;
     let pd = ctx.alloc_pd()?;
     let cq = ctx.create_cq(16)?;
     let qp = || verbena::RcQp::builder(&pd, &cq, &cq);
-    refused(qp().send_depth(device.max_qp_wr + 1).build(), Errno::EINVAL, "a send queue beyond the limit")?;
-    refused(qp().recv_depth(device.max_qp_wr + 1).build(), Errno::EINVAL, "a receive queue beyond the limit")?;
-    refused(qp().max_sge(device.max_sge + 1).build(), Errno::EINVAL, "more elements than the limit")?;
-    refused(qp().max_inline(device.max_inline + 1).build(), Errno::EINVAL, "more inline data than the limit")?;
-    let most = qp().send_depth(1024).recv_depth(1024).max_sge(device.max_sge).max_inline(device.max_inline).build()?;
+    refused(
+        qp().send_depth(device.max_qp_wr + 1).build(),
+        Errno::EINVAL,
+        "a send queue beyond the limit",
+    )?;
+    refused(
+        qp().recv_depth(device.max_qp_wr + 1).build(),
+        Errno::EINVAL,
+        "a receive queue beyond the limit",
+    )?;
+    refused(
+        qp().max_sge(device.max_sge + 1).build(),
+        Errno::EINVAL,
+        "more elements than the limit",
+    )?;
+    refused(
+        qp().max_inline(device.max_inline + 1).build(),
+        Errno::EINVAL,
+        "more inline data than the limit",
+    )?;
+    let most = qp()
+        .send_depth(1024)
+        .recv_depth(1024)
+        .max_sge(device.max_sge)
+        .max_inline(device.max_inline)
+        .build()?;
     drop(most);
     PASS
 }
@@ -75,11 +119,27 @@ fn port(fixture: &Fixture) -> Outcome {
     let port = fixture.open()?.port(1)?;
     ensure!(port.is_active(), "the port is in state {}", port.attrs.state);
     check_eq!(port.attrs.link_layer, link_layer::ETHERNET, "the link layer");
-    ensure!([256, 512, 1024, 2048, 4096].contains(&port.attrs.max_mtu), "MTU {}", port.attrs.max_mtu);
-    ensure!(port.attrs.active_mtu <= port.attrs.max_mtu && port.attrs.active_mtu >= 256, "MTU {}", port.attrs.active_mtu);
-    ensure!(port.attrs.max_message >= 1 << 30, "messages of {} bytes", port.attrs.max_message);
+    ensure!(
+        [256, 512, 1024, 2048, 4096].contains(&port.attrs.max_mtu),
+        "MTU {}",
+        port.attrs.max_mtu
+    );
+    ensure!(
+        port.attrs.active_mtu <= port.attrs.max_mtu && port.attrs.active_mtu >= 256,
+        "MTU {}",
+        port.attrs.active_mtu
+    );
+    ensure!(
+        port.attrs.max_message >= 1 << 30,
+        "messages of {} bytes",
+        port.attrs.max_message
+    );
     ensure!(port.pkeys.contains(&0xffff), "no default P_Key in {:x?}", port.pkeys);
-    ensure!(port.attrs.gid_entries as usize >= port.gids.len(), "{} GIDs", port.gids.len());
+    ensure!(
+        port.attrs.gid_entries as usize >= port.gids.len(),
+        "{} GIDs",
+        port.gids.len()
+    );
     PASS
 }
 
@@ -87,13 +147,29 @@ fn gids(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let gids = ctx.port(1)?.gids;
     let first = gids.first().context("the table is empty")?;
-    check_eq!((first.index, first.gid_type), (0, gid_type::ROCE_V2), "index and type of the first entry");
-    check_eq!(first.gid[..8], [0xfe, 0x80, 0, 0, 0, 0, 0, 0], "the first entry's prefix: link-local");
-    check_eq!(first.gid[11..13], [0xff, 0xfe], "the middle of the first entry's interface id: from a MAC address");
+    check_eq!(
+        (first.index, first.gid_type),
+        (0, gid_type::ROCE_V2),
+        "index and type of the first entry"
+    );
+    check_eq!(
+        first.gid[..8],
+        [0xfe, 0x80, 0, 0, 0, 0, 0, 0],
+        "the first entry's prefix: link-local"
+    );
+    check_eq!(
+        first.gid[11..13],
+        [0xff, 0xfe],
+        "the middle of the first entry's interface id: from a MAC address"
+    );
     check_eq!(ctx.gid(1, 0)?, Gid(first.gid), "the same entry asked for alone");
     for (n, gid) in gids.iter().enumerate() {
         ensure!(gid.gid != [0; 16], "entry {} is empty", gid.index);
-        ensure!(gids[..n].iter().all(|g| g.gid != gid.gid), "{} is in the table twice", Gid(gid.gid));
+        ensure!(
+            gids[..n].iter().all(|g| g.gid != gid.gid),
+            "{} is in the table twice",
+            Gid(gid.gid)
+        );
     }
     ensure!(ctx.gid(1, 100_000).is_err(), "there is a GID number 100,000");
     PASS
@@ -126,14 +202,23 @@ fn counters(fixture: &Fixture) -> Outcome {
     }
     let after = ctx.port(1)?;
     // Others may use the device as well, so: at least.
-    let grown = |name: &str| after.counter(name).unwrap_or(0).wrapping_sub(before.counter(name).unwrap_or(0));
+    let grown = |name: &str| {
+        after
+            .counter(name)
+            .unwrap_or(0)
+            .wrapping_sub(before.counter(name).unwrap_or(0))
+    };
     for (name, least) in [
         ("sent_msgs", MESSAGES),
         ("rcvd_msgs", MESSAGES),
         ("sent_bytes", MESSAGES * LEN as u64),
         ("rcvd_bytes", MESSAGES * LEN as u64),
     ] {
-        ensure!(grown(name) >= least, "{name} grew by {} instead of {least}", grown(name));
+        ensure!(
+            grown(name) >= least,
+            "{name} grew by {} instead of {least}",
+            grown(name)
+        );
     }
     PASS
 }
@@ -152,15 +237,15 @@ fn dump_shows_objects(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let link = Link::new(&ctx, &Spec::default())?;
     let region = link.region(12_288, Access::ALL_REMOTE)?;
-    let (qpn, cqn, lkey) = (link.qp.qpn(), link.send_cq.cqn(), region.lkey().0);
+    let (qpn, cqn, lkey) = (link.qp.qpn(), link.send_cq.cqn(), region.lkey());
     let there = dump(&ctx)?;
     ensure!(there.has_qp(qpn), "queue pair {qpn:#x} is not in the dump");
     ensure!(there.has_cq(cqn), "completion queue {cqn:#x} is not in the dump");
-    ensure!(there.has_mr(lkey), "the region with key {lkey:#010x} is not in the dump");
+    ensure!(there.has_mr(lkey), "the region with key {lkey} is not in the dump");
     drop((link, region));
     let gone = dump(&ctx)?;
     ensure!(!gone.has_qp(qpn), "queue pair {qpn:#x} is still in the dump");
     ensure!(!gone.has_cq(cqn), "completion queue {cqn:#x} is still in the dump");
-    ensure!(!gone.has_mr(lkey), "the region with key {lkey:#010x} is still in the dump");
+    ensure!(!gone.has_mr(lkey), "the region with key {lkey} is still in the dump");
     PASS
 }

@@ -17,24 +17,53 @@ use verbena_hw::wqe::{send_flags, SendHeader, SendOpcode};
 use zerocopy::IntoBytes;
 
 pub const CASES: &[Case] = &[
-    Case::pair("h10_local_key_unknown_of_a_send", |s, c, w| local_fault(s, c, w, Local::UnknownKey)),
-    Case::pair("h10_local_range_outside_the_region", |s, c, w| local_fault(s, c, w, Local::OutOfRange)),
-    Case::pair("h10_local_key_of_another_domain", |s, c, w| local_fault(s, c, w, Local::OtherDomain)),
-    Case::pair("h10_local_write_not_granted_to_a_read", |s, c, w| local_fault(s, c, w, Local::NotWritable)),
-    Case::pair("h10_remote_key_unknown", |s, c, w| remote_fault(s, c, w, Remotely::UnknownKey)),
-    Case::pair("h10_remote_range_outside_the_region", |s, c, w| remote_fault(s, c, w, Remotely::OutOfRange)),
-    Case::pair("h10_remote_range_that_wraps", |s, c, w| remote_fault(s, c, w, Remotely::Wraps)),
-    Case::pair("h10_remote_write_not_granted_by_the_region", |s, c, w| remote_fault(s, c, w, Remotely::RegionNoWrite)),
-    Case::pair("h10_remote_read_not_granted_by_the_region", |s, c, w| remote_fault(s, c, w, Remotely::RegionNoRead)),
-    Case::pair("h10_remote_key_of_another_domain", |s, c, w| remote_fault(s, c, w, Remotely::OtherDomain)),
-    Case::pair("h10_remote_write_not_granted_by_the_queue_pair", |s, c, w| queue_pair_access(s, c, w, false)),
-    Case::pair("h10_remote_read_not_granted_by_the_queue_pair", |s, c, w| queue_pair_access(s, c, w, true)),
+    Case::pair("h10_local_key_unknown_of_a_send", |s, c, w| {
+        local_fault(s, c, w, Local::UnknownKey)
+    }),
+    Case::pair("h10_local_range_outside_the_region", |s, c, w| {
+        local_fault(s, c, w, Local::OutOfRange)
+    }),
+    Case::pair("h10_local_key_of_another_domain", |s, c, w| {
+        local_fault(s, c, w, Local::OtherDomain)
+    }),
+    Case::pair("h10_local_write_not_granted_to_a_read", |s, c, w| {
+        local_fault(s, c, w, Local::NotWritable)
+    }),
+    Case::pair("h10_remote_key_unknown", |s, c, w| {
+        remote_fault(s, c, w, Remotely::UnknownKey)
+    }),
+    Case::pair("h10_remote_range_outside_the_region", |s, c, w| {
+        remote_fault(s, c, w, Remotely::OutOfRange)
+    }),
+    Case::pair("h10_remote_range_that_wraps", |s, c, w| {
+        remote_fault(s, c, w, Remotely::Wraps)
+    }),
+    Case::pair("h10_remote_write_not_granted_by_the_region", |s, c, w| {
+        remote_fault(s, c, w, Remotely::RegionNoWrite)
+    }),
+    Case::pair("h10_remote_read_not_granted_by_the_region", |s, c, w| {
+        remote_fault(s, c, w, Remotely::RegionNoRead)
+    }),
+    Case::pair("h10_remote_key_of_another_domain", |s, c, w| {
+        remote_fault(s, c, w, Remotely::OtherDomain)
+    }),
+    Case::pair("h10_remote_write_not_granted_by_the_queue_pair", |s, c, w| {
+        queue_pair_access(s, c, w, false)
+    }),
+    Case::pair("h10_remote_read_not_granted_by_the_queue_pair", |s, c, w| {
+        queue_pair_access(s, c, w, true)
+    }),
     Case::pair("h10_receive_too_short", receive_too_short),
     Case::pair("h10_receive_with_a_bad_key", |s, c, w| bad_receive(s, c, w, true)),
-    Case::pair("h10_receive_into_memory_that_is_not_writable", |s, c, w| bad_receive(s, c, w, false)),
+    Case::pair("h10_receive_into_memory_that_is_not_writable", |s, c, w| {
+        bad_receive(s, c, w, false)
+    }),
     Case::pair("h10_rnr_retry_exceeded", rnr_retry_exceeded),
     Case::pair("h10_rnr_is_waited_for", rnr_waits),
-    Case::pair("h10_transport_retry_exceeded_by_a_peer_that_was_destroyed", peer_destroyed),
+    Case::pair(
+        "h10_transport_retry_exceeded_by_a_peer_that_was_destroyed",
+        peer_destroyed,
+    ),
     Case::single("h10_transport_retry_exceeded_by_a_peer_that_never_was", peer_never_was),
     Case::pair("h10_transport_retry_exceeded_by_a_peer_in_error", peer_in_error),
     Case::pair("h10_work_behind_a_failure_is_flushed_in_order", flush_order),
@@ -46,15 +75,28 @@ pub const CASES: &[Case] = &[
 
 /// Impatient: what fails, fails soon.
 fn impatient() -> Spec {
-    let connect = ConnectOptions { timeout: 10, retry_cnt: 2, rnr_retry: 2, min_rnr_timer: 8, ..ConnectOptions::default() };
-    Spec { connect, ..Spec::default() }
+    let connect = ConnectOptions {
+        timeout: 10,
+        retry_cnt: 2,
+        rnr_retry: 2,
+        min_rnr_timer: 8,
+        ..ConnectOptions::default()
+    };
+    Spec {
+        connect,
+        ..Spec::default()
+    }
 }
 
 /// Waits for the queue pair to get into the error state.
 fn until_error(qp: &RcQp) -> Result<()> {
     let begun = Instant::now();
     while qp.query()?.state != QpState::ERR {
-        ensure!(begun.elapsed() < SOON, "the queue pair is in {} and not in the error state", qp.query()?.state);
+        ensure!(
+            begun.elapsed() < SOON,
+            "the queue pair is in {} and not in the error state",
+            qp.query()?.state
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
@@ -62,13 +104,20 @@ fn until_error(qp: &RcQp) -> Result<()> {
 
 /// Fails unless the completion is the error that is expected.
 fn failed(done: WorkCompletion, wr_id: u64, status: Status) -> Result<()> {
-    check_eq!((done.wr_id, done.status), (wr_id, status), "work request and status (reason {})", done.vendor_err);
+    check_eq!(
+        (done.wr_id, done.status),
+        (wr_id, status),
+        "work request and status (reason {})",
+        done.vendor_err
+    );
     Ok(())
 }
 
 /// The next event of `queue` is of this kind, with this cookie.
 fn expect_event(queue: &EventQueue, kind: EventKind, cookie: u64) -> Result<u64> {
-    let event = queue.next_event(Some(SOON))?.with_context(|| format!("no event {kind:?}"))?;
+    let event = queue
+        .next_event(Some(SOON))?
+        .with_context(|| format!("no event {kind:?}"))?;
     check_eq!((event.kind, event.cookie), (kind, cookie), "the event and its cookie");
     Ok(event.data)
 }
@@ -94,14 +143,25 @@ fn local_fault(side: Side, ctx: &Context, wire: &mut Wire, fault: Local) -> Outc
             let read_only = link.region(4096, Access::empty())?;
             let good = region.sge(..4096);
             let (bad, reason) = match fault {
-                Local::UnknownKey => (Sge { lkey: Key(good.lkey.0 ^ 0xff), ..good }, vendor::KEY_UNKNOWN),
+                Local::UnknownKey => (
+                    Sge {
+                        lkey: Key(good.lkey.0 ^ 0xff),
+                        ..good
+                    },
+                    vendor::KEY_UNKNOWN,
+                ),
                 Local::OutOfRange => (Sge { len: 8193, ..good }, vendor::KEY_RANGE),
                 Local::OtherDomain => (stranger.sge(..4096), vendor::KEY_PD),
                 Local::NotWritable => (read_only.sge(..4096), vendor::KEY_ACCESS),
             };
-            let wr = if fault == Local::NotWritable { SendWr::read(there.at(0)) } else { SendWr::write(there.at(0)) };
+            let wr = if fault == Local::NotWritable {
+                SendWr::read(there.at(0))
+            } else {
+                SendWr::write(there.at(0))
+            };
             link.qp.post_send(&wr.wr_id(1).sges(&[bad]).signaled())?;
-            link.qp.post_send(&SendWr::write(there.at(0)).wr_id(2).inline(b"behind it"))?;
+            link.qp
+                .post_send(&SendWr::write(there.at(0)).wr_id(2).inline(b"behind it"))?;
             let done = link.sent()?;
             failed(done, 1, Status::LOC_PROT_ERR)?;
             check_eq!(done.vendor_err, reason, "the device's reason");
@@ -151,13 +211,23 @@ fn remote_fault(side: Side, ctx: &Context, wire: &mut Wire, fault: Remotely) -> 
             wire.barrier("prepared")?;
             let place = there.at(0);
             let target = match fault {
-                Remotely::UnknownKey => Remote { rkey: place.rkey ^ 0x55, ..place },
+                Remotely::UnknownKey => Remote {
+                    rkey: place.rkey ^ 0x55,
+                    ..place
+                },
                 // The last byte is one too far.
                 Remotely::OutOfRange => there.at(1),
-                Remotely::Wraps => Remote { addr: u64::MAX - 100, ..place },
+                Remotely::Wraps => Remote {
+                    addr: u64::MAX - 100,
+                    ..place
+                },
                 _ => place,
             };
-            let wr = if fault == Remotely::RegionNoRead { SendWr::read(target) } else { SendWr::write(target) };
+            let wr = if fault == Remotely::RegionNoRead {
+                SendWr::read(target)
+            } else {
+                SendWr::write(target)
+            };
             link.qp.post_send(&wr.wr_id(1).sges(&[own.sge(..)]).signaled())?;
             link.qp.post_send(&SendWr::send().wr_id(2))?;
             failed(link.sent()?, 1, Status::REM_ACCESS_ERR)?;
@@ -187,7 +257,9 @@ fn remote_fault(side: Side, ctx: &Context, wire: &mut Wire, fault: Remotely) -> 
             for n in 0..3 {
                 failed(link.received()?, n, Status::WR_FLUSH_ERR)?;
             }
-            layout.verify(&region, 8192, 1).context("nothing should have been written")?;
+            layout
+                .verify(&region, 8192, 1)
+                .context("nothing should have been written")?;
         }
     }
     PASS
@@ -197,7 +269,11 @@ fn queue_pair_access(side: Side, ctx: &Context, wire: &mut Wire, read: bool) -> 
     let mut spec = impatient();
     if side == Side::Right {
         // The other right is there, so that only the one that is missing can be the reason.
-        let other = if read { Access::REMOTE_WRITE } else { Access::REMOTE_READ };
+        let other = if read {
+            Access::REMOTE_WRITE
+        } else {
+            Access::REMOTE_READ
+        };
         spec.connect.access = Access::LOCAL_WRITE | other;
     }
     let mut link = Link::meet(ctx, wire, &spec)?;
@@ -206,7 +282,11 @@ fn queue_pair_access(side: Side, ctx: &Context, wire: &mut Wire, read: bool) -> 
     match side {
         Side::Left => {
             wire.barrier("prepared")?;
-            let wr = if read { SendWr::read(there.at(0)) } else { SendWr::write(there.at(0)) };
+            let wr = if read {
+                SendWr::read(there.at(0))
+            } else {
+                SendWr::write(there.at(0))
+            };
             link.qp.post_send(&wr.wr_id(1).sges(&[region.sge(..64)]).signaled())?;
             failed(link.sent()?, 1, Status::REM_INV_REQ_ERR)?;
             wire.barrier("failed")?;
@@ -232,14 +312,16 @@ fn receive_too_short(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
         Side::Left => {
             layout.put(&region, 1);
             wire.barrier("prepared")?;
-            link.qp.post_send(&SendWr::send().wr_id(1).sges(&layout.sges(&region)).signaled())?;
+            link.qp
+                .post_send(&SendWr::send().wr_id(1).sges(&layout.sges(&region)).signaled())?;
             failed(link.sent()?, 1, Status::REM_INV_REQ_ERR)?;
             until_error(&link.qp)?;
         }
         Side::Right => {
             let nothing = Layout::whole(0, 0);
             nothing.clear(&region);
-            link.qp.post_recv(&RecvWr::new(&[region.sge(..4000), region.sge(4000..4096)]).wr_id(7))?;
+            link.qp
+                .post_recv(&RecvWr::new(&[region.sge(..4000), region.sge(4000..4096)]).wr_id(7))?;
             link.qp.post_recv(&RecvWr::new(&[region.sge(..)]).wr_id(8))?;
             wire.barrier("prepared")?;
             let done = link.received()?;
@@ -247,7 +329,9 @@ fn receive_too_short(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
             check_eq!(done.vendor_err, vendor::RECV_TOO_SHORT, "the device's reason");
             failed(link.received()?, 8, Status::WR_FLUSH_ERR)?;
             until_error(&link.qp)?;
-            nothing.verify(&region, 0, 0).context("nothing should have been written")?;
+            nothing
+                .verify(&region, 0, 0)
+                .context("nothing should have been written")?;
         }
     }
     wire.barrier("done")?;
@@ -260,14 +344,21 @@ fn bad_receive(side: Side, ctx: &Context, wire: &mut Wire, bad_key: bool) -> Out
     match side {
         Side::Left => {
             wire.barrier("prepared")?;
-            link.qp.post_send(&SendWr::send().wr_id(1).inline(b"a few bytes").signaled())?;
+            link.qp
+                .post_send(&SendWr::send().wr_id(1).inline(b"a few bytes").signaled())?;
             failed(link.sent()?, 1, Status::REM_OP_ERR)?;
             until_error(&link.qp)?;
         }
         Side::Right => {
             let good = region.sge(..64);
             let (sge, reason) = match bad_key {
-                true => (Sge { lkey: Key(good.lkey.0 ^ 1), ..good }, vendor::KEY_UNKNOWN),
+                true => (
+                    Sge {
+                        lkey: Key(good.lkey.0 ^ 1),
+                        ..good
+                    },
+                    vendor::KEY_UNKNOWN,
+                ),
                 false => (good, vendor::KEY_ACCESS),
             };
             link.qp.post_recv(&RecvWr::new(&[sge]).wr_id(7))?;
@@ -276,7 +367,11 @@ fn bad_receive(side: Side, ctx: &Context, wire: &mut Wire, bad_key: bool) -> Out
             failed(done, 7, Status::LOC_PROT_ERR)?;
             check_eq!(done.vendor_err, reason, "the device's reason");
             until_error(&link.qp)?;
-            check_eq!(region.buffer().find_mismatch(0, 4096, |_| 0), None, "the first byte that was written");
+            check_eq!(
+                region.buffer().find_mismatch(0, 4096, |_| 0),
+                None,
+                "the first byte that was written"
+            );
         }
     }
     wire.barrier("done")?;
@@ -296,7 +391,11 @@ fn rnr_retry_exceeded(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
         }
         Side::Right => {
             wire.barrier("failed")?;
-            check_eq!(link.qp.query()?.state, QpState::RTS, "the state of the side that was not ready");
+            check_eq!(
+                link.qp.query()?.state,
+                QpState::RTS,
+                "the state of the side that was not ready"
+            );
             quiet(&mut link.recv_cq, "a queue pair without receives")?;
         }
     }
@@ -311,7 +410,8 @@ fn rnr_waits(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
     let region = link.region(4096, Access::LOCAL_WRITE)?;
     match side {
         Side::Left => {
-            link.qp.post_send(&SendWr::send().wr_id(1).inline(b"patience").signaled())?;
+            link.qp
+                .post_send(&SendWr::send().wr_id(1).inline(b"patience").signaled())?;
             quiet(&mut link.send_cq, "a send that nobody receives")?;
             wire.barrier("waiting")?;
             link.sent_well()?;
@@ -337,7 +437,11 @@ fn peer_destroyed(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
             link.qp.post_send(&SendWr::send().wr_id(2))?;
             failed(link.sent()?, 1, Status::RETRY_EXC_ERR)?;
             // Three times 4.2 ms; far below the default patience of half a second.
-            ensure!(begun.elapsed() >= Duration::from_millis(8), "it gave up after {:?}", begun.elapsed());
+            ensure!(
+                begun.elapsed() >= Duration::from_millis(8),
+                "it gave up after {:?}",
+                begun.elapsed()
+            );
             failed(link.sent()?, 2, Status::WR_FLUSH_ERR)?;
             until_error(&link.qp)?;
         }
@@ -352,7 +456,11 @@ fn peer_destroyed(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
 
 fn peer_never_was(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    for op in [SendWr::send(), SendWr::write(Default::default()), SendWr::read(Default::default())] {
+    for op in [
+        SendWr::send(),
+        SendWr::write(Default::default()),
+        SendWr::read(Default::default()),
+    ] {
         let mut link = Link::new(&ctx, &Spec::default())?;
         let mut nobody = link.qp.endpoint()?;
         nobody.qpn = verbena_hw::id::Qpn::truncate(nobody.qpn.get() ^ 0x40_0000);
@@ -433,13 +541,26 @@ fn flush_order(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
 
 /// An entry as the device reads it.
 fn entry(header: SendHeader, sges: &[Sge]) -> Vec<u64> {
-    let bytes = header.as_bytes().iter().chain(sges.as_bytes()).copied().collect::<Vec<u8>>();
-    bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("chunks of 8"))).collect()
+    let bytes = header
+        .as_bytes()
+        .iter()
+        .chain(sges.as_bytes())
+        .copied()
+        .collect::<Vec<u8>>();
+    bytes
+        .chunks_exact(8)
+        .map(|c| u64::from_le_bytes(c.try_into().expect("chunks of 8")))
+        .collect()
 }
 
 fn malformed_entries(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    let head = |opcode: SendOpcode| SendHeader { opcode: opcode.0, flags: send_flags::SIGNALED, wr_id: 9, ..SendHeader::default() };
+    let head = |opcode: SendOpcode| SendHeader {
+        opcode: opcode.0,
+        flags: send_flags::SIGNALED,
+        wr_id: 9,
+        ..SendHeader::default()
+    };
     let inline = |len: u32| SendHeader {
         flags: send_flags::SIGNALED | send_flags::INLINE,
         inline_len: len,
@@ -449,15 +570,51 @@ fn malformed_entries(fixture: &Fixture) -> Outcome {
     let list: Vec<(&str, SendHeader, u32)> = vec![
         ("opcode 13", head(SendOpcode(13)), vendor::OPCODE),
         ("opcode 255", head(SendOpcode(255)), vendor::OPCODE),
-        ("an opcode that is not offered", head(SendOpcode::FAST_REGISTER), vendor::OPCODE),
+        (
+            "an opcode that is not offered",
+            head(SendOpcode::FAST_REGISTER),
+            vendor::OPCODE,
+        ),
         ("an unknown flag", SendHeader { flags: 0x12, ..write() }, vendor::FLAGS),
-        ("an inline READ", SendHeader { opcode: SendOpcode::READ.0, ..inline(8) }, vendor::FLAGS),
-        ("five elements of four", SendHeader { num_sge: 5, ..write() }, vendor::SGE_COUNT),
-        ("255 elements", SendHeader { num_sge: 255, ..write() }, vendor::SGE_COUNT),
-        ("inline data and elements", SendHeader { num_sge: 1, ..inline(8) }, vendor::SGE_COUNT),
+        (
+            "an inline READ",
+            SendHeader {
+                opcode: SendOpcode::READ.0,
+                ..inline(8)
+            },
+            vendor::FLAGS,
+        ),
+        (
+            "five elements of four",
+            SendHeader { num_sge: 5, ..write() },
+            vendor::SGE_COUNT,
+        ),
+        (
+            "255 elements",
+            SendHeader {
+                num_sge: 255,
+                ..write()
+            },
+            vendor::SGE_COUNT,
+        ),
+        (
+            "inline data and elements",
+            SendHeader {
+                num_sge: 1,
+                ..inline(8)
+            },
+            vendor::SGE_COUNT,
+        ),
         ("33 inline bytes of 32", inline(33), vendor::INLINE_LEN),
         ("2^32 - 1 inline bytes", inline(u32::MAX), vendor::INLINE_LEN),
-        ("a length of inline data without any", SendHeader { inline_len: 8, ..write() }, vendor::INLINE_LEN),
+        (
+            "a length of inline data without any",
+            SendHeader {
+                inline_len: 8,
+                ..write()
+            },
+            vendor::INLINE_LEN,
+        ),
     ];
     for (what, header, reason) in list {
         let mut link = Link::new(&ctx, &Spec::default())?;
@@ -465,11 +622,19 @@ fn malformed_entries(fixture: &Fixture) -> Outcome {
         link.qp.connect(&here)?;
         // The driver's interface rounds sizes up: these are at least what the entries exceed.
         let caps = *link.qp.caps();
-        check_eq!((caps.max_send_sge, caps.max_inline), (4, 32), "elements and inline bytes of the queue pair");
+        check_eq!(
+            (caps.max_send_sge, caps.max_inline),
+            (4, 32),
+            "elements and inline bytes of the queue pair"
+        );
         link.qp.post_raw_send(&entry(header, &[]))?;
         link.qp.post_send(&SendWr::write(Default::default()).wr_id(10))?;
         let done = link.sent()?;
-        check_eq!((done.wr_id, done.status), (9, Status::LOC_QP_OP_ERR), "{what}: work request and status");
+        check_eq!(
+            (done.wr_id, done.status),
+            (9, Status::LOC_QP_OP_ERR),
+            "{what}: work request and status"
+        );
         check_eq!(done.vendor_err, reason, "{what}: the device's reason");
         failed(link.sent()?, 10, Status::WR_FLUSH_ERR)?;
     }
@@ -478,10 +643,18 @@ fn malformed_entries(fixture: &Fixture) -> Outcome {
     let here = link.qp.endpoint()?;
     link.qp.connect(&here)?;
     let region = link.region(4096, Access::ALL_REMOTE)?;
-    let long = Sge { len: 1 << 31, ..region.sge(..) };
-    link.qp.post_raw_send(&entry(SendHeader { num_sge: 2, ..write() }, &[long, long]))?;
+    let long = Sge {
+        len: 1 << 31,
+        ..region.sge(..)
+    };
+    link.qp
+        .post_raw_send(&entry(SendHeader { num_sge: 2, ..write() }, &[long, long]))?;
     let done = link.sent()?;
-    check_eq!((done.status, done.vendor_err), (Status::LOC_LEN_ERR, vendor::MESSAGE_LEN), "4 GiB: status and reason");
+    check_eq!(
+        (done.status, done.vendor_err),
+        (Status::LOC_LEN_ERR, vendor::MESSAGE_LEN),
+        "4 GiB: status and reason"
+    );
     PASS
 }
 
@@ -521,18 +694,24 @@ fn use_again(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
     let there: Window = wire.exchange(&Window::of(&region, 0))?;
     for round in 0..3u64 {
         if side == Side::Left {
-            let bad = Remote { rkey: !there.at(0).rkey, ..there.at(0) };
+            let bad = Remote {
+                rkey: !there.at(0).rkey,
+                ..there.at(0)
+            };
             link.qp.post_send(&SendWr::write(bad).wr_id(round).inline(b"bad"))?;
             failed(link.sent()?, round, Status::REM_ACCESS_ERR)?;
         }
         wire.barrier("failed")?;
-        let Link { qp, send_cq, recv_cq, .. } = &mut link;
+        let Link {
+            qp, send_cq, recv_cq, ..
+        } = &mut link;
         qp.reset(&mut [send_cq, recv_cq])?;
         wire.barrier("reset")?;
         link.connect_over(wire, &spec)?;
         if side == Side::Left {
             region.buffer().write_at(8, &round.to_le_bytes());
-            link.qp.post_send(&SendWr::write(there.at(0)).sges(&[region.sge(8..16)]).signaled())?;
+            link.qp
+                .post_send(&SendWr::write(there.at(0)).sges(&[region.sge(8..16)]).signaled())?;
             link.sent_well()?;
         }
         wire.barrier("written")?;

@@ -48,17 +48,26 @@ const COOKIE: u64 = 0xfeed_0000_0000_c0de;
 impl Loopback {
     fn new(ctx: &Context) -> Result<Self> {
         let events = ctx.create_event_queue()?;
-        let cq = CompletionQueue::builder(ctx).entries(64).events(&events, COOKIE).build()?;
+        let cq = CompletionQueue::builder(ctx)
+            .entries(64)
+            .events(&events, COOKIE)
+            .build()?;
         let mut qp = RcQp::builder(&ctx.alloc_pd()?, &cq, &cq).build()?;
         let here = qp.endpoint()?;
-        qp.connect_with(&here, &ConnectOptions { rnr_retry: 0, ..ConnectOptions::default() })?;
+        qp.connect_with(
+            &here,
+            &ConnectOptions {
+                rnr_retry: 0,
+                ..ConnectOptions::default()
+            },
+        )?;
         Ok(Self { qp, cq, events })
     }
 
     /// A send to itself.
     fn message(&mut self, solicited: bool) -> Result<()> {
         self.qp.post_recv(&RecvWr::new(&[]))?;
-        let wr = SendWr::send().inline(b"event");
+        let wr = SendWr::send();
         Ok(self.qp.post_send(&if solicited { wr.solicited() } else { wr })?)
     }
 
@@ -71,7 +80,9 @@ impl Loopback {
 
 /// The next event, which must come.
 fn next(events: &EventQueue, what: &str) -> Result<Event> {
-    events.next_event(Some(SOON))?.with_context(|| format!("no event: {what}"))
+    events
+        .next_event(Some(SOON))?
+        .with_context(|| format!("no event: {what}"))
 }
 
 /// Fails if an event comes.
@@ -84,7 +95,11 @@ fn none(events: &EventQueue, what: &str) -> Result<()> {
 
 /// The event is a completion's.
 fn completion_event(event: Event) -> Result<()> {
-    check_eq!((event.kind, event.class, event.cookie), (EventKind::Completion, class::CQ, COOKIE), "kind, class, cookie");
+    check_eq!(
+        (event.kind, event.class, event.cookie),
+        (EventKind::Completion, class::CQ, COOKIE),
+        "kind, class, cookie"
+    );
     ensure!(event.count >= 1 && event.object != 0, "{event:?} is of nothing");
     Ok(())
 }
@@ -115,7 +130,11 @@ fn armed_solicited(fixture: &Fixture) -> Outcome {
     lo.message(true)?;
     completion_event(next(&lo.events, "a solicited completion")?)?;
     let done = crate::link::next(&mut lo.cq)?;
-    check_eq!((done.solicited, done.recv), (true, true), "whether the completion is solicited, and a receive");
+    check_eq!(
+        (done.solicited, done.recv),
+        (true, true),
+        "whether the completion is solicited, and a receive"
+    );
     PASS
 }
 
@@ -123,7 +142,8 @@ fn error_is_solicited(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let mut lo = Loopback::new(&ctx)?;
     lo.cq.arm(ArmKind::Solicited);
-    lo.qp.post_send(&SendWr::write(Remote { addr: 1, rkey: 1 }).inline(b"bad"))?;
+    lo.qp
+        .post_send(&SendWr::write(Remote { addr: 1, rkey: 1 }).inline(b"bad"))?;
     completion_event(next(&lo.events, "a completion with an error")?)?;
     ensure!(!crate::link::next(&mut lo.cq)?.is_success(), "it succeeded");
     PASS
@@ -172,13 +192,25 @@ fn readable(events: &EventQueue, timeout: Duration) -> Result<bool> {
 fn descriptor(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let mut lo = Loopback::new(&ctx)?;
-    check_eq!(readable(&lo.events, Duration::ZERO)?, false, "whether a queue without events is readable");
+    check_eq!(
+        readable(&lo.events, Duration::ZERO)?,
+        false,
+        "whether a queue without events is readable"
+    );
     lo.cq.arm(ArmKind::Any);
     lo.message(false)?;
-    check_eq!(readable(&lo.events, SOON)?, true, "whether a queue with an event is readable");
+    check_eq!(
+        readable(&lo.events, SOON)?,
+        true,
+        "whether a queue with an event is readable"
+    );
     check_eq!(readable(&lo.events, Duration::ZERO)?, true, "whether it still is");
     completion_event(lo.events.try_next()?.context("readable, but without an event")?)?;
-    check_eq!(readable(&lo.events, Duration::ZERO)?, false, "whether it is after the event was read");
+    check_eq!(
+        readable(&lo.events, Duration::ZERO)?,
+        false,
+        "whether it is after the event was read"
+    );
     lo.completion()?;
     // A thread that sleeps is woken.
     lo.cq.arm(ArmKind::Any);
@@ -187,7 +219,11 @@ fn descriptor(fixture: &Fixture) -> Outcome {
         let sleeper = scope.spawn(move || readable(&events, SOON));
         std::thread::sleep(Duration::from_millis(50));
         lo.message(false)?;
-        check_eq!(sleeper.join().expect("it does not panic")?, true, "whether the sleeper was woken");
+        check_eq!(
+            sleeper.join().expect("it does not panic")?,
+            true,
+            "whether the sleeper was woken"
+        );
         Ok(())
     })?;
     PASS
@@ -201,7 +237,10 @@ fn sleeping(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
     events.associate_cq(&link.recv_cq, 9)?;
     link.connect_over(wire, &spec)?;
     let wait = |link: &mut Link, n: u32| -> Result<()> {
-        let done = link.recv_cq.wait(&events, Some(SOON))?.with_context(|| format!("message {n} did not come"))?;
+        let done = link
+            .recv_cq
+            .wait(&events, Some(SOON))?
+            .with_context(|| format!("message {n} did not come"))?;
         check_eq!(good(done)?.imm, Some(n), "the message");
         Ok(())
     };
@@ -237,7 +276,11 @@ fn qp_errors(fixture: &Fixture) -> Outcome {
     // The completion tells the requester; the event tells the responder.
     ensure!(!a.sent()?.is_success(), "it succeeded");
     let event = next(&events, "an access violation")?;
-    check_eq!((event.kind, event.class, event.cookie), (EventKind::QpAccessError, class::QP_RC, 2), "kind, class, cookie");
+    check_eq!(
+        (event.kind, event.class, event.cookie),
+        (EventKind::QpAccessError, class::QP_RC, 2),
+        "kind, class, cookie"
+    );
     none(&events, "the requester's own error")?;
     PASS
 }
@@ -251,8 +294,14 @@ fn established(fixture: &Fixture) -> Outcome {
     let (here, there) = (a.qp.endpoint()?, b.qp.endpoint()?);
     b.qp.init()?;
     let mtu = ctx.port(1)?.attrs.active_mtu;
-    let rtr = verbena::QpAttr::to(QpState::RTR).path(verbena::path_to(here.gid, 0)).path_mtu(mtu);
-    let rtr = rtr.dest_qpn(here.qpn.get()).rq_psn(here.psn.get()).max_dest_rd_atomic(1).min_rnr_timer(1);
+    let rtr = verbena::QpAttr::to(QpState::RTR)
+        .path(verbena::path_to(here.gid, 0))
+        .path_mtu(mtu);
+    let rtr = rtr
+        .dest_qpn(here.qpn.get())
+        .rq_psn(here.psn.get())
+        .max_dest_rd_atomic(1)
+        .min_rnr_timer(1);
     b.qp.modify(&rtr)?;
     a.qp.connect(&there)?;
     b.qp.post_recv(&RecvWr::new(&[]))?;
@@ -260,7 +309,11 @@ fn established(fixture: &Fixture) -> Outcome {
     a.qp.post_send(&SendWr::send().signaled())?;
     a.sent_well()?;
     let event = next(&events, "the first message in RTR")?;
-    check_eq!((event.kind, event.cookie), (EventKind::CommEstablished, 4), "the event and its cookie");
+    check_eq!(
+        (event.kind, event.cookie),
+        (EventKind::CommEstablished, 4),
+        "the event and its cookie"
+    );
     PASS
 }
 
@@ -278,7 +331,11 @@ fn reassociated(fixture: &Fixture) -> Outcome {
     lo.cq.arm(ArmKind::Any);
     lo.message(false)?;
     let event = next(&other, "the queue that it was associated with")?;
-    check_eq!((event.kind, event.cookie), (EventKind::Completion, 123), "the event and its new cookie");
+    check_eq!(
+        (event.kind, event.cookie),
+        (EventKind::Completion, 123),
+        "the event and its new cookie"
+    );
     none(&lo.events, "the queue that it was associated with before")?;
     PASS
 }
@@ -305,9 +362,14 @@ fn after_destroy(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let events = ctx.create_event_queue()?;
     for round in 0..20 {
-        let cq = CompletionQueue::builder(&ctx).entries(16).events(&events, round).build()?;
+        let cq = CompletionQueue::builder(&ctx)
+            .entries(16)
+            .events(&events, round)
+            .build()?;
         let mut cq = cq;
-        let mut qp = RcQp::builder(&ctx.alloc_pd()?, &cq, &cq).events(&events, 1000 + round).build()?;
+        let mut qp = RcQp::builder(&ctx.alloc_pd()?, &cq, &cq)
+            .events(&events, 1000 + round)
+            .build()?;
         let here = qp.endpoint()?;
         qp.connect(&here)?;
         cq.arm(ArmKind::Any);
@@ -365,7 +427,10 @@ fn coalesced(fixture: &Fixture) -> Outcome {
     let begun = Instant::now();
     let mut count = 0;
     while count < 5 {
-        ensure!(begun.elapsed() < SOON, "events stand for {count} completions instead of 5");
+        ensure!(
+            begun.elapsed() < SOON,
+            "events stand for {count} completions instead of 5"
+        );
         for event in lo.events.read_events(16)? {
             completion_event(event)?;
             count += event.count;
@@ -380,8 +445,15 @@ fn waiting_ends(fixture: &Fixture) -> Outcome {
     let mut lo = Loopback::new(&ctx)?;
     let begun = Instant::now();
     check_eq!(lo.events.next_event(Some(Duration::from_millis(60)))?, None, "an event");
-    ensure!(begun.elapsed() >= Duration::from_millis(55), "it waited for {:?} only", begun.elapsed());
-    ensure!(lo.cq.wait(&lo.events, Some(Duration::from_millis(30)))?.is_none(), "a completion of nothing");
+    ensure!(
+        begun.elapsed() >= Duration::from_millis(55),
+        "it waited for {:?} only",
+        begun.elapsed()
+    );
+    ensure!(
+        lo.cq.wait(&lo.events, Some(Duration::from_millis(30)))?.is_none(),
+        "a completion of nothing"
+    );
     check_eq!(lo.events.try_next()?, None, "an event");
     PASS
 }
@@ -407,15 +479,27 @@ fn vectors(fixture: &Fixture) -> Outcome {
     let count = ctx.device()?.comp_vectors;
     for vector in 0..count {
         let cookie = u64::from(vector) + 50;
-        let mut cq = CompletionQueue::builder(&ctx).entries(8).vector(vector).events(&events, cookie).build()?;
+        let mut cq = CompletionQueue::builder(&ctx)
+            .entries(8)
+            .vector(vector)
+            .events(&events, cookie)
+            .build()?;
         let mut qp = RcQp::builder(&pd, &cq, &cq).build()?;
         let here = qp.endpoint()?;
         qp.connect(&here)?;
         cq.arm(ArmKind::Any);
         qp.post_send(&SendWr::write(region.remote(0)).inline(b"vector").signaled())?;
-        check_eq!(next(&events, &format!("vector {vector} of {count}"))?.cookie, cookie, "the cookie");
+        check_eq!(
+            next(&events, &format!("vector {vector} of {count}"))?.cookie,
+            cookie,
+            "the cookie"
+        );
         good(crate::link::next(&mut cq)?)?;
     }
-    refused(CompletionQueue::builder(&ctx).vector(count).build(), Errno::EINVAL, "a vector that is not there")?;
+    refused(
+        CompletionQueue::builder(&ctx).vector(count).build(),
+        Errno::EINVAL,
+        "a vector that is not there",
+    )?;
     PASS
 }

@@ -8,7 +8,7 @@ use anyhow::{bail, ensure, Result};
 use rdma_uapi::Errno;
 use std::ops::Range;
 use std::time::Duration;
-use verbena::{CompletionQueue, Context, Sge};
+use verbena::{CompletionQueue, Context, Key, Sge};
 
 /// What a case returns.
 pub type Outcome = Result<Verdict>;
@@ -64,53 +64,33 @@ pub fn dump(ctx: &Context) -> Result<Dump> {
 impl Dump {
     /// Whether it shows a queue pair of this number.
     pub fn has_qp(&self, qpn: u32) -> bool {
-        has(&self.0, "qpn", qpn)
+        self.has("qps", "qpn", qpn)
     }
 
     /// Whether it shows a completion queue of this number.
     pub fn has_cq(&self, cqn: u32) -> bool {
-        has(&self.0, "cqn", cqn)
+        self.has("cqs", "cqn", cqn)
     }
 
-    /// Whether it shows a region with this local key.
-    pub fn has_mr(&self, lkey: u32) -> bool {
-        has(&self.0, "lkey", lkey)
+    /// Whether it shows the region with this local key. Dumps name regions by their keys' indices.
+    pub fn has_mr(&self, lkey: Key) -> bool {
+        self.has("mrs", "index", lkey.index())
     }
 
-    /// How many objects it shows that have a member of this name.
-    pub fn count(&self, name: &str) -> usize {
-        count(&self.0, name)
+    /// Queue pairs, completion queues and regions that it shows.
+    pub fn counts(&self) -> [usize; 3] {
+        ["qps", "cqs", "mrs"].map(|list| self.list(list).len())
     }
-}
 
-fn count(value: &serde_json::Value, name: &str) -> usize {
-    use serde_json::Value;
-    match value {
-        Value::Object(members) => {
-            usize::from(members.contains_key(name)) + members.values().map(|value| count(value, name)).sum::<usize>()
-        }
-        Value::Array(elements) => elements.iter().map(|value| count(value, name)).sum(),
-        _ => 0,
+    fn has(&self, list: &str, member: &str, number: u32) -> bool {
+        self.list(list)
+            .iter()
+            .any(|object| object[member].as_u64() == Some(number.into()))
     }
-}
 
-/// Whether some object in `value` has a member of this name that is `number`, as a number or as a text.
-fn has(value: &serde_json::Value, name: &str, number: u32) -> bool {
-    use serde_json::Value;
-    let is = |value: &Value| match value {
-        Value::Number(n) => n.as_u64() == Some(number.into()),
-        Value::String(text) => match text.strip_prefix("0x") {
-            Some(hex) => u32::from_str_radix(hex, 16) == Ok(number),
-            None => text.parse() == Ok(number),
-        },
-        _ => false,
-    };
-    match value {
-        Value::Object(members) => {
-            members.get(name).is_some_and(is) || members.values().any(|value| has(value, name, number))
-        }
-        Value::Array(elements) => elements.iter().any(|value| has(value, name, number)),
-        _ => false,
+    /// A list of objects; one that is empty is left out of the dump.
+    fn list(&self, name: &str) -> &[serde_json::Value] {
+        self.0[name].as_array().map_or(&[], Vec::as_slice)
     }
 }
 
@@ -143,7 +123,13 @@ impl Layout {
 
     /// The same places, each with only so many bytes.
     pub fn shortened(&self, lengths: &[usize]) -> Self {
-        Self(self.0.iter().zip(lengths).map(|(range, &len)| range.start..range.start + len).collect())
+        Self(
+            self.0
+                .iter()
+                .zip(lengths)
+                .map(|(range, &len)| range.start..range.start + len)
+                .collect(),
+        )
     }
 
     /// Bytes of the message.
@@ -191,7 +177,10 @@ impl Layout {
             let here = range.len().min(len - at);
             let wrong = pattern::difference_in_buffer(region.buffer(), range.start, here, at as u64, iteration);
             if let Some(wrong) = wrong {
-                bail!("byte {} of {len} of the message is wrong (byte {wrong} of the buffer)", at + wrong - range.start);
+                bail!(
+                    "byte {} of {len} of the message is wrong (byte {wrong} of the buffer)",
+                    at + wrong - range.start
+                );
             }
             at += here;
             taken.push(range.start..range.start + here);

@@ -43,13 +43,31 @@ fn any_range(fixture: &Fixture) -> Outcome {
     let (mut a, b) = Link::pair(&ctx, &ctx, &Spec::default())?;
     let source = a.region(64, Access::empty())?;
     let buffer = ctx.alloc_buffer(5 * 4096)?;
-    for (start, len) in [(0, 1), (1, 1), (4095, 1), (4095, 2), (4095, 4098), (7, 4096), (0, 4096), (4096, 12_288), (3, 20_477)] {
+    for (start, len) in [
+        (0, 1),
+        (1, 1),
+        (4095, 1),
+        (4095, 2),
+        (4095, 4098),
+        (7, 4096),
+        (0, 4096),
+        (4096, 12_288),
+        (3, 20_477),
+    ] {
         let region = b.pd.register_part(&buffer, start..start + len, Access::ALL_REMOTE)?;
-        check_eq!((region.len(), region.addr()), (len, buffer.addr() + start as u64), "length and address");
+        check_eq!(
+            (region.len(), region.addr()),
+            (len, buffer.addr() + start as u64),
+            "length and address"
+        );
         buffer.fill(0, buffer.len(), 0);
         // The last byte and nothing beyond it.
         source.buffer().fill(0, 1, 0xa5);
-        a.qp.post_send(&SendWr::write(region.remote(len - 1)).sges(&[source.sge(..1)]).signaled())?;
+        a.qp.post_send(
+            &SendWr::write(region.remote(len - 1))
+                .sges(&[source.sge(..1)])
+                .signaled(),
+        )?;
         a.sent_well()?;
         let wrong = buffer.find_mismatch(0, buffer.len(), |i| if i == start + len - 1 { 0xa5 } else { 0 });
         check_eq!(wrong, None, "the first wrong byte of {len} bytes at {start}");
@@ -60,7 +78,10 @@ fn any_range(fixture: &Fixture) -> Outcome {
 /// A message that registers memory.
 fn register(pd: u32, addr: u64, len: u64, rights: u32) -> Message {
     Message::new(class::MR, 0, |m| {
-        m.put(mr::PD, &ObjectId(pd)).put(mr::ADDR, &addr).put(mr::LENGTH, &len).put(mr::ACCESS, &rights);
+        m.put(mr::PD, &ObjectId(pd))
+            .put(mr::ADDR, &addr)
+            .put(mr::LENGTH, &len)
+            .put(mr::ACCESS, &rights);
         m.ask(mr::LKEY).ask(mr::RKEY);
     })
 }
@@ -75,7 +96,13 @@ fn bad_ranges(fixture: &Fixture) -> Outcome {
     let pd = Message::new(class::PD, 0, |_| {}).call(&ctx, method::CREATE)?.object();
     let most = ctx.device()?.max_mr_size;
     let how = (Errno::EINVAL, Reason::OUT_OF_RANGE);
-    for (addr, len) in [(0x10_000, 0), (0x10_000, most + 1), (u64::MAX - 4095, 4096), (u64::MAX, 1), (4096, u64::MAX)] {
+    for (addr, len) in [
+        (0x10_000, 0),
+        (0x10_000, most + 1),
+        (u64::MAX - 4095, 4096),
+        (u64::MAX, 1),
+        (4096, u64::MAX),
+    ] {
         let at = (mr::LENGTH.id(), LENGTH_AT);
         register(pd, addr, len, 1).refused(&ctx, method::CREATE, how, at, &format!("{len:#x} bytes at {addr:#x}"))?;
     }
@@ -87,15 +114,31 @@ fn bad_access(fixture: &Fixture) -> Outcome {
     let pd = Message::new(class::PD, 0, |_| {}).call(&ctx, method::CREATE)?.object();
     let memory = ctx.alloc_buffer(4096)?;
     let at = (mr::ACCESS.id(), ACCESS_AT);
-    for rights in [access::REMOTE_WRITE, access::REMOTE_ATOMIC, access::REMOTE_WRITE | access::REMOTE_READ] {
+    for rights in [
+        access::REMOTE_WRITE,
+        access::REMOTE_ATOMIC,
+        access::REMOTE_WRITE | access::REMOTE_READ,
+    ] {
         let how = (Errno::EINVAL, Reason::CONFLICT);
         let message = register(pd, memory.addr(), 4096, rights);
-        message.refused(&ctx, method::CREATE, how, at, &format!("rights {rights:#x} without local write"))?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            at,
+            &format!("rights {rights:#x} without local write"),
+        )?;
     }
     for rights in [1 << 31, 1 << 12, 1 << 19 | access::LOCAL_WRITE] {
         let how = (Errno::EINVAL, Reason::UNKNOWN_FLAG);
         let message = register(pd, memory.addr(), 4096, rights);
-        message.refused(&ctx, method::CREATE, how, at, &format!("rights {rights:#x}, which nobody knows"))?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            at,
+            &format!("rights {rights:#x}, which nobody knows"),
+        )?;
     }
     let how = (Errno::EOPNOTSUPP, Reason::UNSUPPORTED);
     let message = register(pd, memory.addr(), 4096, access::ON_DEMAND);
@@ -145,14 +188,24 @@ fn query(fixture: &Fixture) -> Outcome {
     let rights = access::LOCAL_WRITE | access::REMOTE_READ;
     let made = register(pd, memory.addr() + 10, 5000, rights).call(&ctx, method::CREATE)?;
     let query = Message::new(class::MR, made.object(), |m| {
-        m.ask(mr::PD).ask(mr::ADDR).ask(mr::LENGTH).ask(mr::IOVA).ask(mr::ACCESS).ask(mr::LKEY).ask(mr::RKEY);
+        m.ask(mr::PD)
+            .ask(mr::ADDR)
+            .ask(mr::LENGTH)
+            .ask(mr::IOVA)
+            .ask(mr::ACCESS)
+            .ask(mr::LKEY)
+            .ask(mr::RKEY);
     });
     let answer = query.call(&ctx, method::QUERY)?;
     let reply = answer.reply();
     check_eq!(reply.get(mr::PD), Some(ObjectId(pd)), "the domain");
     check_eq!(reply.get(mr::ADDR), Some(memory.addr() + 10), "the address");
     check_eq!(reply.get(mr::LENGTH), Some(5000), "the length");
-    check_eq!(reply.get(mr::IOVA), Some(memory.addr() + 10), "the address that peers use");
+    check_eq!(
+        reply.get(mr::IOVA),
+        Some(memory.addr() + 10),
+        "the address that peers use"
+    );
     check_eq!(reply.get(mr::ACCESS), Some(rights), "the rights");
     check_eq!(reply.get(mr::LKEY), made.reply().get(mr::LKEY), "the local key");
     check_eq!(reply.get(mr::RKEY), made.reply().get(mr::RKEY), "the remote key");
@@ -166,11 +219,34 @@ fn zero_based(fixture: &Fixture) -> Outcome {
     pattern::fill_buffer(source.buffer(), 0, 8, 0, 3);
     let region = b.region(8192, Access::ALL_REMOTE | Access::ZERO_BASED)?;
     check_eq!(region.addr(), 0, "the region's first address");
-    check_eq!(write(&mut a, &source, Remote { addr: 4090, rkey: region.rkey() })?.0, Status::SUCCESS, "the WRITE");
-    check_eq!(pattern::difference_in_buffer(region.buffer(), 4090, 8, 0, 3), None, "the first wrong byte");
-    let outside = Remote { addr: region.buffer().addr(), rkey: region.rkey() };
+    check_eq!(
+        write(
+            &mut a,
+            &source,
+            Remote {
+                addr: 4090,
+                rkey: region.rkey()
+            }
+        )?
+        .0,
+        Status::SUCCESS,
+        "the WRITE"
+    );
+    check_eq!(
+        pattern::difference_in_buffer(region.buffer(), 4090, 8, 0, 3),
+        None,
+        "the first wrong byte"
+    );
+    let outside = Remote {
+        addr: region.buffer().addr(),
+        rkey: region.rkey(),
+    };
     let (status, reason) = write(&mut a, &source, outside)?;
-    check_eq!(status, Status::REM_ACCESS_ERR, "a WRITE to the buffer's address (reason {reason})");
+    check_eq!(
+        status,
+        Status::REM_ACCESS_ERR,
+        "a WRITE to the buffer's address (reason {reason})"
+    );
     PASS
 }
 
@@ -184,12 +260,31 @@ fn own_addresses(fixture: &Fixture) -> Outcome {
     for iova in [0x7_0000_0000_0123, u64::MAX - 8191] {
         buffer.fill(0, 8192, 0);
         let region = b.pd.register_at(&buffer, iova, Access::ALL_REMOTE)?;
-        let at = Remote { addr: iova.wrapping_add(8184), rkey: region.rkey() };
-        check_eq!(write(&mut a, &source, at)?.0, Status::SUCCESS, "a WRITE to the end of a region at {iova:#x}");
-        check_eq!(pattern::difference_in_buffer(&buffer, 8184, 8, 0, 4), None, "the first wrong byte");
-        check_eq!(buffer.find_mismatch(0, 8184, |_| 0), None, "the first byte that should not have been written");
+        let at = Remote {
+            addr: iova.wrapping_add(8184),
+            rkey: region.rkey(),
+        };
+        check_eq!(
+            write(&mut a, &source, at)?.0,
+            Status::SUCCESS,
+            "a WRITE to the end of a region at {iova:#x}"
+        );
+        check_eq!(
+            pattern::difference_in_buffer(&buffer, 8184, 8, 0, 4),
+            None,
+            "the first wrong byte"
+        );
+        check_eq!(
+            buffer.find_mismatch(0, 8184, |_| 0),
+            None,
+            "the first byte that should not have been written"
+        );
     }
-    refused(b.pd.register_at(&buffer, u64::MAX - 8190, Access::ALL_REMOTE), Errno::EINVAL, "addresses beyond the end")?;
+    refused(
+        b.pd.register_at(&buffer, u64::MAX - 8190, Access::ALL_REMOTE),
+        Errno::EINVAL,
+        "addresses beyond the end",
+    )?;
     PASS
 }
 
@@ -200,17 +295,28 @@ fn several(fixture: &Fixture) -> Outcome {
     let buffer = ctx.alloc_buffer(8192)?;
     let all = b.pd.register(&buffer, Access::ALL_REMOTE)?;
     let half = b.pd.register_part(&buffer, 4096.., Access::ALL_REMOTE)?;
-    ensure!(all.lkey() != half.lkey() && all.rkey() != half.rkey(), "two regions have the same key");
+    ensure!(
+        all.lkey() != half.lkey() && all.rkey() != half.rkey(),
+        "two regions have the same key"
+    );
     for region in [&all, &half] {
         buffer.fill(0, 8192, 0);
         pattern::fill_buffer(source.buffer(), 0, 8, 0, 6);
         let at = region.remote(region.len() - 8);
         check_eq!(write(&mut a, &source, at)?.0, Status::SUCCESS, "the WRITE");
-        check_eq!(pattern::difference_in_buffer(&buffer, 8184, 8, 0, 6), None, "the first wrong byte");
+        check_eq!(
+            pattern::difference_in_buffer(&buffer, 8184, 8, 0, 6),
+            None,
+            "the first wrong byte"
+        );
     }
     // One ends, the other does not.
     half.deregister()?;
-    check_eq!(write(&mut a, &source, all.remote(8184))?.0, Status::SUCCESS, "a WRITE through the other region");
+    check_eq!(
+        write(&mut a, &source, all.remote(8184))?.0,
+        Status::SUCCESS,
+        "a WRITE through the other region"
+    );
     PASS
 }
 
@@ -220,20 +326,36 @@ fn keys_die(fixture: &Fixture) -> Outcome {
         let (mut a, b) = Link::pair(&ctx, &ctx, &Spec::default())?;
         let source = a.region(64, Access::empty())?;
         let target = b.region(64, Access::ALL_REMOTE)?;
-        check_eq!(write(&mut a, &source, target.remote(0))?.0, Status::SUCCESS, "a WRITE before");
+        check_eq!(
+            write(&mut a, &source, target.remote(0))?.0,
+            Status::SUCCESS,
+            "a WRITE before"
+        );
         if local {
             let dead = source.sge(..8);
             source.into_registration().deregister()?;
             a.qp.post_send(&SendWr::write(target.remote(0)).sges(&[dead]).signaled())?;
             let done = a.sent()?;
-            check_eq!((done.status, done.vendor_err), (Status::LOC_PROT_ERR, vendor::KEY_UNKNOWN), "a dead local key");
+            check_eq!(
+                (done.status, done.vendor_err),
+                (Status::LOC_PROT_ERR, vendor::KEY_UNKNOWN),
+                "a dead local key"
+            );
         } else {
             let dead = target.remote(0);
             let buffer = target.buffer().clone();
             target.into_registration().deregister()?;
             buffer.fill(0, 8, 0x77);
-            check_eq!(write(&mut a, &source, dead)?.0, Status::REM_ACCESS_ERR, "a dead remote key");
-            check_eq!(buffer.find_mismatch(0, 8, |_| 0x77), None, "the first byte written through a dead key");
+            check_eq!(
+                write(&mut a, &source, dead)?.0,
+                Status::REM_ACCESS_ERR,
+                "a dead remote key"
+            );
+            check_eq!(
+                buffer.find_mismatch(0, 8, |_| 0x77),
+                None,
+                "the first byte written through a dead key"
+            );
         }
     }
     PASS
@@ -246,7 +368,11 @@ fn fresh_keys(fixture: &Fixture) -> Outcome {
     let mut seen = HashSet::new();
     for n in 0..64 {
         let region = pd.register(&buffer, Access::ALL_REMOTE)?;
-        ensure!(seen.insert(region.lkey()), "registration {n} has the key {} of a dead one", region.lkey());
+        ensure!(
+            seen.insert(region.lkey()),
+            "registration {n} has the key {} of a dead one",
+            region.lkey()
+        );
     }
     PASS
 }
@@ -259,8 +385,16 @@ fn large(fixture: &Fixture) -> Outcome {
     let region = b.region(LEN, Access::ALL_REMOTE)?;
     for (n, at) in [0, 4092, (2 << 20) - 4, LEN / 2 - 1, LEN - 8].into_iter().enumerate() {
         pattern::fill_buffer(source.buffer(), 0, 8, 0, n as u64);
-        check_eq!(write(&mut a, &source, region.remote(at))?.0, Status::SUCCESS, "a WRITE at {at}");
-        check_eq!(pattern::difference_in_buffer(region.buffer(), at, 8, 0, n as u64), None, "the first wrong byte");
+        check_eq!(
+            write(&mut a, &source, region.remote(at))?.0,
+            Status::SUCCESS,
+            "a WRITE at {at}"
+        );
+        check_eq!(
+            pattern::difference_in_buffer(region.buffer(), at, 8, 0, n as u64),
+            None,
+            "the first wrong byte"
+        );
     }
     PASS
 }
@@ -290,7 +424,11 @@ fn atomics(fixture: &Fixture) -> Outcome {
     }
     // What cannot be done atomically is not done.
     a.qp.post_send(&SendWr::fetch_add(word.remote(place - 4), 1).sges(&into).signaled())?;
-    check_eq!(a.sent()?.status, Status::REM_INV_REQ_ERR, "an operand that is not aligned");
+    check_eq!(
+        a.sent()?.status,
+        Status::REM_INV_REQ_ERR,
+        "an operand that is not aligned"
+    );
     check_eq!(word.buffer().load_u64(place), 2, "the word");
     PASS
 }

@@ -77,7 +77,12 @@ mod tests {
             let (area, number) = row.split_at(1);
             assert!(area == "u" || area == "h", "{}", case.name);
             assert!(number.len() == 2 && number.parse::<u32>().is_ok(), "{}", case.name);
-            assert!(rest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{}", case.name);
+            assert!(
+                rest.chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
+                "{}",
+                case.name
+            );
         }
     }
 }

@@ -21,7 +21,10 @@ pub const CASES: &[Case] = &[
     Case::single("u02_generic_methods_have_the_same_numbers_everywhere", generic_numbers),
     Case::single("u03_an_event_queue_is_a_descriptor", create_fd),
     Case::single("u03_calls_for_a_descriptor_go_to_it", wrong_fd),
-    Case::single("u07_the_listing_has_every_class_of_the_first_light", listing_is_complete),
+    Case::single(
+        "u07_the_listing_has_every_class_of_the_first_light",
+        listing_is_complete,
+    ),
     Case::single("u07_every_listed_method_works", listed_methods_work),
     Case::single("u07_the_listing_is_enough_to_generate_a_client", listing_is_consistent),
     Case::single("u10_another_drivers_classes_and_attributes_are_refused", other_driver),
@@ -43,11 +46,16 @@ fn create(ctx: &Context, class: u16) -> Result<u32> {
         }),
         _ => Message::new(class, 0, |_| {}),
     };
-    Ok(message.call(ctx, method::CREATE).with_context(|| format!("CREATE of class {class:#x}"))?.object())
+    Ok(message
+        .call(ctx, method::CREATE)
+        .with_context(|| format!("CREATE of class {class:#x}"))?
+        .object())
 }
 
 fn destroy(ctx: &Context, class: u16, id: u32) -> Result<()> {
-    Message::new(class, id, |_| {}).call(ctx, method::DESTROY).with_context(|| format!("DESTROY of {id:#x}"))?;
+    Message::new(class, id, |_| {})
+        .call(ctx, method::DESTROY)
+        .with_context(|| format!("DESTROY of {id:#x}"))?;
     Ok(())
 }
 
@@ -66,7 +74,13 @@ fn lifecycle(fixture: &Fixture) -> Outcome {
     let how = (Errno::ENOENT, Reason::NO_OBJECT);
     query.refused(&ctx, method::QUERY, how, (wire::FIELD_OBJECT, 4), "QUERY after DESTROY")?;
     let again = Message::new(class::CQ, id, |_| {});
-    again.refused(&ctx, method::DESTROY, how, (wire::FIELD_OBJECT, 4), "DESTROY after DESTROY")?;
+    again.refused(
+        &ctx,
+        method::DESTROY,
+        how,
+        (wire::FIELD_OBJECT, 4),
+        "DESTROY after DESTROY",
+    )?;
     PASS
 }
 
@@ -85,7 +99,11 @@ impl Listing {
         for record in &records {
             match record.kind {
                 kind::CLASS => {
-                    ensure!(!classes.contains_key(&record.id), "class {:#x} is listed twice", record.id);
+                    ensure!(
+                        !classes.contains_key(&record.id),
+                        "class {:#x} is listed twice",
+                        record.id
+                    );
                     classes.insert(record.id, BTreeMap::new());
                     last = Some(record.id);
                 }
@@ -93,7 +111,11 @@ impl Listing {
                     let class = last.context("a method before any class")?;
                     let methods = classes.get_mut(&class).expect("it was just inserted");
                     let twice = methods.insert(record.id, *record);
-                    ensure!(twice.is_none(), "method {} of class {class:#x} is listed twice", record.id);
+                    ensure!(
+                        twice.is_none(),
+                        "method {} of class {class:#x} is listed twice",
+                        record.id
+                    );
                 }
                 _ => {}
             }
@@ -122,8 +144,15 @@ fn unlisted_methods(fixture: &Fixture) -> Outcome {
 fn unlisted_classes(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let listing = Listing::of(&ctx)?;
-    let some = [0x7fff, wire::driver_class(DriverId(1), 0), wire::driver_class(DriverId(1), 255)];
-    for class in (0..128).chain(some).filter(|class| !listing.classes.contains_key(class)) {
+    let some = [
+        0x7fff,
+        wire::driver_class(DriverId(1), 0),
+        wire::driver_class(DriverId(1), 255),
+    ];
+    for class in (0..128)
+        .chain(some)
+        .filter(|class| !listing.classes.contains_key(class))
+    {
         for number in [method::CREATE, method::QUERY, method::EXPERIMENTAL] {
             let message = Message::new(class, 0, |_| {});
             let how = (Errno::EOPNOTSUPP, Reason::NO_CLASS);
@@ -144,10 +173,16 @@ fn generic_numbers(fixture: &Fixture) -> Outcome {
     ];
     for (class, methods) in Listing::of(&ctx)?.classes {
         for (number, record) in methods {
-            let name = generic.iter().find(|(n, _)| u16::from(*n) == number).map(|(_, name)| *name);
+            let name = generic
+                .iter()
+                .find(|(n, _)| u16::from(*n) == number)
+                .map(|(_, name)| *name);
             match name {
                 Some(name) => check_eq!(record.name(), name, "method {number} of class {class:#x}"),
-                None => ensure!(number >= u16::from(method::CLASS), "method {number} of class {class:#x} is not generic"),
+                None => ensure!(
+                    number >= u16::from(method::CLASS),
+                    "method {number} of class {class:#x} is not generic"
+                ),
             }
         }
     }
@@ -174,7 +209,13 @@ fn wrong_fd(fixture: &Fixture) -> Outcome {
     let how = (Errno::EINVAL, Reason::WRONG_FD);
     for number in [method::QUERY, method::MODIFY, event_queue::READ_EVENTS] {
         let message = Message::new(class::EVENT_QUEUE, 0, |_| {});
-        message.refused(&ctx, number, how, (wire::FIELD_CLASS, 2), &format!("method {number} on the device's file"))?;
+        message.refused(
+            &ctx,
+            number,
+            how,
+            (wire::FIELD_CLASS, 2),
+            &format!("method {number} on the device's file"),
+        )?;
     }
     PASS
 }
@@ -185,19 +226,40 @@ fn listing_is_complete(fixture: &Fixture) -> Outcome {
         (class::INTERFACE, &[method::QUERY, method::MODIFY][..]),
         (class::DEVICE, &[method::QUERY]),
         (class::PORT, &[method::QUERY]),
-        (class::EVENT_QUEUE, &[method::QUERY, method::MODIFY, method::CREATE_FD, event_queue::READ_EVENTS]),
+        (
+            class::EVENT_QUEUE,
+            &[
+                method::QUERY,
+                method::MODIFY,
+                method::CREATE_FD,
+                event_queue::READ_EVENTS,
+            ],
+        ),
         (class::PD, &[method::CREATE, method::QUERY, method::DESTROY]),
         (class::MR, &[method::CREATE, method::QUERY, method::DESTROY]),
         (class::CQ, &[method::CREATE, method::QUERY, method::DESTROY]),
-        (class::QP_RC, &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY]),
+        (
+            class::QP_RC,
+            &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
+        ),
     ];
     for (class, methods) in expected {
-        let listed = listing.classes.get(&class).with_context(|| format!("class {class:#x} is not listed"))?;
+        let listed = listing
+            .classes
+            .get(&class)
+            .with_context(|| format!("class {class:#x} is not listed"))?;
         for &number in methods {
-            ensure!(listed.contains_key(&u16::from(number)), "method {number} of class {class:#x} is not listed");
+            ensure!(
+                listed.contains_key(&u16::from(number)),
+                "method {number} of class {class:#x} is not listed"
+            );
         }
     }
-    let own = listing.classes.keys().filter(|class| wire::class_driver(**class) == Some(DriverId(1))).count();
+    let own = listing
+        .classes
+        .keys()
+        .filter(|class| wire::class_driver(**class) == Some(DriverId(1)))
+        .count();
     ensure!(own > 0, "no class of the driver's own is listed");
     PASS
 }
@@ -213,7 +275,11 @@ fn listed_methods_work(fixture: &Fixture) -> Outcome {
             let ctx = fixture.open()?;
             let object = u32::from(record.target == target::NUMBERED);
             match Message::new(class, object, |_| {}).call(&ctx, number as u8) {
-                Ok(_) => ensure!(record.target != target::FD, "{} worked on the wrong descriptor", record.name()),
+                Ok(_) => ensure!(
+                    record.target != target::FD,
+                    "{} worked on the wrong descriptor",
+                    record.name()
+                ),
                 Err(failure) => ensure!(
                     failure.errno != Errno::EOPNOTSUPP,
                     "method {} of class {class:#x} is listed, but: {failure}",
@@ -243,23 +309,54 @@ fn listing_is_consistent(fixture: &Fixture) -> Outcome {
             kind::CLASS => ensure!(!name.is_empty(), "{what} has no name"),
             kind::METHOD => {
                 seen.clear();
-                ensure!(record.target >= target::NEW && record.target <= target::FD, "{what}: target {}", record.target);
+                ensure!(
+                    record.target >= target::NEW && record.target <= target::FD,
+                    "{what}: target {}",
+                    record.target
+                );
             }
             kind::ATTR => {
                 ensure!(seen.insert(record.id), "{what}: the attribute is listed twice");
-                ensure!(record.flags & (attr_flags::IN | attr_flags::OUT) != 0, "{what} is neither input nor output");
-                ensure!(record.shape >= shape::ONE && record.shape <= shape::TEXT, "{what}: shape {}", record.shape);
-                ensure!(record.ty >= ty::U8 && record.ty <= ty::STRUCT, "{what}: type {}", record.ty);
+                ensure!(
+                    record.flags & (attr_flags::IN | attr_flags::OUT) != 0,
+                    "{what} is neither input nor output"
+                );
+                ensure!(
+                    record.shape >= shape::ONE && record.shape <= shape::TEXT,
+                    "{what}: shape {}",
+                    record.shape
+                );
+                ensure!(
+                    record.ty >= ty::U8 && record.ty <= ty::STRUCT,
+                    "{what}: type {}",
+                    record.ty
+                );
                 if record.shape == shape::ONE {
                     check_eq!(record.unit, record.size, "{what}: unit and size");
-                    ensure!(record.min <= record.size, "{what}: at least {} of {} bytes", record.min, record.size);
+                    ensure!(
+                        record.min <= record.size,
+                        "{what}: at least {} of {} bytes",
+                        record.min,
+                        record.size
+                    );
                 }
                 let next = listing.records.get(n + 1).map_or(0, |r| r.kind);
-                check_eq!(record.ty == ty::STRUCT, next == kind::STRUCT, "{what}: whether a structure follows");
-                check_eq!(record.shape == shape::OBJECT, next == kind::TAKES, "{what}: whether the classes follow");
+                check_eq!(
+                    record.ty == ty::STRUCT,
+                    next == kind::STRUCT,
+                    "{what}: whether a structure follows"
+                );
+                check_eq!(
+                    record.shape == shape::OBJECT,
+                    next == kind::TAKES,
+                    "{what}: whether the classes follow"
+                );
             }
             // A class that is taken need not be there yet, but must be one that is numbered.
-            kind::TAKES => ensure!(matches!(before, kind::ATTR | kind::TAKES) && record.id != 0, "{what} is misplaced"),
+            kind::TAKES => ensure!(
+                matches!(before, kind::ATTR | kind::TAKES) && record.id != 0,
+                "{what} is misplaced"
+            ),
             kind::STRUCT => {
                 check_eq!(before, kind::ATTR, "what stands before {what}");
                 structure = Some((record.size, 0));
@@ -283,13 +380,25 @@ fn other_driver(fixture: &Fixture) -> Outcome {
         for number in [method::CREATE, method::QUERY, method::DESTROY] {
             let message = Message::new(class, 0, |_| {});
             let how = (Errno::EOPNOTSUPP, Reason::OTHER_DRIVER);
-            message.refused(&ctx, number, how, (wire::FIELD_CLASS, 2), &format!("a class of driver {driver}"))?;
+            message.refused(
+                &ctx,
+                number,
+                how,
+                (wire::FIELD_CLASS, 2),
+                &format!("a class of driver {driver}"),
+            )?;
         }
         let attr = wire::driver_attr(DriverId(driver), 1);
         let mut message = Message::new(class::PD, 0, |_| {});
         let at = message.mandatory(attr, &[0; 8]);
         let how = (Errno::EOPNOTSUPP, Reason::UNKNOWN_ATTR);
-        message.refused(&ctx, method::CREATE, how, (attr, at), &format!("an attribute of driver {driver}"))?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            (attr, at),
+            &format!("an attribute of driver {driver}"),
+        )?;
         let mut message = Message::new(class::PD, 0, |_| {});
         message.optional(attr, &[0; 8]);
         destroy(&ctx, class::PD, message.call(&ctx, method::CREATE)?.object())?;
@@ -300,7 +409,10 @@ fn other_driver(fixture: &Fixture) -> Outcome {
 /// The class of doorbell pages, by its name: its number is the driver's business.
 fn doorbell(listing: &Listing) -> Result<u16> {
     let records = listing.records.iter();
-    let own = records.filter(|r| r.kind == kind::CLASS && r.name().contains("doorbell")).map(|r| r.id).next();
+    let own = records
+        .filter(|r| r.kind == kind::CLASS && r.name().contains("doorbell"))
+        .map(|r| r.id)
+        .next();
     own.context("no class of doorbell pages is listed")
 }
 
@@ -310,7 +422,13 @@ fn doorbell_class(fixture: &Fixture) -> Outcome {
     let id = create(&ctx, class)?;
     let how = (Errno::EINVAL, Reason::WRONG_CLASS);
     let message = Message::new(class::PD, id, |_| {});
-    message.refused(&ctx, method::DESTROY, how, (wire::FIELD_OBJECT, 4), "a doorbell page as a protection domain")?;
+    message.refused(
+        &ctx,
+        method::DESTROY,
+        how,
+        (wire::FIELD_OBJECT, 4),
+        "a doorbell page as a protection domain",
+    )?;
     destroy(&ctx, class, id)?;
     let how = (Errno::ENOENT, Reason::NO_OBJECT);
     Message::new(class, id, |_| {}).refused(&ctx, method::DESTROY, how, (wire::FIELD_OBJECT, 4), "DESTROY twice")?;
@@ -320,8 +438,20 @@ fn doorbell_class(fixture: &Fixture) -> Outcome {
 fn no_such_object(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     let used = create(&ctx, class::PD)?;
-    for id in [0, used + 1, used + 0x100, 0x1234_5678, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
-        for (class, number) in [(class::PD, method::QUERY), (class::MR, method::DESTROY), (class::QP_RC, method::MODIFY)] {
+    for id in [
+        0,
+        used + 1,
+        used + 0x100,
+        0x1234_5678,
+        0x7fff_ffff,
+        0x8000_0000,
+        u32::MAX,
+    ] {
+        for (class, number) in [
+            (class::PD, method::QUERY),
+            (class::MR, method::DESTROY),
+            (class::QP_RC, method::MODIFY),
+        ] {
             let message = Message::new(class, id, |_| {});
             let how = (Errno::ENOENT, Reason::NO_OBJECT);
             message.refused(&ctx, number, how, (wire::FIELD_OBJECT, 4), &format!("object {id:#x}"))?;
@@ -331,7 +461,13 @@ fn no_such_object(fixture: &Fixture) -> Outcome {
         });
         let at = message.mandatory(mr::PD.id(), &id.to_le_bytes());
         let how = (Errno::ENOENT, Reason::NO_OBJECT);
-        message.refused(&ctx, method::CREATE, how, (mr::PD.id(), at), &format!("memory in domain {id:#x}"))?;
+        message.refused(
+            &ctx,
+            method::CREATE,
+            how,
+            (mr::PD.id(), at),
+            &format!("memory in domain {id:#x}"),
+        )?;
     }
     destroy(&ctx, class::PD, used)?;
     PASS
@@ -344,14 +480,26 @@ fn wrong_class(fixture: &Fixture) -> Outcome {
     for (class, id) in [(class::CQ, pd), (class::MR, pd), (class::PD, cq), (class::QP_RC, cq)] {
         for number in [method::QUERY, method::DESTROY] {
             let message = Message::new(class, id, |_| {});
-            message.refused(&ctx, number, how, (wire::FIELD_OBJECT, 4), &format!("{id:#x} as class {class:#x}"))?;
+            message.refused(
+                &ctx,
+                number,
+                how,
+                (wire::FIELD_OBJECT, 4),
+                &format!("{id:#x} as class {class:#x}"),
+            )?;
         }
     }
     let mut message = Message::new(class::MR, 0, |m| {
         m.put(mr::ADDR, &0x1000).put(mr::LENGTH, &4096).put(mr::ACCESS, &1);
     });
     let at = message.mandatory(mr::PD.id(), &cq.to_le_bytes());
-    message.refused(&ctx, method::CREATE, how, (mr::PD.id(), at), "a completion queue as protection domain")?;
+    message.refused(
+        &ctx,
+        method::CREATE,
+        how,
+        (mr::PD.id(), at),
+        "a completion queue as protection domain",
+    )?;
     match message.call(&ctx, method::CREATE) {
         Err(failure) => check_eq!(failure.detail, class::CQ, "the class that it really has"),
         Ok(_) => bail!("the second time it was accepted"),
@@ -366,18 +514,33 @@ fn in_use(fixture: &Fixture) -> Outcome {
     let memory = ctx.alloc_buffer(8192)?;
     let pd = create(&ctx, class::PD)?;
     let message = Message::new(class::MR, 0, |m| {
-        m.put(mr::PD, &ObjectId(pd)).put(mr::ADDR, &memory.addr()).put(mr::LENGTH, &8192).put(mr::ACCESS, &1);
+        m.put(mr::PD, &ObjectId(pd))
+            .put(mr::ADDR, &memory.addr())
+            .put(mr::LENGTH, &8192)
+            .put(mr::ACCESS, &1);
     });
-    let regions = [message.call(&ctx, method::CREATE)?.object(), message.call(&ctx, method::CREATE)?.object()];
+    let regions = [
+        message.call(&ctx, method::CREATE)?.object(),
+        message.call(&ctx, method::CREATE)?.object(),
+    ];
     let busy = Message::new(class::PD, pd, |_| {});
     let how = (Errno::EBUSY, Reason::IN_USE);
     for region in regions {
-        busy.refused(&ctx, method::DESTROY, how, (wire::FIELD_OBJECT, 4), "destroying a domain with memory in it")?;
+        busy.refused(
+            &ctx,
+            method::DESTROY,
+            how,
+            (wire::FIELD_OBJECT, 4),
+            "destroying a domain with memory in it",
+        )?;
         // It is as it was.
         let answer = Message::new(class::PD, pd, |m| {
             m.ask(pd::PDN);
         });
-        ensure!(answer.call(&ctx, method::QUERY)?.reply().get(pd::PDN).is_some(), "the domain answers no number");
+        ensure!(
+            answer.call(&ctx, method::QUERY)?.reply().get(pd::PDN).is_some(),
+            "the domain answers no number"
+        );
         destroy(&ctx, class::MR, region)?;
     }
     destroy(&ctx, class::PD, pd)?;
@@ -390,11 +553,23 @@ fn cq_in_use(fixture: &Fixture) -> Outcome {
     let (send, recv) = (ctx.create_cq(4)?, ctx.create_cq(4)?);
     let qp = verbena::RcQp::builder(&pd, &send, &recv).build()?;
     for queue in [send, recv] {
-        let Err(error) = queue.destroy() else { bail!("a completion queue was destroyed under a queue pair") };
-        check_eq!((error.errno(), error.reason()), (Some(Errno::EBUSY), Some(Reason::IN_USE)), "errno and reason");
+        let Err(error) = queue.destroy() else {
+            bail!("a completion queue was destroyed under a queue pair")
+        };
+        check_eq!(
+            (error.errno(), error.reason()),
+            (Some(Errno::EBUSY), Some(Reason::IN_USE)),
+            "errno and reason"
+        );
     }
-    let Err(error) = pd.destroy() else { bail!("a protection domain was destroyed under a queue pair") };
-    check_eq!((error.errno(), error.reason()), (Some(Errno::EBUSY), Some(Reason::IN_USE)), "errno and reason");
+    let Err(error) = pd.destroy() else {
+        bail!("a protection domain was destroyed under a queue pair")
+    };
+    check_eq!(
+        (error.errno(), error.reason()),
+        (Some(Errno::EBUSY), Some(Reason::IN_USE)),
+        "errno and reason"
+    );
     // It was refused, so the queue pair is as it was.
     check_eq!(qp.query()?.state, verbena::QpState::RESET, "the queue pair's state");
     PASS
@@ -409,7 +584,11 @@ fn many(fixture: &Fixture) -> Outcome {
     }
     // Every second one ends; the others are still what they were.
     for (n, &id) in ids.iter().enumerate().filter(|(n, _)| n % 2 == 0) {
-        let class = if Message::new(class::PD, id, |_| {}).call(&ctx, method::QUERY).is_ok() { class::PD } else { class::CQ };
+        let class = if Message::new(class::PD, id, |_| {}).call(&ctx, method::QUERY).is_ok() {
+            class::PD
+        } else {
+            class::CQ
+        };
         destroy(&ctx, class, id).with_context(|| format!("object {n}"))?;
     }
     for &id in ids.iter().skip(1).step_by(2) {
@@ -436,7 +615,9 @@ fn threads(fixture: &Fixture) -> Outcome {
                 })
             })
             .collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().expect("no worker panics"))
     })?;
     PASS
 }
@@ -485,20 +666,41 @@ fn create_with_state(fixture: &Fixture) -> Outcome {
         let record = &listing.records[*n];
         record.kind == kind::TAKES && record.id == doorbell_class
     };
-    let position = (0..listing.records.len()).find(taken).context("nothing takes a doorbell page")?;
+    let position = (0..listing.records.len())
+        .find(taken)
+        .context("nothing takes a doorbell page")?;
     let doorbell_attr = listing.records[position - 1].id;
-    let (page, pd, cq) = (create(&ctx, doorbell_class)?, create(&ctx, class::PD)?, create(&ctx, class::CQ)?);
+    let (page, pd, cq) = (
+        create(&ctx, doorbell_class)?,
+        create(&ctx, class::PD)?,
+        create(&ctx, class::CQ)?,
+    );
     let with = |build: &dyn Fn(&mut rdma_uapi::client::Builder<'_>)| {
         let mut message = Message::new(class::QP_RC, 0, |m| {
-            m.put(qp::PD, &ObjectId(pd)).put(qp::SEND_CQ, &ObjectId(cq)).put(qp::RECV_CQ, &ObjectId(cq));
-            m.put(qp::CAPS, &qp::QpCaps { max_send_wr: 4, max_recv_wr: 4, max_send_sge: 1, max_recv_sge: 1, ..Default::default() });
+            m.put(qp::PD, &ObjectId(pd))
+                .put(qp::SEND_CQ, &ObjectId(cq))
+                .put(qp::RECV_CQ, &ObjectId(cq));
+            m.put(
+                qp::CAPS,
+                &qp::QpCaps {
+                    max_send_wr: 4,
+                    max_recv_wr: 4,
+                    max_send_sge: 1,
+                    max_recv_sge: 1,
+                    ..Default::default()
+                },
+            );
             build(m);
         });
         message.mandatory(doorbell_attr, &page.to_le_bytes());
         message.call(&ctx, method::CREATE)
     };
     let id = with(&|m| {
-        m.put(qp::STATE, &qp::state::INIT).put(qp::PORT, &1).put(qp::PKEY_INDEX, &0).put(qp::ACCESS, &0).ask(qp::QPN);
+        m.put(qp::STATE, &qp::state::INIT)
+            .put(qp::PORT, &1)
+            .put(qp::PKEY_INDEX, &0)
+            .put(qp::ACCESS, &0)
+            .ask(qp::QPN);
     })?
     .object();
     let query = Message::new(class::QP_RC, id, |m| {
@@ -513,10 +715,19 @@ fn create_with_state(fixture: &Fixture) -> Outcome {
     }) {
         Ok(_) => bail!("INIT without a P_Key index was accepted"),
         Err(failure) => {
-            check_eq!((failure.errno, failure.attr), (Errno::EINVAL, qp::PKEY_INDEX.id()), "errno and attribute")
+            check_eq!(
+                (failure.errno, failure.attr),
+                (Errno::EINVAL, qp::PKEY_INDEX.id()),
+                "errno and attribute"
+            )
         }
     }
-    for (class, id) in [(class::QP_RC, id), (class::CQ, cq), (class::PD, pd), (doorbell_class, page)] {
+    for (class, id) in [
+        (class::QP_RC, id),
+        (class::CQ, cq),
+        (class::PD, pd),
+        (doorbell_class, page),
+    ] {
         destroy(&ctx, class, id)?;
     }
     PASS

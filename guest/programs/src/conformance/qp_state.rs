@@ -35,7 +35,10 @@ fn new_qp(fixture: &Fixture) -> Result<Link> {
 
 /// The attributes that lead to INIT.
 fn to_init() -> QpAttr {
-    QpAttr::to(QpState::INIT).port(1).pkey_index(0).access(Access::ALL_REMOTE)
+    QpAttr::to(QpState::INIT)
+        .port(1)
+        .pkey_index(0)
+        .access(Access::ALL_REMOTE)
 }
 
 /// The attributes that lead on to RTR.
@@ -51,7 +54,12 @@ fn to_rtr(peer: &Endpoint) -> QpAttr {
 
 /// The attributes that lead on to RTS.
 fn to_rts(qp: &RcQp) -> QpAttr {
-    QpAttr::to(QpState::RTS).timeout(14).retry_cnt(7).rnr_retry(7).sq_psn(qp.psn()).max_rd_atomic(4)
+    QpAttr::to(QpState::RTS)
+        .timeout(14)
+        .retry_cnt(7)
+        .rnr_retry(7)
+        .sq_psn(qp.psn())
+        .max_rd_atomic(4)
 }
 
 /// Takes it to `state`, connected with itself.
@@ -74,8 +82,12 @@ fn go(qp: &mut RcQp, state: QpState) -> Result<()> {
 /// Fails unless the change is refused for this reason, naming that attribute, and the state has stayed.
 fn refuses(qp: &mut RcQp, change: &QpAttr, how: (Reason, u16), what: &str) -> Result<()> {
     let before = qp.query()?;
-    let Err(error) = qp.modify(change) else { bail!("{what} was accepted") };
-    let failure = error.failure().with_context(|| format!("{what}: no answer of the device, but: {error}"))?;
+    let Err(error) = qp.modify(change) else {
+        bail!("{what} was accepted")
+    };
+    let failure = error
+        .failure()
+        .with_context(|| format!("{what}: no answer of the device, but: {error}"))?;
     let got = (failure.errno, failure.reason, failure.attr);
     check_eq!(got, (Errno::EINVAL, how.0, how.1), "{what}: errno, reason, attribute");
     check_eq!(qp.query()?, before, "{what}: state and attributes after it");
@@ -89,23 +101,47 @@ fn step_by_step(fixture: &Fixture) -> Outcome {
     check_eq!(qp.query()?.state, QpState::RESET, "the state of a new queue pair");
     qp.modify(&to_init())?;
     let info = qp.query()?;
-    check_eq!((info.state, info.port, info.pkey_index), (QpState::INIT, 1, 0), "state, port, P_Key index");
+    check_eq!(
+        (info.state, info.port, info.pkey_index),
+        (QpState::INIT, 1, 0),
+        "state, port, P_Key index"
+    );
     check_eq!(info.access, Access::ALL_REMOTE, "access");
     qp.modify(&QpAttr::to(QpState::INIT).access(Access::REMOTE_READ))?;
     check_eq!(qp.query()?.access, Access::REMOTE_READ, "access after INIT to INIT");
     qp.modify(&to_rtr(&here))?;
     let info = qp.query()?;
     check_eq!(info.state, QpState::RTR, "the state");
-    check_eq!((info.dest_qpn, info.rq_psn), (here.qpn.get(), here.psn.get()), "peer and its PSN");
-    check_eq!((info.path_mtu, info.max_dest_rd_atomic, info.min_rnr_timer), (1024, 4, 12), "MTU, READs, RNR timer");
+    check_eq!(
+        (info.dest_qpn, info.rq_psn),
+        (here.qpn.get(), here.psn.get()),
+        "peer and its PSN"
+    );
+    check_eq!(
+        (info.path_mtu, info.max_dest_rd_atomic, info.min_rnr_timer),
+        (1024, 4, 12),
+        "MTU, READs, RNR timer"
+    );
     check_eq!((info.path.dgid, info.path.sgid_index), (here.gid.0, 0), "the path");
     qp.modify(&to_rts(qp))?;
     let info = qp.query()?;
     check_eq!((info.state, info.sq_psn), (QpState::RTS, qp.psn()), "state and PSN");
-    check_eq!((info.timeout, info.retry_cnt, info.rnr_retry, info.max_rd_atomic), (14, 7, 7, 4), "timers and counters");
-    qp.modify(&QpAttr::new().min_rnr_timer(3).access(Access::REMOTE_WRITE | Access::LOCAL_WRITE))?;
+    check_eq!(
+        (info.timeout, info.retry_cnt, info.rnr_retry, info.max_rd_atomic),
+        (14, 7, 7, 4),
+        "timers and counters"
+    );
+    qp.modify(
+        &QpAttr::new()
+            .min_rnr_timer(3)
+            .access(Access::REMOTE_WRITE | Access::LOCAL_WRITE),
+    )?;
     let info = qp.query()?;
-    check_eq!((info.state, info.min_rnr_timer), (QpState::RTS, 3), "state and RNR timer after a change in RTS");
+    check_eq!(
+        (info.state, info.min_rnr_timer),
+        (QpState::RTS, 3),
+        "state and RNR timer after a change in RTS"
+    );
     PASS
 }
 
@@ -125,23 +161,81 @@ fn missing_attributes(fixture: &Fixture) -> Outcome {
     let rtr = || QpAttr::to(QpState::RTR);
     let path = verbena::path_to(here.gid, 0);
     for (change, missing) in [
-        (rtr().path_mtu(1024).dest_qpn(2).rq_psn(0).max_dest_rd_atomic(1).min_rnr_timer(1), attr::PATH.id()),
-        (rtr().path(path).dest_qpn(2).rq_psn(0).max_dest_rd_atomic(1).min_rnr_timer(1), attr::PATH_MTU.id()),
-        (rtr().path(path).path_mtu(1024).rq_psn(0).max_dest_rd_atomic(1).min_rnr_timer(1), attr::DEST_QPN.id()),
-        (rtr().path(path).path_mtu(1024).dest_qpn(2).max_dest_rd_atomic(1).min_rnr_timer(1), attr::RQ_PSN.id()),
-        (rtr().path(path).path_mtu(1024).dest_qpn(2).rq_psn(0).min_rnr_timer(1), attr::MAX_DEST_RD_ATOMIC.id()),
-        (rtr().path(path).path_mtu(1024).dest_qpn(2).rq_psn(0).max_dest_rd_atomic(1), attr::MIN_RNR_TIMER.id()),
+        (
+            rtr()
+                .path_mtu(1024)
+                .dest_qpn(2)
+                .rq_psn(0)
+                .max_dest_rd_atomic(1)
+                .min_rnr_timer(1),
+            attr::PATH.id(),
+        ),
+        (
+            rtr()
+                .path(path)
+                .dest_qpn(2)
+                .rq_psn(0)
+                .max_dest_rd_atomic(1)
+                .min_rnr_timer(1),
+            attr::PATH_MTU.id(),
+        ),
+        (
+            rtr()
+                .path(path)
+                .path_mtu(1024)
+                .rq_psn(0)
+                .max_dest_rd_atomic(1)
+                .min_rnr_timer(1),
+            attr::DEST_QPN.id(),
+        ),
+        (
+            rtr()
+                .path(path)
+                .path_mtu(1024)
+                .dest_qpn(2)
+                .max_dest_rd_atomic(1)
+                .min_rnr_timer(1),
+            attr::RQ_PSN.id(),
+        ),
+        (
+            rtr().path(path).path_mtu(1024).dest_qpn(2).rq_psn(0).min_rnr_timer(1),
+            attr::MAX_DEST_RD_ATOMIC.id(),
+        ),
+        (
+            rtr()
+                .path(path)
+                .path_mtu(1024)
+                .dest_qpn(2)
+                .rq_psn(0)
+                .max_dest_rd_atomic(1),
+            attr::MIN_RNR_TIMER.id(),
+        ),
     ] {
         refuses(qp, &change, (Reason::MISSING, missing), "INIT to RTR")?;
     }
     qp.modify(&to_rtr(&here))?;
     let rts = || QpAttr::to(QpState::RTS);
     for (change, missing) in [
-        (rts().retry_cnt(1).rnr_retry(1).sq_psn(0).max_rd_atomic(1), attr::TIMEOUT.id()),
-        (rts().timeout(1).rnr_retry(1).sq_psn(0).max_rd_atomic(1), attr::RETRY_CNT.id()),
-        (rts().timeout(1).retry_cnt(1).sq_psn(0).max_rd_atomic(1), attr::RNR_RETRY.id()),
-        (rts().timeout(1).retry_cnt(1).rnr_retry(1).max_rd_atomic(1), attr::SQ_PSN.id()),
-        (rts().timeout(1).retry_cnt(1).rnr_retry(1).sq_psn(0), attr::MAX_RD_ATOMIC.id()),
+        (
+            rts().retry_cnt(1).rnr_retry(1).sq_psn(0).max_rd_atomic(1),
+            attr::TIMEOUT.id(),
+        ),
+        (
+            rts().timeout(1).rnr_retry(1).sq_psn(0).max_rd_atomic(1),
+            attr::RETRY_CNT.id(),
+        ),
+        (
+            rts().timeout(1).retry_cnt(1).sq_psn(0).max_rd_atomic(1),
+            attr::RNR_RETRY.id(),
+        ),
+        (
+            rts().timeout(1).retry_cnt(1).rnr_retry(1).max_rd_atomic(1),
+            attr::SQ_PSN.id(),
+        ),
+        (
+            rts().timeout(1).retry_cnt(1).rnr_retry(1).sq_psn(0),
+            attr::MAX_RD_ATOMIC.id(),
+        ),
     ] {
         refuses(qp, &change, (Reason::MISSING, missing), "RTR to RTS")?;
     }
@@ -155,17 +249,57 @@ fn forbidden_attributes(fixture: &Fixture) -> Outcome {
     let qp = &mut link.qp;
     let here = qp.endpoint()?;
     let how = |id| (Reason::NOT_ALLOWED, id);
-    refuses(qp, &to_init().timeout(3), how(attr::TIMEOUT.id()), "a timeout in RESET to INIT")?;
-    refuses(qp, &to_init().dest_qpn(3), how(attr::DEST_QPN.id()), "a peer in RESET to INIT")?;
+    refuses(
+        qp,
+        &to_init().timeout(3),
+        how(attr::TIMEOUT.id()),
+        "a timeout in RESET to INIT",
+    )?;
+    refuses(
+        qp,
+        &to_init().dest_qpn(3),
+        how(attr::DEST_QPN.id()),
+        "a peer in RESET to INIT",
+    )?;
     qp.modify(&to_init())?;
-    refuses(qp, &to_rtr(&here).sq_psn(3), how(attr::SQ_PSN.id()), "the send PSN in INIT to RTR")?;
-    refuses(qp, &to_rtr(&here).port(1), how(attr::PORT.id()), "the port in INIT to RTR")?;
+    refuses(
+        qp,
+        &to_rtr(&here).sq_psn(3),
+        how(attr::SQ_PSN.id()),
+        "the send PSN in INIT to RTR",
+    )?;
+    refuses(
+        qp,
+        &to_rtr(&here).port(1),
+        how(attr::PORT.id()),
+        "the port in INIT to RTR",
+    )?;
     qp.modify(&to_rtr(&here))?;
-    refuses(qp, &to_rts(qp).rq_psn(3), how(attr::RQ_PSN.id()), "the receive PSN in RTR to RTS")?;
+    refuses(
+        qp,
+        &to_rts(qp).rq_psn(3),
+        how(attr::RQ_PSN.id()),
+        "the receive PSN in RTR to RTS",
+    )?;
     qp.modify(&to_rts(qp))?;
-    refuses(qp, &QpAttr::new().dest_qpn(3), how(attr::DEST_QPN.id()), "another peer in RTS")?;
-    refuses(qp, &QpAttr::to(QpState::SQD).timeout(3), how(attr::TIMEOUT.id()), "a timeout in RTS to SQD")?;
-    refuses(qp, &QpAttr::to(QpState::ERR).timeout(3), how(attr::TIMEOUT.id()), "a timeout in RTS to ERR")?;
+    refuses(
+        qp,
+        &QpAttr::new().dest_qpn(3),
+        how(attr::DEST_QPN.id()),
+        "another peer in RTS",
+    )?;
+    refuses(
+        qp,
+        &QpAttr::to(QpState::SQD).timeout(3),
+        how(attr::TIMEOUT.id()),
+        "a timeout in RTS to SQD",
+    )?;
+    refuses(
+        qp,
+        &QpAttr::to(QpState::ERR).timeout(3),
+        how(attr::TIMEOUT.id()),
+        "a timeout in RTS to ERR",
+    )?;
     PASS
 }
 
@@ -173,24 +307,40 @@ fn no_such_transition(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     // From where, and what does not follow.
     let table: &[(QpState, &[QpState])] = &[
-        (QpState::RESET, &[QpState::RTR, QpState::RTS, QpState::SQD, QpState::SQE]),
+        (
+            QpState::RESET,
+            &[QpState::RTR, QpState::RTS, QpState::SQD, QpState::SQE],
+        ),
         (QpState::INIT, &[QpState::RTS, QpState::SQD, QpState::SQE]),
         (QpState::RTR, &[QpState::INIT, QpState::RTR, QpState::SQD, QpState::SQE]),
         (QpState::RTS, &[QpState::INIT, QpState::RTR, QpState::SQE]),
         (QpState::SQD, &[QpState::INIT, QpState::RTR, QpState::SQE]),
-        (QpState::ERR, &[QpState::INIT, QpState::RTR, QpState::RTS, QpState::SQD, QpState::SQE]),
+        (
+            QpState::ERR,
+            &[QpState::INIT, QpState::RTR, QpState::RTS, QpState::SQD, QpState::SQE],
+        ),
     ];
     for &(from, tos) in table {
         let mut link = Link::new(&ctx, &Spec::default())?;
         go(&mut link.qp, from)?;
         for &to in tos {
             let what = format!("{from} to {to}");
-            refuses(&mut link.qp, &QpAttr::to(to), (Reason::BAD_STATE, attr::STATE.id()), &what)?;
+            refuses(
+                &mut link.qp,
+                &QpAttr::to(to),
+                (Reason::BAD_STATE, attr::STATE.id()),
+                &what,
+            )?;
         }
     }
     let mut link = Link::new(&ctx, &Spec::default())?;
     let how = (Reason::OUT_OF_RANGE, attr::STATE.id());
-    refuses(&mut link.qp, &QpAttr::to(QpState(7)), how, "a state that does not exist")?;
+    refuses(
+        &mut link.qp,
+        &QpAttr::to(QpState(7)),
+        how,
+        "a state that does not exist",
+    )?;
     PASS
 }
 
@@ -204,28 +354,79 @@ fn bad_values(fixture: &Fixture) -> Outcome {
     }
     refuses(qp, &to_init().pkey_index(1), how(attr::PKEY_INDEX.id()), "P_Key 1")?;
     let strange = Access::from_bits_retain(1 << 9);
-    refuses(qp, &to_init().access(strange), how(attr::ACCESS.id()), "a right that does not exist")?;
+    refuses(
+        qp,
+        &to_init().access(strange),
+        how(attr::ACCESS.id()),
+        "a right that does not exist",
+    )?;
     qp.modify(&to_init())?;
     for mtu in [0, 1, 255, 1500, 4097, 8192] {
-        refuses(qp, &to_rtr(&here).path_mtu(mtu), how(attr::PATH_MTU.id()), &format!("MTU {mtu}"))?;
+        refuses(
+            qp,
+            &to_rtr(&here).path_mtu(mtu),
+            how(attr::PATH_MTU.id()),
+            &format!("MTU {mtu}"),
+        )?;
     }
-    refuses(qp, &to_rtr(&here).dest_qpn(1 << 24), how(attr::DEST_QPN.id()), "a QPN of 25 bits")?;
-    refuses(qp, &to_rtr(&here).rq_psn(1 << 24), how(attr::RQ_PSN.id()), "a PSN of 25 bits")?;
-    refuses(qp, &to_rtr(&here).min_rnr_timer(32), how(attr::MIN_RNR_TIMER.id()), "RNR timer 32")?;
-    refuses(qp, &to_rtr(&here).max_dest_rd_atomic(255), how(attr::MAX_DEST_RD_ATOMIC.id()), "255 READs")?;
+    refuses(
+        qp,
+        &to_rtr(&here).dest_qpn(1 << 24),
+        how(attr::DEST_QPN.id()),
+        "a QPN of 25 bits",
+    )?;
+    refuses(
+        qp,
+        &to_rtr(&here).rq_psn(1 << 24),
+        how(attr::RQ_PSN.id()),
+        "a PSN of 25 bits",
+    )?;
+    refuses(
+        qp,
+        &to_rtr(&here).min_rnr_timer(32),
+        how(attr::MIN_RNR_TIMER.id()),
+        "RNR timer 32",
+    )?;
+    refuses(
+        qp,
+        &to_rtr(&here).max_dest_rd_atomic(255),
+        how(attr::MAX_DEST_RD_ATOMIC.id()),
+        "255 READs",
+    )?;
     for index in [200, 256, 65_535] {
         let path = verbena::path_to(here.gid, index);
-        refuses(qp, &to_rtr(&here).path(path), how(attr::PATH.id()), &format!("GID index {index}"))?;
+        refuses(
+            qp,
+            &to_rtr(&here).path(path),
+            how(attr::PATH.id()),
+            &format!("GID index {index}"),
+        )?;
     }
-    let path = attr::Path { flow_label: 1 << 20, ..verbena::path_to(here.gid, 0) };
-    refuses(qp, &to_rtr(&here).path(path), how(attr::PATH.id()), "a flow label of 21 bits")?;
-    let path = attr::Path { dgid: [0; 16], ..verbena::path_to(here.gid, 0) };
+    let path = attr::Path {
+        flow_label: 1 << 20,
+        ..verbena::path_to(here.gid, 0)
+    };
+    refuses(
+        qp,
+        &to_rtr(&here).path(path),
+        how(attr::PATH.id()),
+        "a flow label of 21 bits",
+    )?;
+    let path = attr::Path {
+        dgid: [0; 16],
+        ..verbena::path_to(here.gid, 0)
+    };
     refuses(qp, &to_rtr(&here).path(path), how(attr::PATH.id()), "a path to nowhere")?;
     qp.modify(&to_rtr(&here))?;
     refuses(qp, &to_rts(qp).timeout(32), how(attr::TIMEOUT.id()), "timeout 32")?;
     refuses(qp, &to_rts(qp).retry_cnt(8), how(attr::RETRY_CNT.id()), "8 retries")?;
     refuses(qp, &to_rts(qp).rnr_retry(8), how(attr::RNR_RETRY.id()), "8 RNR retries")?;
-    refuses(qp, &to_rts(qp).sq_psn(1 << 24), how(attr::SQ_PSN.id()), "a PSN of 25 bits")?;
+    refuses(
+        qp,
+        &to_rts(qp).sq_psn(1 << 24),
+        how(attr::SQ_PSN.id()),
+        "a PSN of 25 bits",
+    )?;
     qp.modify(&to_rts(qp))?;
     PASS
 }
@@ -236,7 +437,8 @@ fn current_state(fixture: &Fixture) -> Outcome {
     let how = (Reason::BAD_STATE, attr::STATE.id());
     let wrong = QpAttr::to(QpState::RTS).current_state(QpState::SQD).min_rnr_timer(9);
     refuses(&mut link.qp, &wrong, how, "a change for SQD, in RTS")?;
-    link.qp.modify(&QpAttr::to(QpState::RTS).current_state(QpState::RTS).min_rnr_timer(9))?;
+    link.qp
+        .modify(&QpAttr::to(QpState::RTS).current_state(QpState::RTS).min_rnr_timer(9))?;
     check_eq!(link.qp.query()?.min_rnr_timer, 9, "the RNR timer");
     PASS
 }
@@ -254,8 +456,16 @@ fn posting(fixture: &Fixture) -> Outcome {
         let mut link = Link::new(&ctx, &Spec::default())?;
         go(&mut link.qp, state)?;
         let expected = |yes: bool| if yes { Ok(()) } else { Err(PostError::WrongState) };
-        check_eq!(link.qp.post_recv(&RecvWr::new(&[])), expected(receives), "a receive in {state}");
-        check_eq!(link.qp.post_send(&SendWr::send().inline(b"x")), expected(sends), "a send in {state}");
+        check_eq!(
+            link.qp.post_recv(&RecvWr::new(&[])),
+            expected(receives),
+            "a receive in {state}"
+        );
+        check_eq!(
+            link.qp.post_send(&SendWr::send().inline(b"x")),
+            expected(sends),
+            "a send in {state}"
+        );
     }
     PASS
 }
@@ -270,7 +480,13 @@ fn early_receives(fixture: &Fixture) -> Outcome {
     let (here, there) = (a.qp.endpoint()?, b.qp.endpoint()?);
     b.qp.modify(&to_rtr(&here))?;
     b.qp.post_recv(&RecvWr::new(&[region.sge(8..16)]).wr_id(2))?;
-    a.qp.connect_with(&there, &ConnectOptions { mtu: Some(1024), ..ConnectOptions::default() })?;
+    a.qp.connect_with(
+        &there,
+        &ConnectOptions {
+            mtu: Some(1024),
+            ..ConnectOptions::default()
+        },
+    )?;
     // The receiver is in RTR only: that is enough to receive.
     for n in 1..=2u64 {
         a.qp.post_send(&SendWr::send().inline(&n.to_le_bytes()).signaled())?;
@@ -289,8 +505,14 @@ fn sqd(fixture: &Fixture) -> Outcome {
     let events = ctx.create_event_queue()?;
     events.associate_qp(&a.qp, 77)?;
     a.qp.modify(&QpAttr::to(QpState::SQD).sqd_notify(true))?;
-    let event = events.next_event(Some(crate::link::SOON))?.context("no event that the queue has drained")?;
-    check_eq!((event.kind, event.cookie), (EventKind::SqDrained, 77), "the event and its cookie");
+    let event = events
+        .next_event(Some(crate::link::SOON))?
+        .context("no event that the queue has drained")?;
+    check_eq!(
+        (event.kind, event.cookie),
+        (EventKind::SqDrained, 77),
+        "the event and its cookie"
+    );
     check_eq!(a.qp.query()?.state, QpState::SQD, "the state");
     for n in 0..3u8 {
         b.qp.post_recv(&RecvWr::new(&[]).wr_id(n.into()))?;
@@ -326,13 +548,25 @@ fn error_flushes(fixture: &Fixture) -> Outcome {
     for n in 0..COUNT {
         let (sent, received) = (a.sent()?, a.received()?);
         check_eq!((sent.wr_id, sent.status), (n, Status::WR_FLUSH_ERR), "send {n}");
-        check_eq!((received.wr_id, received.status), (100 + n, Status::WR_FLUSH_ERR), "receive {n}");
-        check_eq!((sent.recv, received.recv), (false, true), "which of them is the receive");
+        check_eq!(
+            (received.wr_id, received.status),
+            (100 + n, Status::WR_FLUSH_ERR),
+            "receive {n}"
+        );
+        check_eq!(
+            (sent.recv, received.recv),
+            (false, true),
+            "which of them is the receive"
+        );
     }
     // What is posted later is flushed as well.
     a.qp.post_recv(&RecvWr::new(&[]).wr_id(300))?;
     a.qp.post_send(&SendWr::send().wr_id(200).signaled())?;
-    check_eq!((a.sent()?.wr_id, a.received()?.wr_id), (200, 300), "what was posted in the error state");
+    check_eq!(
+        (a.sent()?.wr_id, a.received()?.wr_id),
+        (200, 300),
+        "what was posted in the error state"
+    );
     quiet(&mut a.send_cq, "everything has been flushed")?;
     check_eq!(b.qp.query()?.state, QpState::RTS, "the peer's state");
     PASS
@@ -340,7 +574,12 @@ fn error_flushes(fixture: &Fixture) -> Outcome {
 
 fn reset_and_again(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    let spec = Spec { send_depth: 8, recv_depth: 8, entries: 32, ..Spec::default() };
+    let spec = Spec {
+        send_depth: 8,
+        recv_depth: 8,
+        entries: 32,
+        ..Spec::default()
+    };
     let (mut a, mut b) = Link::pair(&ctx, &ctx, &spec)?;
     for round in 0..5u64 {
         // So many that the rings stand elsewhere each time, and some completions are left behind.
@@ -353,10 +592,16 @@ fn reset_and_again(fixture: &Fixture) -> Outcome {
             b.received_well()?;
         }
         for link in [&mut a, &mut b] {
-            let Link { qp, send_cq, recv_cq, .. } = link;
+            let Link {
+                qp, send_cq, recv_cq, ..
+            } = link;
             qp.reset(&mut [send_cq, recv_cq])?;
             check_eq!(qp.query()?.state, QpState::RESET, "the state after RESET");
-            check_eq!((qp.send_outstanding(), qp.recv_outstanding()), (0, 0), "outstanding after RESET");
+            check_eq!(
+                (qp.send_outstanding(), qp.recv_outstanding()),
+                (0, 0),
+                "outstanding after RESET"
+            );
         }
         quiet(&mut a.send_cq, "completions from before RESET")?;
         quiet(&mut b.recv_cq, "completions from before RESET")?;
@@ -383,7 +628,8 @@ fn reconnect(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
             Side::Left => {
                 layout.put(&region, round);
                 wire.barrier("prepared")?;
-                link.qp.post_send(&SendWr::send().sges(&layout.sges(&region)).signaled())?;
+                link.qp
+                    .post_send(&SendWr::send().sges(&layout.sges(&region)).signaled())?;
                 link.sent_well()?;
                 // Left behind when the queue pair is reset.
                 link.qp.post_send(&SendWr::send().inline(b"lost"))?;
@@ -393,11 +639,15 @@ fn reconnect(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
                 link.qp.post_recv(&RecvWr::new(&layout.sges(&region)))?;
                 wire.barrier("prepared")?;
                 link.received_well()?;
-                layout.verify(&region, 5000, round).with_context(|| format!("round {round}"))?;
+                layout
+                    .verify(&region, 5000, round)
+                    .with_context(|| format!("round {round}"))?;
             }
         }
         wire.barrier("done")?;
-        let Link { qp, send_cq, recv_cq, .. } = &mut link;
+        let Link {
+            qp, send_cq, recv_cq, ..
+        } = &mut link;
         qp.reset(&mut [send_cq, recv_cq])?;
         wire.barrier("reset")?;
         link.connect_over(wire, &spec)?;
@@ -407,12 +657,22 @@ fn reconnect(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
 
 fn ways_out(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
-    let states = [QpState::RESET, QpState::INIT, QpState::RTR, QpState::RTS, QpState::SQD, QpState::ERR];
+    let states = [
+        QpState::RESET,
+        QpState::INIT,
+        QpState::RTR,
+        QpState::RTS,
+        QpState::SQD,
+        QpState::ERR,
+    ];
     for state in states {
         let mut link = Link::new(&ctx, &Spec::default())?;
         go(&mut link.qp, state)?;
-        let Link { qp, send_cq, recv_cq, .. } = &mut link;
-        qp.reset(&mut [send_cq, recv_cq]).with_context(|| format!("{state} to RESET"))?;
+        let Link {
+            qp, send_cq, recv_cq, ..
+        } = &mut link;
+        qp.reset(&mut [send_cq, recv_cq])
+            .with_context(|| format!("{state} to RESET"))?;
         check_eq!(qp.query()?.state, QpState::RESET, "the state after {state} to RESET");
         go(qp, state)?;
         qp.set_error().with_context(|| format!("{state} to ERR"))?;
@@ -424,9 +684,22 @@ fn ways_out(fixture: &Fixture) -> Outcome {
 fn mtus(fixture: &Fixture) -> Outcome {
     let ctx = fixture.open()?;
     for mtu in [256, 512, 1024, 2048, 4096] {
-        let connect = ConnectOptions { mtu: Some(mtu), ..ConnectOptions::default() };
-        let (mut a, b) = Link::pair(&ctx, &ctx, &Spec { connect, ..Spec::default() })?;
-        let (from, to) = (a.region(20_000, Access::LOCAL_WRITE)?, b.region(20_000, Access::ALL_REMOTE)?);
+        let connect = ConnectOptions {
+            mtu: Some(mtu),
+            ..ConnectOptions::default()
+        };
+        let (mut a, b) = Link::pair(
+            &ctx,
+            &ctx,
+            &Spec {
+                connect,
+                ..Spec::default()
+            },
+        )?;
+        let (from, to) = (
+            a.region(20_000, Access::LOCAL_WRITE)?,
+            b.region(20_000, Access::ALL_REMOTE)?,
+        );
         let (source, sink) = (Layout::whole(1, 10_001), Layout::whole(4095, 10_001));
         let begun = Instant::now();
         source.put(&from, u64::from(mtu));

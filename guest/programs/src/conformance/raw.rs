@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Messages as bytes: what the driver's own interface would never send.
-#![expect(unsafe_code, reason = "a message may name memory by address, which only its author can vouch for")]
+#![expect(
+    unsafe_code,
+    reason = "a message may name memory by address, which only its author can vouch for"
+)]
 
 use anyhow::{bail, ensure, Result};
 use rdma_uapi::client::{Builder, Reply};
@@ -60,7 +63,12 @@ impl Message {
 
     /// Appends a well-formed mandatory attribute; says at which offset.
     pub fn mandatory(&mut self, id: u16, payload: &[u8]) -> usize {
-        self.attr(id | wire::ATTR_MANDATORY, (ATTR_HEAD + payload.len()) as u16, payload, 0)
+        self.attr(
+            id | wire::ATTR_MANDATORY,
+            (ATTR_HEAD + payload.len()) as u16,
+            payload,
+            0,
+        )
     }
 
     /// Appends a well-formed attribute that the receiver may ignore; says at which offset.
@@ -82,7 +90,10 @@ impl Message {
         // until the call has returned, or addresses that are nobody's.
         let result = unsafe { ctx.raw_call(method, &mut words.as_mut_bytes()[..length]) };
         match result {
-            Ok(()) => Ok(Answer { words, length: self.length }),
+            Ok(()) => Ok(Answer {
+                words,
+                length: self.length,
+            }),
             Err(errno) => Err(Reply::new(&words.as_bytes()[..length]).failure(errno)),
         }
     }
@@ -93,9 +104,17 @@ impl Message {
         match self.call(ctx, method) {
             Ok(_) => bail!("{what}: accepted"),
             Err(failure) => {
-                let got = (failure.errno, failure.reason, failure.attr & wire::ATTR_ID, usize::from(failure.offset));
+                let got = (
+                    failure.errno,
+                    failure.reason,
+                    failure.attr & wire::ATTR_ID,
+                    usize::from(failure.offset),
+                );
                 let expected = (how.0, how.1, at.0 & wire::ATTR_ID, at.1);
-                ensure!(got == expected, "{what}: errno, reason, attribute, offset are {got:?} instead of {expected:?}");
+                ensure!(
+                    got == expected,
+                    "{what}: errno, reason, attribute, offset are {got:?} instead of {expected:?}"
+                );
                 Ok(())
             }
         }

@@ -14,20 +14,34 @@ use verbena_hw::wqe::{MAX_INLINE, MAX_SGE};
 
 pub const CASES: &[Case] = &[
     Case::pair("h05_send_every_size", |s, c, w| every_size(s, c, w, Op::Send)),
-    Case::pair("h05_send_with_immediate_every_size", |s, c, w| every_size(s, c, w, Op::SendImm)),
+    Case::pair("h05_send_with_immediate_every_size", |s, c, w| {
+        every_size(s, c, w, Op::SendImm)
+    }),
     Case::pair("h05_write_every_size", |s, c, w| every_size(s, c, w, Op::Write)),
-    Case::pair("h05_write_with_immediate_every_size", |s, c, w| every_size(s, c, w, Op::WriteImm)),
+    Case::pair("h05_write_with_immediate_every_size", |s, c, w| {
+        every_size(s, c, w, Op::WriteImm)
+    }),
     Case::pair("h05_read_every_size", |s, c, w| every_size(s, c, w, Op::Read)),
     Case::pair("h05_send_64_mib", |s, c, w| huge(s, c, w, Op::Send)),
     Case::pair("h05_send_with_immediate_64_mib", |s, c, w| huge(s, c, w, Op::SendImm)),
     Case::pair("h05_write_64_mib", |s, c, w| huge(s, c, w, Op::Write)),
     Case::pair("h05_write_with_immediate_64_mib", |s, c, w| huge(s, c, w, Op::WriteImm)),
     Case::pair("h05_read_64_mib", |s, c, w| huge(s, c, w, Op::Read)),
-    Case::pair("h05_send_scattered_across_pages", |s, c, w| scattered(s, c, w, Op::Send)),
-    Case::pair("h05_write_gathered_across_pages", |s, c, w| scattered(s, c, w, Op::Write)),
-    Case::pair("h05_read_scattered_across_pages", |s, c, w| scattered(s, c, w, Op::Read)),
-    Case::pair("h05_send_with_32_elements_on_both_sides", |s, c, w| most_elements(s, c, w, Op::Send)),
-    Case::pair("h05_write_with_32_elements", |s, c, w| most_elements(s, c, w, Op::Write)),
+    Case::pair("h05_send_scattered_across_pages", |s, c, w| {
+        scattered(s, c, w, Op::Send)
+    }),
+    Case::pair("h05_write_gathered_across_pages", |s, c, w| {
+        scattered(s, c, w, Op::Write)
+    }),
+    Case::pair("h05_read_scattered_across_pages", |s, c, w| {
+        scattered(s, c, w, Op::Read)
+    }),
+    Case::pair("h05_send_with_32_elements_on_both_sides", |s, c, w| {
+        most_elements(s, c, w, Op::Send)
+    }),
+    Case::pair("h05_write_with_32_elements", |s, c, w| {
+        most_elements(s, c, w, Op::Write)
+    }),
     Case::pair("h05_read_with_32_elements", |s, c, w| most_elements(s, c, w, Op::Read)),
     Case::pair("h05_receive_may_be_longer_than_the_message", longer_receive),
     Case::pair("h05_elements_may_name_several_regions", several_regions),
@@ -134,17 +148,12 @@ fn request(
         check_eq!(done.byte_len as usize, local.len(), "bytes read");
     }
     wire.barrier("done")?;
-    local.verify(region, local.len(), n).context("in the requester's memory")
+    local
+        .verify(region, local.len(), n)
+        .context("in the requester's memory")
 }
 
-fn respond(
-    link: &mut Link,
-    wire: &mut Wire,
-    op: Op,
-    region: &Region,
-    message: &Message,
-    n: u64,
-) -> Result<()> {
+fn respond(link: &mut Link, wire: &mut Wire, op: Op, region: &Region, message: &Message, n: u64) -> Result<()> {
     let (remote, len) = (&message.remote, message.local.len());
     match op {
         Op::Read => remote.put(region, n),
@@ -164,12 +173,22 @@ fn respond(
             _ => (Opcode::RECV_RDMA_WITH_IMM, Some(imm(n))),
         };
         check_eq!(done.wr_id, 0x2000 + n, "the receive's id");
-        check_eq!((done.opcode, done.imm), (opcode, data), "the receive's opcode and immediate data");
+        check_eq!(
+            (done.opcode, done.imm),
+            (opcode, data),
+            "the receive's opcode and immediate data"
+        );
         check_eq!(done.byte_len as usize, len, "bytes received");
-        check_eq!((done.recv, done.qpn), (true, link.qp.qpn()), "whether it is of a receive, and its queue pair");
+        check_eq!(
+            (done.recv, done.qpn),
+            (true, link.qp.qpn()),
+            "whether it is of a receive, and its queue pair"
+        );
         if op.is_rdma() || op == Op::Send {
             // The completion is the promise that the data is there: no word on the wire before looking.
-            remote.verify(region, len, n).context("in the responder's memory, right after the completion")?;
+            remote
+                .verify(region, len, n)
+                .context("in the responder's memory, right after the completion")?;
         }
     }
     wire.barrier("done")?;
@@ -178,13 +197,19 @@ fn respond(
 
 fn every_size(side: Side, ctx: &Context, wire: &mut Wire, op: Op) -> Outcome {
     // Neither offset is aligned to anything, and they differ modulo 8.
-    let message = |&len: &usize| Message { local: Layout::whole(4096 + 123, len), remote: Layout::whole(8192 - 31, len) };
+    let message = |&len: &usize| Message {
+        local: Layout::whole(4096 + 123, len),
+        remote: Layout::whole(8192 - 31, len),
+    };
     let messages: Vec<_> = SIZES.iter().map(message).collect();
     converse(side, ctx, wire, op, &Spec::default(), &messages)
 }
 
 fn huge(side: Side, ctx: &Context, wire: &mut Wire, op: Op) -> Outcome {
-    let message = Message { local: Layout::whole(4096 - 5, HUGE), remote: Layout::whole(64 + 1, HUGE) };
+    let message = Message {
+        local: Layout::whole(4096 - 5, HUGE),
+        remote: Layout::whole(64 + 1, HUGE),
+    };
     converse(side, ctx, wire, op, &Spec::default(), &[message])
 }
 
@@ -196,7 +221,10 @@ fn scattered(side: Side, ctx: &Context, wire: &mut Wire, op: Op) -> Outcome {
         &[63, 64, 65, 4096, 12_288, 1],
         &[0, 0, 0],
     ];
-    let spec = Spec { max_sge: 6, ..Spec::default() };
+    let spec = Spec {
+        max_sge: 6,
+        ..Spec::default()
+    };
     let messages: Vec<_> = lists
         .iter()
         .map(|list| {
@@ -204,7 +232,11 @@ fn scattered(side: Side, ctx: &Context, wire: &mut Wire, op: Op) -> Outcome {
             let len = local.len();
             // The same bytes, cut otherwise: in thirds.
             let thirds = [len / 3, len / 3, len - 2 * (len / 3)];
-            let remote = if op.is_rdma() { Layout::whole(4091, len) } else { Layout::pieces(3333, 70, &thirds) };
+            let remote = if op.is_rdma() {
+                Layout::whole(4091, len)
+            } else {
+                Layout::pieces(3333, 70, &thirds)
+            };
             Message { local, remote }
         })
         .collect();
@@ -213,17 +245,34 @@ fn scattered(side: Side, ctx: &Context, wire: &mut Wire, op: Op) -> Outcome {
 
 fn most_elements(side: Side, ctx: &Context, wire: &mut Wire, op: Op) -> Outcome {
     let most = usize::from(MAX_SGE);
-    let spec = Spec { max_sge: u32::from(MAX_SGE), ..Spec::default() };
+    let spec = Spec {
+        max_sge: u32::from(MAX_SGE),
+        ..Spec::default()
+    };
     let rising: Vec<usize> = (0..most).map(|n| n * 131 + 1).collect();
     let len: usize = rising.iter().sum();
     let mut even = vec![len / most; most];
     even[most - 1] += len % most;
-    let remote = if op.is_rdma() { Layout::whole(1, len) } else { Layout::pieces(13, 1, &even) };
+    let remote = if op.is_rdma() {
+        Layout::whole(1, len)
+    } else {
+        Layout::pieces(13, 1, &even)
+    };
     let small = vec![1; most];
-    let small_remote = if op.is_rdma() { Layout::whole(4095, most) } else { Layout::pieces(4090, 5, &small) };
+    let small_remote = if op.is_rdma() {
+        Layout::whole(4095, most)
+    } else {
+        Layout::pieces(4090, 5, &small)
+    };
     let messages = [
-        Message { local: Layout::pieces(4099, 3, &rising), remote },
-        Message { local: Layout::pieces(4080, 4095, &small), remote: small_remote },
+        Message {
+            local: Layout::pieces(4099, 3, &rising),
+            remote,
+        },
+        Message {
+            local: Layout::pieces(4080, 4095, &small),
+            remote: small_remote,
+        },
     ];
     converse(side, ctx, wire, op, &spec, &messages)
 }
@@ -237,7 +286,8 @@ fn longer_receive(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
                 let layout = Layout::whole(7, len);
                 layout.put(&region, n);
                 wire.barrier("prepared")?;
-                link.qp.post_send(&SendWr::send().sges(&layout.sges(&region)).signaled())?;
+                link.qp
+                    .post_send(&SendWr::send().sges(&layout.sges(&region)).signaled())?;
                 link.sent_well()?;
             }
             Side::Right => {
@@ -264,15 +314,24 @@ fn layout_prefix(region: &Region, len: usize, iteration: u64) -> Result<()> {
         here
     });
     // The same places as the whole receive's, each with as much of the message as belongs there.
-    Layout::pieces(4000, 11, &[1, 4095, 905, 1]).shortened(&lengths).verify(region, len, iteration)
+    Layout::pieces(4000, 11, &[1, 4095, 905, 1])
+        .shortened(&lengths)
+        .verify(region, len, iteration)
 }
 
 fn several_regions(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
     let mut link = Link::meet(ctx, wire, &Spec::default())?;
-    let regions =
-        [link.region(4096, Access::LOCAL_WRITE)?, link.region(100, Access::LOCAL_WRITE)?, link.region(9000, Access::LOCAL_WRITE)?];
+    let regions = [
+        link.region(4096, Access::LOCAL_WRITE)?,
+        link.region(100, Access::LOCAL_WRITE)?,
+        link.region(9000, Access::LOCAL_WRITE)?,
+    ];
     let ranges = [5..4096, 0..100, 1..8000];
-    let sges: Vec<Sge> = regions.iter().zip(&ranges).map(|(region, range)| region.sge(range.clone())).collect();
+    let sges: Vec<Sge> = regions
+        .iter()
+        .zip(&ranges)
+        .map(|(region, range)| region.sge(range.clone()))
+        .collect();
     let mut at = 0;
     match side {
         Side::Left => {
@@ -301,12 +360,18 @@ fn several_regions(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
 
 fn inline(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
     let most = usize::from(MAX_INLINE);
-    let spec = Spec { max_inline: u32::from(MAX_INLINE), ..Spec::default() };
+    let spec = Spec {
+        max_inline: u32::from(MAX_INLINE),
+        ..Spec::default()
+    };
     let mut link = Link::meet(ctx, wire, &spec)?;
     let region = link.region(8192, Access::ALL_REMOTE)?;
     let there: Window = wire.exchange(&Window::of(&region, 0))?;
     let mut data = vec![0; most];
-    for (n, len) in [0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 255, 256, most - 1, most].into_iter().enumerate() {
+    for (n, len) in [0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 255, 256, most - 1, most]
+        .into_iter()
+        .enumerate()
+    {
         let n = n as u64;
         // Across a page boundary; the SEND and the WRITE lie apart.
         let (sent, written) = (Layout::whole(4096 - 9, len), Layout::whole(5001, len));
@@ -318,7 +383,8 @@ fn inline(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
                 link.sent_well()?;
                 wire.barrier("sent")?;
                 wire.barrier("cleared")?;
-                link.qp.post_send(&SendWr::write(there.at(written.start())).inline(&data[..len]).signaled())?;
+                link.qp
+                    .post_send(&SendWr::write(there.at(written.start())).inline(&data[..len]).signaled())?;
                 link.sent_well()?;
                 wire.barrier("written")?;
             }
@@ -327,12 +393,15 @@ fn inline(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
                 link.qp.post_recv(&RecvWr::new(&sent.sges(&region)))?;
                 wire.barrier("prepared")?;
                 check_eq!(link.received_well()?.byte_len as usize, len, "bytes received");
-                sent.verify(&region, len, n).with_context(|| format!("SEND of {len} inline bytes"))?;
+                sent.verify(&region, len, n)
+                    .with_context(|| format!("SEND of {len} inline bytes"))?;
                 wire.barrier("sent")?;
                 written.clear(&region);
                 wire.barrier("cleared")?;
                 wire.barrier("written")?;
-                written.verify(&region, len, n).with_context(|| format!("WRITE of {len} inline bytes"))?;
+                written
+                    .verify(&region, len, n)
+                    .with_context(|| format!("WRITE of {len} inline bytes"))?;
             }
         }
     }
@@ -383,11 +452,17 @@ fn both_directions(_: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
     let back = link.region(COUNT * LEN, Access::LOCAL_WRITE)?;
     for n in 0..COUNT {
         pattern::fill_buffer(out.buffer(), n * LEN, LEN, 0, n as u64);
-        link.qp.post_recv(&RecvWr::new(&[back.sge(n * LEN..(n + 1) * LEN)]).wr_id(n as u64))?;
+        link.qp
+            .post_recv(&RecvWr::new(&[back.sge(n * LEN..(n + 1) * LEN)]).wr_id(n as u64))?;
     }
     wire.barrier("prepared")?;
     for n in 0..COUNT {
-        link.qp.post_send(&SendWr::send().wr_id(n as u64).sges(&[out.sge(n * LEN..(n + 1) * LEN)]).signaled())?;
+        link.qp.post_send(
+            &SendWr::send()
+                .wr_id(n as u64)
+                .sges(&[out.sge(n * LEN..(n + 1) * LEN)])
+                .signaled(),
+        )?;
     }
     for n in 0..COUNT {
         check_eq!(link.sent_well()?.wr_id, n as u64, "the order of sends");
@@ -402,7 +477,14 @@ fn both_directions(_: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
 fn in_order(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
     // WRITEs to one place and SENDs, in turns: each SEND's receive must find the WRITE before it and none after it.
     const COUNT: u64 = 48;
-    let mut link = Link::meet(ctx, wire, &Spec { send_depth: 128, ..Spec::default() })?;
+    let mut link = Link::meet(
+        ctx,
+        wire,
+        &Spec {
+            send_depth: 128,
+            ..Spec::default()
+        },
+    )?;
     let region = link.region(8192, Access::ALL_REMOTE)?;
     let there: Window = wire.exchange(&Window::of(&region, 0))?;
     match side {
@@ -413,7 +495,8 @@ fn in_order(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
             wire.barrier("prepared")?;
             for n in 0..COUNT {
                 let number = [region.sge(n as usize * 8..n as usize * 8 + 8)];
-                link.qp.post_send(&SendWr::write(there.at(n as usize * 8)).sges(&number))?;
+                link.qp
+                    .post_send(&SendWr::write(there.at(n as usize * 8)).sges(&number))?;
                 link.qp.post_send(&SendWr::send().wr_id(n).sges(&number).signaled())?;
             }
             for n in 0..COUNT {
@@ -423,7 +506,8 @@ fn in_order(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
         Side::Right => {
             region.buffer().fill(0, 4096, 0xff);
             for n in 0..COUNT as usize {
-                link.qp.post_recv(&RecvWr::new(&[region.sge(4096 + n * 8..4096 + n * 8 + 8)]).wr_id(n as u64))?;
+                link.qp
+                    .post_recv(&RecvWr::new(&[region.sge(4096 + n * 8..4096 + n * 8 + 8)]).wr_id(n as u64))?;
             }
             wire.barrier("prepared")?;
             for n in 0..COUNT {
@@ -447,13 +531,26 @@ fn with_itself(fixture: &crate::harness::Fixture) -> Outcome {
     let source = Layout::whole(1, 4000);
     source.put(&region, 1);
     link.qp.post_recv(&RecvWr::new(&[region.sge(8192..12_288)]))?;
-    link.qp.post_send(&SendWr::send().sges(&source.sges(&region)).signaled())?;
+    link.qp
+        .post_send(&SendWr::send().sges(&source.sges(&region)).signaled())?;
     link.sent_well()?;
     check_eq!(link.received_well()?.byte_len, 4000, "bytes received");
-    check_eq!(pattern::difference_in_buffer(region.buffer(), 8192, 4000, 0, 1), None, "the first wrong byte");
-    link.qp.post_send(&SendWr::read(region.remote(1)).sges(&[region.sge(4100..8100)]).signaled())?;
+    check_eq!(
+        pattern::difference_in_buffer(region.buffer(), 8192, 4000, 0, 1),
+        None,
+        "the first wrong byte"
+    );
+    link.qp.post_send(
+        &SendWr::read(region.remote(1))
+            .sges(&[region.sge(4100..8100)])
+            .signaled(),
+    )?;
     link.sent_well()?;
-    check_eq!(pattern::difference_in_buffer(region.buffer(), 4100, 4000, 0, 1), None, "the first wrong byte read");
+    check_eq!(
+        pattern::difference_in_buffer(region.buffer(), 4100, 4000, 0, 1),
+        None,
+        "the first wrong byte read"
+    );
     PASS
 }
 
@@ -469,6 +566,10 @@ fn two_contexts(fixture: &crate::harness::Fixture) -> Outcome {
     sink.verify(&to, 8000, 9)?;
     drop((a, from, one));
     // The other context lives on.
-    check_eq!(b.pd.register(&two.alloc_buffer(4096)?, Access::empty()).is_ok(), true, "whether memory can be registered");
+    check_eq!(
+        b.pd.register(&two.alloc_buffer(4096)?, Access::empty()).is_ok(),
+        true,
+        "whether memory can be registered"
+    );
     PASS
 }

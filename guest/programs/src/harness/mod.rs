@@ -53,12 +53,18 @@ pub struct Case {
 impl Case {
     /// A case that needs only a device.
     pub const fn single(name: &'static str, run: fn(&Fixture) -> Result<Verdict>) -> Self {
-        Self { name, body: Body::Single(run) }
+        Self {
+            name,
+            body: Body::Single(run),
+        }
     }
 
     /// A case of two sides.
     pub const fn pair(name: &'static str, run: fn(Side, &Context, &mut Wire) -> Result<Verdict>) -> Self {
-        Self { name, body: Body::Pair(run) }
+        Self {
+            name,
+            body: Body::Pair(run),
+        }
     }
 }
 
@@ -107,10 +113,7 @@ impl Fixture {
 /// # Errors
 ///
 /// The first side's failure, with the other's beside it if that failed as well: often only one is the cause.
-pub fn run_pair_here(
-    fixture: &Fixture,
-    run: fn(Side, &Context, &mut Wire) -> Result<Verdict>,
-) -> Result<Verdict> {
+pub fn run_pair_here(fixture: &Fixture, run: fn(Side, &Context, &mut Wire) -> Result<Verdict>) -> Result<Verdict> {
     let (left_ctx, right_ctx) = (fixture.open_side(Side::Left)?, fixture.open_side(Side::Right)?);
     let (mut left_wire, mut right_wire) = Wire::local()?;
     std::thread::scope(|scope| {

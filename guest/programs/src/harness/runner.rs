@@ -60,7 +60,10 @@ pub fn run(
         };
         let result = std::thread::scope(|scope| {
             let (done, watch) = mpsc::channel::<()>();
-            let hung = row(Outcome::Fail, Some(format!("not done after {} s", CASE_LIMIT.as_secs())));
+            let hung = row(
+                Outcome::Fail,
+                Some(format!("not done after {} s", CASE_LIMIT.as_secs())),
+            );
             scope.spawn(move || {
                 if let Err(mpsc::RecvTimeoutError::Timeout) = watch.recv_timeout(CASE_LIMIT) {
                     report(&hung);
@@ -104,8 +107,14 @@ fn run_half(
     let mine = catch(|| run(wire));
     let ended = match &mine {
         Ok(Verdict::Pass) => Ended { skip: None, fail: None },
-        Ok(Verdict::Skip(why)) => Ended { skip: Some(why.clone()), fail: None },
-        Err(e) => Ended { skip: None, fail: Some(format!("{e:#}")) },
+        Ok(Verdict::Skip(why)) => Ended {
+            skip: Some(why.clone()),
+            fail: None,
+        },
+        Err(e) => Ended {
+            skip: None,
+            fail: Some(format!("{e:#}")),
+        },
     };
     let theirs = match wire.end(&ended)? {
         Ended { fail: Some(why), .. } => Err(anyhow!(why)),
@@ -131,7 +140,10 @@ mod tests {
 
     fn rows_of(cases: &[Case], mode: Mode) -> Vec<Row> {
         let rows = Mutex::new(Vec::new());
-        run(cases, &no_device(), "native", mode, &|row| rows.lock().unwrap().push(row.clone())).unwrap();
+        run(cases, &no_device(), "native", mode, &|row| {
+            rows.lock().unwrap().push(row.clone())
+        })
+        .unwrap();
         rows.into_inner().unwrap()
     }
 
@@ -170,13 +182,19 @@ mod tests {
         assert_eq!(rows[1].reason.as_deref(), Some("panicked: oh"));
         assert_eq!(rows[2].reason.as_deref(), Some("outer: inner"));
         assert_eq!(rows[3].reason.as_deref(), Some("no such thing"));
-        assert!(rows.iter().all(|r| r.suite == "conformance" && r.attachment == "native"));
+        assert!(rows
+            .iter()
+            .all(|r| r.suite == "conformance" && r.attachment == "native"));
     }
 
     #[test]
     fn single_cases_are_not_run_by_halves() {
         let (left, _right) = Wire::local().unwrap();
-        assert!(rows_of(&[Case::single("alone", |_| Ok(Verdict::Pass))], Mode::Half(Side::Left, left)).is_empty());
+        assert!(rows_of(
+            &[Case::single("alone", |_| Ok(Verdict::Pass))],
+            Mode::Half(Side::Left, left)
+        )
+        .is_empty());
     }
 
     /// Runs the same case in two halves, and says what each reports.

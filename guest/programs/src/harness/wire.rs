@@ -54,14 +54,22 @@ impl Wire {
     fn unix(stream: UnixStream, patience: Duration) -> Result<Self> {
         stream.set_read_timeout(Some(patience))?;
         let write = stream.try_clone()?;
-        Ok(Self { read: BufReader::new(Box::new(stream)), write: Box::new(write), ended: None })
+        Ok(Self {
+            read: BufReader::new(Box::new(stream)),
+            write: Box::new(write),
+            ended: None,
+        })
     }
 
     fn tcp(stream: TcpStream) -> Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         let write = stream.try_clone()?;
-        Ok(Self { read: BufReader::new(Box::new(stream)), write: Box::new(write), ended: None })
+        Ok(Self {
+            read: BufReader::new(Box::new(stream)),
+            write: Box::new(write),
+            ended: None,
+        })
     }
 
     /// Waits for the other side at `address` (`host:port`).
@@ -152,7 +160,9 @@ impl Wire {
     fn put(&mut self, word: &Word) -> Result<()> {
         let mut line = serde_json::to_string(word)?;
         line.push('\n');
-        self.write.write_all(line.as_bytes()).context("the other side is gone")?;
+        self.write
+            .write_all(line.as_bytes())
+            .context("the other side is gone")?;
         Ok(self.write.flush()?)
     }
 
@@ -252,7 +262,12 @@ mod tests {
             b.barrier("next").unwrap();
             b.send(&3u32).unwrap();
         });
-        let theirs = a.end(&Ended { skip: None, fail: Some("lost".to_owned()) }).unwrap();
+        let theirs = a
+            .end(&Ended {
+                skip: None,
+                fail: Some("lost".to_owned()),
+            })
+            .unwrap();
         assert_eq!(theirs.fail, None);
         a.barrier("next").unwrap();
         assert_eq!(a.recv::<u32>().unwrap(), 3, "what was said in the case before is gone");
@@ -262,7 +277,13 @@ mod tests {
     #[test]
     fn two_sides_that_end_at_once_hear_each_other() {
         let (mut a, mut b) = Wire::local().unwrap();
-        let there = std::thread::spawn(move || b.end(&Ended { skip: Some("no".to_owned()), fail: None }).unwrap());
+        let there = std::thread::spawn(move || {
+            b.end(&Ended {
+                skip: Some("no".to_owned()),
+                fail: None,
+            })
+            .unwrap()
+        });
         assert_eq!(a.end(&passed()).unwrap().skip.as_deref(), Some("no"));
         assert!(there.join().unwrap().skip.is_none());
     }

@@ -21,16 +21,19 @@ pub struct EndsOptions {
     /// Be one end, and connect to the other, which listens at HOST:PORT.
     #[arg(long, value_name = "HOST:PORT")]
     connect: Option<String>,
+    /// Sleep until completions come instead of polling for them.
+    #[arg(long)]
+    pub sleep: bool,
 }
 
 /// The ends that are in this process, connected.
 pub enum Meeting {
     /// Both.
-    Both(Box<Link>, Box<Link>),
+    Both(Link, Link),
     /// The one that begins, and the line to the other.
-    First(Box<Link>, Wire),
+    First(Link, Wire),
     /// The one that answers, and the line to the other.
-    Second(Box<Link>, Wire),
+    Second(Link, Wire),
 }
 
 impl EndsOptions {
@@ -48,13 +51,20 @@ impl EndsOptions {
             (None, None) => {
                 let second = Context::open(self.right.as_ref().unwrap_or(&self.device.attach))?;
                 let (a, b) = Link::pair(&ctx, &second, spec)?;
-                return Ok(Meeting::Both(Box::new(a), Box::new(b)));
+                return Ok(Meeting::Both(a, b));
             }
         };
         let theirs: String = wire.exchange(&task.to_owned())?;
-        ensure!(theirs == task, "the other side wants `{theirs}`, this side `{task}`: give both the same options");
-        let link = Box::new(Link::meet(&ctx, &mut wire, spec)?);
-        Ok(if self.listen.is_some() { Meeting::First(link, wire) } else { Meeting::Second(link, wire) })
+        ensure!(
+            theirs == task,
+            "the other side wants `{theirs}`, this side `{task}`: give both the same options"
+        );
+        let link = Link::meet(&ctx, &mut wire, spec)?;
+        Ok(if self.listen.is_some() {
+            Meeting::First(link, wire)
+        } else {
+            Meeting::Second(link, wire)
+        })
     }
 
     /// What is used, for reports.

@@ -2,7 +2,7 @@
 //! A run of verified iterations at some sizes, and what is reported of it.
 
 use super::ends::EndsOptions;
-use super::stream::{Kind, Stream, Tally};
+use super::stream::{Kind, Stream, Tally, Traffic};
 use super::{bytes_text, exit_code, mark, parse_size};
 use crate::link::Spec;
 use anyhow::{ensure, Result};
@@ -92,7 +92,12 @@ impl Times {
         distances.sort_unstable();
         let last = distances.len().checked_sub(1)?;
         let at = |part: f64| distances[(last as f64 * part).round() as usize] as f64 / 1000.0;
-        Some(Self { min: at(0.0), median: at(0.5), p99: at(0.99), max: at(1.0) })
+        Some(Self {
+            min: at(0.0),
+            median: at(0.5),
+            p99: at(0.99),
+            max: at(1.0),
+        })
     }
 }
 
@@ -102,7 +107,10 @@ impl Times {
 ///
 /// What kept it from running to its end.
 pub fn run(program: &str, kind: Kind, options: &RunOptions) -> Result<ExitCode> {
-    ensure!(!options.sizes.is_empty() && options.iters > 0, "there is nothing to do: give sizes and iterations");
+    ensure!(
+        !options.sizes.is_empty() && options.iters > 0,
+        "there is nothing to do: give sizes and iterations"
+    );
     let report = measure(program, kind, options)?;
     if options.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -113,11 +121,26 @@ pub fn run(program: &str, kind: Kind, options: &RunOptions) -> Result<ExitCode> 
 }
 
 fn measure(program: &str, kind: Kind, options: &RunOptions) -> Result<Report> {
-    let spec = Spec { send_depth: 16, recv_depth: 16, entries: 64, ..Spec::default() };
-    let RunOptions { ends, sizes, iters, warmup, .. } = options;
+    let spec = Spec {
+        send_depth: 16,
+        recv_depth: 16,
+        entries: 64,
+        ..Spec::default()
+    };
+    let RunOptions {
+        ends,
+        sizes,
+        iters,
+        warmup,
+        ..
+    } = options;
     let task = format!("{program} sizes={sizes:?} iters={iters} warmup={warmup}");
-    let largest = sizes.iter().copied().max().unwrap_or(0);
-    let (mut stream, wire) = Stream::begin(ends.meet(&spec, &task)?, kind, largest)?;
+    let traffic = Traffic {
+        kind,
+        size: sizes.iter().copied().max().unwrap_or(0),
+        asleep: ends.sleep,
+    };
+    let (mut stream, wire) = Stream::begin(ends.meet(&spec, &task)?, &traffic)?;
     // Everything that needs memory is there before the first iteration.
     let mut moments: Vec<Vec<u64>> = sizes.iter().map(|_| Vec::with_capacity(*iters as usize)).collect();
     // No two iterations have the same pattern.
@@ -143,7 +166,10 @@ fn measure(program: &str, kind: Kind, options: &RunOptions) -> Result<Report> {
     }
     let seconds = begun.elapsed().as_secs_f64();
     let found = stream.tally();
-    let mut found = Tally { bytes: found.bytes - before.bytes, errors: found.errors };
+    let mut found = Tally {
+        bytes: found.bytes - before.bytes,
+        errors: found.errors,
+    };
     if let Some(mut wire) = wire {
         found = found + wire.exchange(&found)?;
     }
@@ -167,7 +193,11 @@ fn measure(program: &str, kind: Kind, options: &RunOptions) -> Result<Report> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.program, self.ends)?;
-        writeln!(f, "{:>12} {:>12} {:>12} {:>12} {:>12} {:>12}", "size", "iterations", "min us", "median us", "p99 us", "max us")?;
+        writeln!(
+            f,
+            "{:>12} {:>12} {:>12} {:>12} {:>12} {:>12}",
+            "size", "iterations", "min us", "median us", "p99 us", "max us"
+        )?;
         for size in &self.sizes {
             write!(f, "{:>12} {:>12}", size.size, size.iterations)?;
             match size.iteration_us {
@@ -176,7 +206,11 @@ impl fmt::Display for Report {
             }
         }
         let bytes = bytes_text(self.bytes);
-        write!(f, "{} iterations in {:.3} s, {bytes} compared byte for byte, {} errors", self.iterations, self.seconds, self.errors)?;
+        write!(
+            f,
+            "{} iterations in {:.3} s, {bytes} compared byte for byte, {} errors",
+            self.iterations, self.seconds, self.errors
+        )?;
         match &self.complaint {
             Some(complaint) => write!(f, "; {complaint}"),
             None => Ok(()),

@@ -26,10 +26,23 @@ pub fn main(name: &str, run: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{name}: {error:#}");
+            eprintln!("{name}: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each that has not been said already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 /// Exit code of a program that counts errors.
@@ -60,7 +73,9 @@ pub fn parse_size(text: &str) -> Result<usize> {
         Some(b'm' | b'M') => (&text[..text.len() - 1], 1 << 20),
         _ => (text, 1),
     };
-    let number: usize = digits.parse().with_context(|| format!("`{text}` is no size: write 4096, 64K or 1M"))?;
+    let number: usize = digits
+        .parse()
+        .with_context(|| format!("`{text}` is no size: write 4096, 64K or 1M"))?;
     match number.checked_mul(factor) {
         // The longest message is 2^31 bytes; the memory for a few of them should be there.
         Some(size) if size <= 256 << 20 => Ok(size),
@@ -91,12 +106,36 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        for (text, size) in [("0", 0), ("63", 63), ("4K", 4096), ("64k", 65_536), ("1M", 1 << 20), ("256m", 256 << 20)] {
+        for (text, size) in [
+            ("0", 0),
+            ("63", 63),
+            ("4K", 4096),
+            ("64k", 65_536),
+            ("1M", 1 << 20),
+            ("256m", 256 << 20),
+        ] {
             assert_eq!(parse_size(text).unwrap(), size, "{text}");
         }
-        for text in ["", "K", "-1", "1.5K", "257M", "99999999999999999999", "18014398509481984K", "4096B"] {
+        for text in [
+            "",
+            "K",
+            "-1",
+            "1.5K",
+            "257M",
+            "99999999999999999999",
+            "18014398509481984K",
+            "4096B",
+        ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_error_says_nothing_twice() {
+        let error = anyhow::anyhow!("no such file")
+            .context("a.sock cannot be opened: no such file")
+            .context("opening");
+        assert_eq!(one_line(&error), "opening: a.sock cannot be opened: no such file");
     }
 
     #[test]

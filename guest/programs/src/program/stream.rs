@@ -6,13 +6,14 @@
 //! answer ([`End::take_pong`]): each side waits for the other, so one thread can be both. Nothing here makes a system
 //! call or allocates once it is set up.
 
-use super::{spin, Meeting};
+use super::spin::Waiting;
+use super::Meeting;
 use crate::harness::Wire;
 use crate::link::{Link, Region, Window};
 use crate::pattern;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use verbena::{Access, RecvWr, SendWr};
+use verbena::{Access, RcQp, RecvWr, SendWr};
 
 /// How the data gets to the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,17 @@ pub enum Kind {
     PingPong,
     /// A WRITE and a short SEND that announces it, answered by a short SEND; then a READ of what was written.
     WriteRead,
+}
+
+/// What traffic there is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// How the data gets to the other side.
+    pub kind: Kind,
+    /// Bytes of the longest message.
+    pub size: usize,
+    /// Whether completions are waited for asleep instead of by polling.
+    pub asleep: bool,
 }
 
 /// What was found.
@@ -34,7 +46,9 @@ pub struct Tally {
 
 /// One end, ready for messages of up to its size.
 struct End {
-    link: Box<Link>,
+    qp: RcQp,
+    send: Waiting,
+    recv: Waiting,
     kind: Kind,
     /// What is sent from here.
     out: Region,
@@ -59,7 +73,10 @@ impl std::ops::Add for Tally {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { bytes: self.bytes + other.bytes, errors: self.errors + other.errors }
+        Self {
+            bytes: self.bytes + other.bytes,
+            errors: self.errors + other.errors,
+        }
     }
 }
 
@@ -70,31 +87,49 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Prepares the ends of a meeting for messages of up to `size` bytes. Also gives the line to the other side, if there is
+    /// Prepares the ends of a meeting. Also gives the line to the other side, if there is
     /// one.
     ///
     /// # Errors
     ///
     /// What the device refuses; the other side's absence.
-    pub fn begin(meeting: Meeting, kind: Kind, size: usize) -> Result<(Self, Option<Wire>)> {
+    pub fn begin(meeting: Meeting, traffic: &Traffic) -> Result<(Self, Option<Wire>)> {
         let alone = |link, mut wire: Wire| -> Result<(End, Wire)> {
-            let mut end = End::new(link, kind, size)?;
+            let mut end = End::new(link, traffic)?;
             end.there = Some(wire.exchange(&end.window())?);
             Ok((end, wire))
         };
         Ok(match meeting {
             Meeting::Both(a, b) => {
-                let (mut a, mut b) = (End::new(a, kind, size)?, End::new(b, kind, size)?);
+                let (mut a, mut b) = (End::new(a, traffic)?, End::new(b, traffic)?);
                 (a.there, b.there) = (Some(b.window()), Some(a.window()));
-                (Self { first: Some(a), second: Some(b) }, None)
+                (
+                    Self {
+                        first: Some(a),
+                        second: Some(b),
+                    },
+                    None,
+                )
             }
             Meeting::First(link, wire) => {
                 let (end, wire) = alone(link, wire)?;
-                (Self { first: Some(end), second: None }, Some(wire))
+                (
+                    Self {
+                        first: Some(end),
+                        second: None,
+                    },
+                    Some(wire),
+                )
             }
             Meeting::Second(link, wire) => {
                 let (end, wire) = alone(link, wire)?;
-                (Self { first: None, second: Some(end) }, Some(wire))
+                (
+                    Self {
+                        first: None,
+                        second: Some(end),
+                    },
+                    Some(wire),
+                )
             }
         })
     }
@@ -113,7 +148,10 @@ impl Stream {
         if let Some(second) = &mut self.second {
             second.pong(iteration, size)?;
         }
-        self.first.as_mut().map(|first| first.take_pong(iteration, size)).transpose()
+        self.first
+            .as_mut()
+            .map(|first| first.take_pong(iteration, size))
+            .transpose()
     }
 
     /// What was found so far by the ends that are here.
@@ -137,16 +175,31 @@ fn there_and_back(iteration: u64) -> (u64, u64) {
 }
 
 impl End {
-    /// An end on `link`, with memory for messages of up to `size` bytes. Its first receive is posted.
+    /// An end on `link`. Its first receive is posted.
     ///
     /// # Errors
     ///
     /// What the device refuses.
-    fn new(link: Box<Link>, kind: Kind, size: usize) -> Result<Self> {
+    fn new(link: Link, &Traffic { kind, size, asleep }: &Traffic) -> Result<Self> {
         // Room for the words beside the data.
         let out = link.region(size + 2 * WORD, Access::LOCAL_WRITE)?;
         let back = link.region(size + 2 * WORD, Access::ALL_REMOTE)?;
-        let mut end = Self { link, kind, out, back, there: None, tally: Tally::default(), first_error: None };
+        let Link {
+            qp, send_cq, recv_cq, ..
+        } = link;
+        let (send, recv) = (Waiting::on(send_cq, asleep)?, Waiting::on(recv_cq, asleep)?);
+        let (there, tally, first_error) = (None, Tally::default(), None);
+        let mut end = Self {
+            qp,
+            send,
+            recv,
+            kind,
+            out,
+            back,
+            there,
+            tally,
+            first_error,
+        };
         end.post_receive(size)?;
         Ok(end)
     }
@@ -175,19 +228,19 @@ impl End {
             Kind::PingPong => self.back.sge(..size),
             Kind::WriteRead => self.back.sge(self.word_place()..),
         };
-        Ok(self.link.qp.post_recv(&RecvWr::new(&[sge]))?)
+        Ok(self.qp.post_recv(&RecvWr::new(&[sge]))?)
     }
 
     /// Waits for the message, posts the next receive. Says when the device wrote its completion.
     #[inline]
     fn receive(&mut self) -> Result<(usize, u64)> {
-        let done = spin::good(&self.link.ctx, &mut self.link.recv_cq)?;
+        let done = self.recv.good()?;
         Ok((done.byte_len as usize, done.timestamp))
     }
 
     #[inline]
     fn sent(&mut self) -> Result<()> {
-        spin::good(&self.link.ctx, &mut self.link.send_cq)?;
+        self.send.good()?;
         Ok(())
     }
 
@@ -222,12 +275,14 @@ impl End {
         pattern::fill_buffer(self.out.buffer(), 0, size, 0, there);
         match (self.kind, self.there) {
             (Kind::WriteRead, Some(window)) => {
-                let mut batch = self.link.qp.send_batch();
+                let mut batch = self.qp.send_batch();
                 batch.push(&SendWr::write(window.at(0)).sges(&[self.out.sge(..size)]))?;
                 batch.push(&SendWr::send().inline(&iteration.to_le_bytes()).signaled())?;
                 batch.ring()?;
             }
-            _ => self.link.qp.post_send(&SendWr::send().sges(&[self.out.sge(..size)]).signaled())?,
+            _ => self
+                .qp
+                .post_send(&SendWr::send().sges(&[self.out.sge(..size)]).signaled())?,
         }
         self.sent()
     }
@@ -246,7 +301,8 @@ impl End {
                 self.verify_message(len, size, there, iteration);
                 self.post_receive(self.back.len() - 2 * WORD)?;
                 pattern::fill_buffer(self.out.buffer(), 0, size, 0, back);
-                self.link.qp.post_send(&SendWr::send().sges(&[self.out.sge(..size)]).signaled())?;
+                self.qp
+                    .post_send(&SendWr::send().sges(&[self.out.sge(..size)]).signaled())?;
             }
             Kind::WriteRead => {
                 let mut word = [0; WORD];
@@ -258,7 +314,7 @@ impl End {
                 }
                 self.post_receive(WORD)?;
                 let answer = [u8::from(right && announced); WORD];
-                self.link.qp.post_send(&SendWr::send().inline(&answer).signaled())?;
+                self.qp.post_send(&SendWr::send().inline(&answer).signaled())?;
             }
         }
         self.sent()
@@ -278,7 +334,8 @@ impl End {
                 self.post_receive(WORD)?;
                 // What was written comes back into the place it was written from, which is spoiled first.
                 self.out.buffer().fill(0, size, 0);
-                self.link.qp.post_send(&SendWr::read(window.at(0)).sges(&[self.out.sge(..size)]).signaled())?;
+                self.qp
+                    .post_send(&SendWr::read(window.at(0)).sges(&[self.out.sge(..size)]).signaled())?;
                 self.sent()?;
                 self.verify(Which::Out, size, there, iteration);
             }
@@ -303,7 +360,11 @@ impl End {
     #[cold]
     fn wrong_length(&mut self, len: usize, size: usize, iteration: u64) {
         self.tally.errors += 1;
-        self.first_error.get_or_insert(FirstError { iteration, size, at: len.min(size) });
+        self.first_error.get_or_insert(FirstError {
+            iteration,
+            size,
+            at: len.min(size),
+        });
     }
 }
 
