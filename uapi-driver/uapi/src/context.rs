@@ -350,8 +350,13 @@ impl<D: Driver> Context<D> {
                 sources.swap_remove(n);
             }
         }
-        if object.begin_end().is_ok() {
-            self.store.free(id);
+        // A call that names the queue as the place to report to may be using it just now; it is over soon.
+        loop {
+            match object.begin_end() {
+                Ok(()) => break self.store.free(id),
+                Err(failure) if failure.reason == Reason::BUSY => self.device.host().pause(),
+                Err(_) => break,
+            }
         }
     }
 

@@ -114,11 +114,12 @@ impl<D: Driver> Store<D> {
         slot.content = Content::Live(object.clone());
     }
 
-    /// Frees an id, reserved or live.
+    /// Frees an id, reserved or live. One that is free already stays so: a descriptor and its context may be closed at the
+    /// same time, and both end the queue.
     pub(crate) fn free(&self, id: ObjectId) {
         let mut slots = self.slots.lock();
         let next = slots.free;
-        let slot = slots.slot(id).expect("an id is freed once");
+        let Some(slot) = slots.slot(id) else { return };
         slot.generation = (slot.generation + 1) % GENERATIONS;
         // Dropping the store's reference under the lock is harmless: the last one runs no handler.
         slot.content = Content::Free(next);

@@ -360,3 +360,26 @@ fn u09_events_are_a_fixed_format() {
         );
     }
 }
+
+#[test]
+fn u09_a_descriptor_and_its_context_can_be_closed_at_the_same_time() {
+    for _ in 0..300 {
+        let p = process();
+        let (fd, queue) = p.queue();
+        let cq = cq_reporting_to(&p, queue, 1);
+        std::thread::scope(|threads| {
+            threads.spawn(|| p.close());
+            threads.spawn(|| p.bench.close_fd(fd));
+            threads.spawn(|| {
+                // Calls that use the queue meanwhile: they work or find it, or the context, gone.
+                for _ in 0..20 {
+                    let _ = p.call(method::CREATE, class::CQ, 0, |m| {
+                        m.put(cq::CQE, &16).put(EVENT_QUEUE_OF, &queue);
+                    });
+                }
+            });
+        });
+        assert_eq!(p.destroy(class::CQ, cq).unwrap_err().errno, Errno::ENODEV);
+        assert!(p.context.store().is_empty());
+    }
+}
