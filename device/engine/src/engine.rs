@@ -7,6 +7,7 @@ use crate::dump::{Dump, HcaDump, Select};
 use crate::env::{Env, HcaId};
 use crate::fabric::Fabric;
 use crate::hca::{Cx, Hca, Port};
+use crate::limits;
 use crate::qp::requester::{self, Turn};
 use crate::qp::{Pool, Qp};
 use crate::ram;
@@ -100,12 +101,29 @@ impl Engine {
             }
         };
         let id = HcaId(index as u32);
-        if !self.fabric.claim(Gid::link_local(config.mac), id) {
-            return Err(AddHcaError::DuplicateMac);
+        let gid = Gid::link_local(config.mac);
+        if let Some(owner) = self.fabric.owner(&gid) {
+            self.evict(owner, gid)?;
         }
+        let claimed = self.fabric.claim(gid, id);
+        assert!(claimed, "nobody has the GID any more");
         let rng = Rng::new(self.rng.next());
         self.hcas.0[index] = Some(Box::new(Hca::new(id, config, true, rng)));
         Ok(id)
+    }
+
+    /// Takes a GID that is derived from a MAC address away from a guest that has put it into its table: it could
+    /// otherwise keep an HCA from being added.
+    fn evict(&mut self, owner: HcaId, gid: Gid) -> Result<(), AddHcaError> {
+        if let Some(squatter) = self.hcas.get_mut(owner) {
+            match squatter.gids.iter().position(|entry| *entry == gid) {
+                Some(0) => return Err(AddHcaError::DuplicateMac),
+                Some(index) => squatter.gids[index] = Gid::default(),
+                None => {}
+            }
+        }
+        self.fabric.release(&gid);
+        Ok(())
     }
 
     /// Removes an HCA. Its peers see silence. Unknown ids are ignored, here and in every other function.
@@ -205,7 +223,12 @@ impl Engine {
             }
         }
         for hca in self.hcas.iter_mut() {
-            did_work |= admin::poll(hca, &mut cx, &mut budget);
+            // Of its own, so that a guest with many commands does not use up what messages may use.
+            let mut commands = Budget {
+                operations: limits::ADMIN_TURN,
+                ..budget
+            };
+            did_work |= admin::poll(hca, &mut cx, &mut commands);
             did_work |= collect(hca, &mut cx);
         }
         // Those that are active now, once each: whoever wants another turn comes behind them.

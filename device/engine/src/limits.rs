@@ -29,3 +29,8 @@ pub(crate) const SLICE: u64 = 256 << 10;
 pub(crate) const TURN: u32 = 32;
 /// Largest buffer of a DUMP: its page list is read in one go.
 pub(crate) const DUMP_SIZE: u64 = 256 << 20;
+/// Commands that one HCA executes in a poll at most; a step of a registration counts as
+/// [`REGISTRATION_STEP`].
+pub(crate) const ADMIN_TURN: u32 = 2 * REGISTRATION_STEP;
+/// What reading a few thousand pages of a page list counts as.
+pub(crate) const REGISTRATION_STEP: u32 = 64;

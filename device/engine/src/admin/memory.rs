@@ -92,7 +92,7 @@ impl Registration {
         cx: &mut Cx<'_, E>,
         budget: &mut Budget,
     ) -> Option<Result<Reply, Failure>> {
-        budget.operations = budget.operations.saturating_sub(STEP / 64);
+        budget.operations = budget.operations.saturating_sub(limits::REGISTRATION_STEP);
         let result = match self.walk.step(cx.env.ram(hca.id), STEP) {
             Ok(false) => return None,
             Ok(true) => self.finish(hca),

@@ -165,12 +165,19 @@ pub(crate) fn poll<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, budget: &mut Budge
 /// Advances the commands that are in execution.
 fn advance<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, budget: &mut Budget) {
     let running = core::mem::take(&mut hca.admin.running);
+    let mut stepped = Vec::new();
     for (id, mut registration) in running {
+        if budget.is_spent() {
+            hca.admin.running.push((id, registration));
+            continue;
+        }
         match registration.step(hca, cx, budget) {
-            None => hca.admin.running.push((id, registration)),
+            None => stepped.push((id, registration)),
             Some(result) => finish(hca, id, result),
         }
     }
+    // Behind those that have waited.
+    hca.admin.running.append(&mut stepped);
 }
 
 /// Takes commands from the submission ring.

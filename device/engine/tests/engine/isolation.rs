@@ -119,3 +119,27 @@ fn h14_another_seed_gives_other_keys() {
     assert_eq!(keys(3), keys(3));
     assert_ne!(keys(3), keys(4));
 }
+
+#[test]
+fn h14_a_guest_cannot_keep_another_hca_out_by_taking_its_gid() {
+    let mut w = World::new(1);
+    let mut squatter = End::new(&mut w, QpShape::default(), 4);
+    let gid = verbena_hw::id::Gid::link_local([0x02, 0x56, 0x42, 0, 0, 2]);
+    let req = verbena_hw::cmd::SetGidReq {
+        index: 3,
+        reserved: 0,
+        gid,
+    };
+    squatter
+        .guest
+        .command::<[u8; 0]>(&mut w, Opcode::SET_GID, &req)
+        .expect("nobody has it yet");
+    let owner = End::new(&mut w, QpShape::default(), 4);
+    assert_eq!(owner.guest.gid(), gid);
+    let req = verbena_hw::cmd::QueryGidReq { index: 3, reserved: 0 };
+    let rsp: verbena_hw::cmd::QueryGidRsp = squatter
+        .guest
+        .command(&mut w, Opcode::QUERY_GID, &req)
+        .expect("the entry");
+    assert!(rsp.gid.is_zero());
+}
