@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A client attaches, looks at the device, uses it, leaves, and another one comes.
 
-use crate::common::{eventually, memfd, Running};
+use crate::common::{eventually, memfd, Running, PATIENCE};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::time::Instant;
 use verbena_hw::{pci, regs};
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
@@ -236,4 +237,19 @@ fn h14_truncated_memory_costs_its_owner_the_device_and_nobody_else() {
     assert_eq!(probe(&mut good, 0), regs::PROBE_DONE);
     let mut next = server.client(0);
     assert_eq!(reg32(&mut next, regs::MAGIC), regs::MAGIC_VALUE);
+}
+
+#[test]
+fn h02_register_accesses_do_not_wait_for_a_worker_that_never_sleeps() {
+    let server = Running::spinning(1, PATIENCE * 10);
+    let mut client = server.client(0);
+    let memory = memfd(0x1000);
+    let start = Instant::now();
+    for _ in 0..200 {
+        client.dma_map(0, 0, 0x1000, memory.as_raw_fd()).unwrap();
+        assert_eq!(probe(&mut client, 0), regs::PROBE_DONE);
+        client.dma_unmap(0, 0x1000).unwrap();
+    }
+    // 800 messages. An unfair lock would take a scheduler's tick for each, or for ever.
+    assert!(start.elapsed() < PATIENCE / 4, "{:?}", start.elapsed());
 }

@@ -27,11 +27,16 @@ pub struct Running {
 impl Running {
     /// A server with `hcas` HCAs and a control socket.
     pub fn new(hcas: usize) -> Self {
+        Self::spinning(hcas, Duration::from_micros(20))
+    }
+
+    /// The same, with a worker that spins for `spin` before it sleeps.
+    pub fn spinning(hcas: usize, spin: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = Config {
             sockets: (0..hcas).map(|index| dir.path().join(format!("hca{index}"))).collect(),
             control: Some(dir.path().join("control")),
-            spin: Duration::from_micros(20),
+            spin,
             seed: 1,
             ..Config::default()
         };
