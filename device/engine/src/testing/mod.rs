@@ -15,9 +15,11 @@
 
 mod driver;
 mod pair;
+mod queues;
 
-pub use driver::{attrs, Cq, Failed, Guest, Mr, Qp, QpShape, RecvWr, SendWr};
+pub use driver::{attrs, Failed, Guest};
 pub use pair::{End, Pair};
+pub use queues::{Cq, Mr, Qp, QpShape, RecvWr, SendWr};
 
 use crate::{Budget, Dma, Engine, EngineConfig, Env, GuestRam, HcaConfig, HcaId, Time};
 use core::time::Duration;
