@@ -151,6 +151,17 @@ mod tests {
     }
 
     #[test]
+    fn comments_begin_where_qemu_sees_them() {
+        for profile in ALL.iter().flat_map(|scenario| scenario.profiles()) {
+            let hidden = profile
+                .text
+                .lines()
+                .find(|line| line.trim_start().starts_with('#') && !line.starts_with('#'));
+            assert_eq!(hidden, None, "{}", profile.name);
+        }
+    }
+
+    #[test]
     fn the_agents_port_has_the_agents_name() {
         assert!(GUEST
             .text

@@ -306,7 +306,7 @@ impl Setup {
             "tools" => self.plan.key("tools-2", "tools"),
             "guest" => self.plan.key("guest-1", "guest"),
             "kernel" => self.plan.key("kernel-1", "kernel"),
-            "source" => self.plan.key("source-1", "source"),
+            "source" => self.plan.key("source-2", "source"),
             "headers" => Key::of("headers-2")
                 .key(&self.key("tools"))
                 .key(&self.key("source"))
