@@ -7,12 +7,12 @@ use crate::glue;
 use kernel::bindings;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
 use kernel::fs::File;
+use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::poll::{PollCondVarBox, PollTable};
 use kernel::sync::Mutex;
 use kernel::types::ForeignOwnable;
 use kernel::uaccess::{UserPtr, UserSlice};
-use kernel::new_mutex;
 use rdma_uapi::class::event_queue::Event;
 use rdma_uapi::event::FdObject;
 use rdma_uapi::host::Wait;
@@ -122,7 +122,9 @@ fn read(descriptor: &dyn Descriptor, buffer: UserSlice, len: usize, nonblocking:
             // What was copied already is not lost by what came after it.
             Err(_) if done > 0 => return Ok(done),
             Err(Errno::EAGAIN) if !nonblocking => {
-                descriptor.readers().wait_until(|| descriptor.readable() || descriptor.ended())?;
+                descriptor
+                    .readers()
+                    .wait_until(|| descriptor.readable() || descriptor.ended())?;
             }
             Err(errno) => return Err(Error::from_errno(errno.to_result())),
         }
@@ -162,7 +164,12 @@ unsafe extern "C" fn verbena_rs_events_read(
 ) -> isize {
     // SAFETY: It came from `install`; the file is open during the call.
     let descriptor = unsafe { borrow(events) };
-    match read(descriptor, UserSlice::new(UserPtr::from_addr(buffer), len), len, nonblocking) {
+    match read(
+        descriptor,
+        UserSlice::new(UserPtr::from_addr(buffer), len),
+        len,
+        nonblocking,
+    ) {
         Ok(n) => n as isize,
         Err(error) => error.to_errno() as isize,
     }

@@ -39,7 +39,10 @@ fn try_ioctl(
     let method = wire::ioctl_method(command).ok_or(Errno::ENOTTY)?;
     let user = UserPtr::from_addr(arg);
     let mut header = [0; HEADER];
-    UserSlice::new(user, HEADER).reader().read_slice(&mut header).map_err(errno)?;
+    UserSlice::new(user, HEADER)
+        .reader()
+        .read_slice(&mut header)
+        .map_err(errno)?;
     let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
     if !(HEADER..=MAX_MESSAGE).contains(&length) {
         return Err(Errno::EINVAL);
@@ -59,7 +62,10 @@ fn try_ioctl(
     rest.reader().read_slice(&mut message[HEADER..]).map_err(errno)?;
     let result = dispatch(u32::from(method), message);
     // Also when it failed: the header says why.
-    UserSlice::new(user, length).writer().write_slice(message).map_err(errno)?;
+    UserSlice::new(user, length)
+        .writer()
+        .write_slice(message)
+        .map_err(errno)?;
     result
 }
 
@@ -98,7 +104,9 @@ unsafe extern "C" fn verbena_rs_release(file: *mut c_void) {
 unsafe extern "C" fn verbena_rs_ioctl(file: *mut c_void, command: c_uint, arg: c_ulong) -> c_long {
     // SAFETY: It came from verbena_rs_open; the file is open during the call.
     let context: Arc<Context<Linux>> = unsafe { Arc::<Context<Linux>>::borrow(file) }.into();
-    ioctl(command, arg, |method, message| Context::dispatch(&context, method, message))
+    ioctl(command, arg, |method, message| {
+        Context::dispatch(&context, method, message)
+    })
 }
 
 /// See `glue.h`.
@@ -118,7 +126,13 @@ unsafe extern "C" fn verbena_rs_mmap(file: *mut c_void, offset: u64, len: u64, t
         return ENOMEM.to_errno();
     };
     // SAFETY: There is room for it.
-    unsafe { *target = Target { pfn, registers, keep: keep.into_foreign() } };
+    unsafe {
+        *target = Target {
+            pfn,
+            registers,
+            keep: keep.into_foreign(),
+        }
+    };
     0
 }
 

@@ -38,7 +38,10 @@ pub(crate) struct Target {
     pub(crate) keep: *mut c_void,
 }
 
-#[expect(improper_ctypes, reason = "the kernel's types for lock debugging are empty in this configuration, also in C")]
+#[expect(
+    improper_ctypes,
+    reason = "the kernel's types for lock debugging are empty in this configuration, also in C"
+)]
 extern "C" {
     pub(crate) fn verbena_glue_init() -> c_int;
     pub(crate) fn verbena_glue_exit();

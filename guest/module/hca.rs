@@ -37,7 +37,9 @@ impl Hca {
     /// Asks whether the device is still there, and says whether to ask again. The end of its process makes no interrupt,
     /// and who sleeps until an event comes would sleep for ever.
     pub(crate) fn watch(&self) -> bool {
-        let Some(device) = self.device.as_ref() else { return false };
+        let Some(device) = self.device.as_ref() else {
+            return false;
+        };
         // An interrupt without a reason is what makes the driver look.
         verbena_core::interrupt(device, 0);
         let gone = device.state().is_gone();
@@ -102,9 +104,8 @@ impl Node {
         let (number, name) = linux.node();
         // SAFETY: The parent is registered. The reference to the HCA is given away; while it exists, so does `linux`,
         // to which the number belongs. The name is copied.
-        let node = unsafe {
-            glue::verbena_node_add(glue::raw_device(parent), number, name.as_char_ptr(), hca.into_foreign())
-        };
+        let node =
+            unsafe { glue::verbena_node_add(glue::raw_device(parent), number, name.as_char_ptr(), hca.into_foreign()) };
         // INVARIANT: Just made.
         NonNull::new(from_err_ptr(node)?).map(Node).ok_or(ENOMEM)
     }

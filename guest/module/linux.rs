@@ -51,7 +51,15 @@ impl Linux {
     ) -> Result<Self> {
         let number = Number::take()?;
         let name = CString::try_from_fmt(fmt!("verbena{}", number.0))?;
-        let parts = Parts { device: device.into(), number, name, registers, doorbells, vectors, reach };
+        let parts = Parts {
+            device: device.into(),
+            number,
+            name,
+            registers,
+            doorbells,
+            vectors,
+            reach,
+        };
         Ok(Linux(Arc::new(parts, GFP_KERNEL)?))
     }
 
@@ -84,12 +92,16 @@ impl Platform for Linux {
 
     fn read32(&self, offset: u32) -> u32 {
         let registers = self.0.registers.try_access();
-        registers.and_then(|registers| registers.try_read32(offset as usize).ok()).unwrap_or(u32::MAX)
+        registers
+            .and_then(|registers| registers.try_read32(offset as usize).ok())
+            .unwrap_or(u32::MAX)
     }
 
     fn read64(&self, offset: u32) -> u64 {
         let registers = self.0.registers.try_access();
-        registers.and_then(|registers| registers.try_read64(offset as usize).ok()).unwrap_or(u64::MAX)
+        registers
+            .and_then(|registers| registers.try_read64(offset as usize).ok())
+            .unwrap_or(u64::MAX)
     }
 
     fn write32(&self, offset: u32, value: u32) {
@@ -140,11 +152,17 @@ impl Host for Linux {
     type Charge = Charge;
 
     fn copy_in(&self, _owner: &(), addr: u64, into: &mut [u8]) -> Result<(), Errno> {
-        UserSlice::new(UserPtr::from_addr(addr as usize), into.len()).reader().read_slice(into).map_err(errno)
+        UserSlice::new(UserPtr::from_addr(addr as usize), into.len())
+            .reader()
+            .read_slice(into)
+            .map_err(errno)
     }
 
     fn copy_out(&self, _owner: &(), addr: u64, from: &[u8]) -> Result<(), Errno> {
-        UserSlice::new(UserPtr::from_addr(addr as usize), from.len()).writer().write_slice(from).map_err(errno)
+        UserSlice::new(UserPtr::from_addr(addr as usize), from.len())
+            .writer()
+            .write_slice(from)
+            .map_err(errno)
     }
 
     fn may(&self, _owner: &(), access: Access) -> bool {
@@ -249,7 +267,10 @@ impl Signal {
             // SAFETY: There is room for one, and it stays there.
             unsafe { bindings::init_completion(slot) }
         });
-        Ok(Signal(KBox::pin_init(pin_init!(Completion { inner <- inner }), GFP_KERNEL)?))
+        Ok(Signal(KBox::pin_init(
+            pin_init!(Completion { inner <- inner }),
+            GFP_KERNEL,
+        )?))
     }
 }
 

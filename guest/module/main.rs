@@ -103,14 +103,19 @@ impl pci::Driver for Verbena {
 
 fn attach<'bound>(pdev: &'bound pci::Device<Core<'_>>) -> Result<Attached<'bound>> {
     pdev.enable_device_mem().inspect_err(|_| {
-        dev_err!(pdev, "the device cannot be enabled: its configuration space does not answer\n");
+        dev_err!(
+            pdev,
+            "the device cannot be enabled: its configuration space does not answer\n"
+        );
     })?;
     // SAFETY: Nothing is mapped for the device yet.
     unsafe {
         dma::Device::dma_set_mask_and_coherent(pdev, DmaMask::new::<64>())?;
         dma::Device::dma_set_max_seg_size(pdev, SZ_2G as u32);
     }
-    let registers = pdev.iomap_region_sized(hw::BAR_REGS as u32, c"verbena")?.into_devres()?;
+    let registers = pdev
+        .iomap_region_sized(hw::BAR_REGS as u32, c"verbena")?
+        .into_devres()?;
     if pdev.resource_len(hw::BAR_DOORBELL as u32)? < hw::BAR_DOORBELL_SIZE {
         dev_err!(pdev, "BAR {} is too small for the doorbells\n", hw::BAR_DOORBELL);
         return Err(ENODEV);
@@ -130,7 +135,11 @@ fn attach<'bound>(pdev: &'bound pci::Device<Core<'_>>) -> Result<Attached<'bound
         Error::from_errno(error.errno().to_result())
     })?;
     let device = verbena_core::Device::try_new(hardware, linux.clone()).map_err(|refusal| {
-        dev_err!(pdev, "the driver's classes do not fit: {}\n", core::format_args!("{refusal}"));
+        dev_err!(
+            pdev,
+            "the driver's classes do not fit: {}\n",
+            core::format_args!("{refusal}")
+        );
         EINVAL
     })?;
     let running = Running::new(&hca, device, count);
@@ -147,9 +156,7 @@ fn attach<'bound>(pdev: &'bound pci::Device<Core<'_>>) -> Result<Attached<'bound
 }
 
 /// Vector 0 is the admin queue's, 1 the asynchronous events'; one more for every processor, to spread completions.
-fn allocate_vectors<'bound>(
-    pdev: &'bound pci::Device<Core<'_>>,
-) -> Result<KBox<IrqVectorRegistration<'bound>>> {
+fn allocate_vectors<'bound>(pdev: &'bound pci::Device<Core<'_>>) -> Result<KBox<IrqVectorRegistration<'bound>>> {
     let wanted = cpu::nr_cpu_ids().saturating_add(2).min(u32::from(hw::MSIX_VECTORS));
     let types = pci::IrqTypes::default().with(pci::IrqType::MsiX);
     let pdev: &'bound pci::Device<Bound> = pdev;
@@ -166,7 +173,10 @@ fn register_handlers<'bound>(
     let mut handlers = KVec::with_capacity(vectors.len(), GFP_KERNEL)?;
     for index in 0..vectors.len() {
         let request = vectors.index(index)?;
-        let vector = Vector { hca: hca.clone(), index: index as u16 };
+        let vector = Vector {
+            hca: hca.clone(),
+            index: index as u16,
+        };
         // SAFETY: It is not forgotten.
         let handler = unsafe { ThreadedRegistration::new(request.into(), Flags::ONESHOT, c"verbena", Ok(vector)) };
         handlers.push(KBox::pin_init(handler, GFP_KERNEL)?, GFP_KERNEL)?;

@@ -137,7 +137,10 @@ impl Reach {
         unsafe { shared.memory.map(&self.device) }?;
         mapped.list.push_back(mapping);
         drop(mapped);
-        Ok(Reached { reach: self.clone(), mapping: shared })
+        Ok(Reached {
+            reach: self.clone(),
+            mapping: shared,
+        })
     }
 
     /// Zeroed memory of at least `len` bytes, in one stretch.
@@ -149,15 +152,25 @@ impl Reach {
             addr = at;
             0
         });
-        Ok(Dma { reached, addr, words: pages * (PAGE as usize / size_of::<AtomicU64>()) })
+        Ok(Dma {
+            reached,
+            addr,
+            words: pages * (PAGE as usize / size_of::<AtomicU64>()),
+        })
     }
 
     /// The pages of `len` bytes at `addr` in the calling process.
     pub(crate) fn pin(self: &Arc<Self>, addr: u64, len: u64, writable: bool) -> Result<Pinned> {
         let first = addr & !(PAGE - 1);
-        let end = addr.checked_add(len).and_then(|end| end.checked_next_multiple_of(PAGE)).ok_or(EFAULT)?;
+        let end = addr
+            .checked_add(len)
+            .and_then(|end| end.checked_next_multiple_of(PAGE))
+            .ok_or(EFAULT)?;
         let memory = Memory::pin(first as usize, ((end - first) / PAGE) as usize, writable)?;
-        Ok(Pinned { reached: self.add(memory)?, first_offset: addr - first })
+        Ok(Pinned {
+            reached: self.add(memory)?,
+            first_offset: addr - first,
+        })
     }
 }
 
