@@ -104,7 +104,7 @@ pub struct Layout(Vec<Range<usize>>);
 impl Layout {
     /// In one piece.
     pub fn whole(at: usize, len: usize) -> Self {
-        Self(vec![at..at + len])
+        Self(std::iter::once(at..at + len).collect())
     }
 
     /// In pieces of these lengths, from `at` on, with `gap` bytes between them; every other piece lies in the second
@@ -189,7 +189,7 @@ impl Layout {
         taken.sort_by_key(|r| r.start);
         let mut from = 0;
         let size = region.buffer().len();
-        for range in taken.into_iter().chain([size..size]) {
+        for range in taken.into_iter().chain(std::iter::once(size..size)) {
             let gap = range.start - from;
             if let Some(wrong) = pattern::difference_in_buffer(region.buffer(), from, gap, from as u64, BACKGROUND) {
                 bail!("byte {wrong} of the buffer was written, which is outside the message of {len} bytes");

@@ -11,12 +11,15 @@ mod cq;
 mod discovery;
 mod errors;
 mod events;
+mod interface;
 mod isolation;
 mod kit;
 mod memory;
 mod objects;
+mod qp_life;
 mod qp_state;
 mod raw;
+mod retries;
 mod transfer;
 
 use crate::harness::Case;
@@ -24,13 +27,16 @@ use crate::harness::Case;
 /// The areas, in the order in which they run: what the later ones stand on comes first.
 const AREAS: &[&[Case]] = &[
     control::CASES,
+    interface::CASES,
     objects::CASES,
     discovery::CASES,
     memory::CASES,
     qp_state::CASES,
+    qp_life::CASES,
     transfer::CASES,
     cq::CASES,
     errors::CASES,
+    retries::CASES,
     events::CASES,
     isolation::CASES,
     cleanup::CASES,

@@ -29,7 +29,7 @@ pub struct EndsOptions {
 /// The ends that are in this process, connected.
 pub enum Meeting {
     /// Both.
-    Both(Link, Link),
+    Both(Link, Box<Link>),
     /// The one that begins, and the line to the other.
     First(Link, Wire),
     /// The one that answers, and the line to the other.
@@ -51,7 +51,7 @@ impl EndsOptions {
             (None, None) => {
                 let second = Context::open(self.right.as_ref().unwrap_or(&self.device.attach))?;
                 let (a, b) = Link::pair(&ctx, &second, spec)?;
-                return Ok(Meeting::Both(a, b));
+                return Ok(Meeting::Both(a, Box::new(b)));
             }
         };
         let theirs: String = wire.exchange(&task.to_owned())?;

@@ -101,7 +101,7 @@ impl Stream {
         };
         Ok(match meeting {
             Meeting::Both(a, b) => {
-                let (mut a, mut b) = (End::new(a, traffic)?, End::new(b, traffic)?);
+                let (mut a, mut b) = (End::new(a, traffic)?, End::new(*b, traffic)?);
                 (a.there, b.there) = (Some(b.window()), Some(a.window()));
                 (
                     Self {
