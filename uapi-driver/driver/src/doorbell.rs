@@ -4,7 +4,7 @@
 use crate::attach::{Gone, Register};
 use crate::context::MESSAGE;
 use crate::error::{Error, Result};
-use crate::memory::Mapping;
+use crate::memory::View;
 use crate::object::Object;
 use crate::Context;
 use rdma_uapi::client::Builder;
@@ -15,7 +15,7 @@ use verbena_hw::doorbell::{DoorbellPage, PAGE_SIZE};
 
 pub(crate) struct Doorbell {
     // Field order: the mappings go before the object, which cannot be destroyed while its register is mapped.
-    page: Arc<Mapping>,
+    page: View<DoorbellPage>,
     register: Box<dyn Register>,
     object: Object,
 }
@@ -30,13 +30,13 @@ impl Doorbell {
         let object = Object::new(context, DOORBELL_CLASS, answer.object(), "destroy a doorbell page");
         let maps = answer.expect(DOING, DOORBELL_MAPS)?;
         let page = context.map(maps.page_offset, PAGE_SIZE)?;
-        let register = context.register(maps.register_offset)?;
-        let doorbell = Self { page, register, object };
-        doorbell.try_page().ok_or(Error::Answer {
+        // SAFETY: any bits are a `DoorbellPage`; what anybody writes in it is atomic.
+        let page = unsafe { View::new(page, 0) }.ok_or(Error::Answer {
             doing: DOING,
             what: "the page is too short",
         })?;
-        Ok(doorbell)
+        let register = context.register(maps.register_offset)?;
+        Ok(Self { page, register, object })
     }
 
     /// The context's doorbell page that new queue pairs take their slots from.
@@ -65,16 +65,10 @@ impl Doorbell {
         self.object.id()
     }
 
-    fn try_page(&self) -> Option<&DoorbellPage> {
-        // SAFETY: any bits are a `DoorbellPage`; what anybody writes in it is atomic.
-        unsafe { self.page.view(0) }
-    }
-
     /// Rings `slot`: after this the device looks at its queue.
     #[inline(always)]
     pub(crate) fn ring(&self, slot: u16) -> Result<(), Gone> {
-        let page = self.try_page().expect("looked at when it was made");
-        if page.ring(slot) {
+        if self.page.ring(slot) {
             self.kick(slot)
         } else {
             Ok(())

@@ -144,6 +144,44 @@ impl std::fmt::Debug for Mapping {
     }
 }
 
+/// A structure of the hardware's in a mapping, looked up once: the fast path reaches it without a check.
+///
+/// # Invariants
+///
+/// `at` is what [`Mapping::view`] gave for the mapping that is held.
+pub(crate) struct View<T> {
+    at: NonNull<T>,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: it is a shared reference to a `T` and what keeps that mapped.
+unsafe impl<T: Sync> Send for View<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for View<T> {}
+
+impl<T> View<T> {
+    /// The `T` that lies at `offset`; `None` if it does not fit or is not aligned.
+    ///
+    /// # Safety
+    ///
+    /// As [`Mapping::view`].
+    pub(crate) unsafe fn new(mapping: Arc<Mapping>, offset: usize) -> Option<Self> {
+        // SAFETY: the caller promises the same.
+        let at = NonNull::from(unsafe { mapping.view::<T>(offset) }?);
+        Some(Self { at, _mapping: mapping })
+    }
+}
+
+impl<T> std::ops::Deref for View<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: by the type's invariants it was a valid reference into a mapping that is still held.
+        unsafe { self.at.as_ref() }
+    }
+}
+
 /// A file of memory without a name, `len` bytes long and empty: pages come when they are touched.
 pub(crate) fn memory_file(name: &str, len: u64) -> rustix::io::Result<File> {
     let fd = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;

@@ -5,4 +5,4 @@ mod buffer;
 mod mapping;
 
 pub use buffer::Buffer;
-pub(crate) use mapping::{memory_file, Mapping};
+pub(crate) use mapping::{memory_file, Mapping, View};

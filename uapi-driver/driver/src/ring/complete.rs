@@ -3,7 +3,7 @@
 
 use super::memory::Ring;
 use super::table::{QpTable, Side};
-use crate::memory::Mapping;
+use crate::memory::{Mapping, View};
 use std::fmt;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -26,27 +26,24 @@ pub enum ArmKind {
 
 pub(crate) struct CqRing {
     ring: Ring<WORDS>,
-    /// Holds the [`CqRecord`], at `record`.
-    mapping: Arc<Mapping>,
-    record: usize,
+    record: View<CqRecord>,
     qps: Arc<QpTable>,
     consumer: u32,
     arm_sequence: u32,
 }
 
 impl CqRing {
-    /// `None` if the record does not fit the mapping.
+    /// `record` is where in `mapping` the [`CqRecord`] is; `None` if it does not fit.
     pub(crate) fn new(ring: Ring<WORDS>, mapping: Arc<Mapping>, record: usize, qps: Arc<QpTable>) -> Option<Self> {
-        let ring = Self {
+        // SAFETY: any bits are a `CqRecord`; its fields that anybody writes are atomics.
+        let record = unsafe { View::new(mapping, record) }?;
+        Some(Self {
             ring,
-            mapping,
             record,
             qps,
             consumer: 0,
             arm_sequence: 0,
-        };
-        ring.try_record()?;
-        Some(ring)
+        })
     }
 
     /// Entries.
@@ -54,24 +51,21 @@ impl CqRing {
         self.ring.entries()
     }
 
-    fn try_record(&self) -> Option<&CqRecord> {
-        // SAFETY: any bits are a `CqRecord`; its fields that anybody writes are atomics.
-        unsafe { self.mapping.view(self.record) }
-    }
-
-    #[inline(always)]
-    fn record(&self) -> &CqRecord {
-        self.try_record().expect("looked at when the queue was made")
-    }
-
     /// The oldest completion, if there is one. Those of queue pairs that are gone are passed over.
     #[inline(always)]
     pub(crate) fn poll(&mut self) -> Option<Completion<'_>> {
-        let word0 = loop {
-            let entry = self.ring.entry(self.consumer).0;
+        let Self {
+            ring,
+            record,
+            qps,
+            consumer,
+            ..
+        } = self;
+        let (word0, entry) = loop {
+            let entry = ring.entry(*consumer).0;
             // Acquire: the entry's other words are read after the owner bit that says they are there.
             let word0 = entry[0].load(Ordering::Acquire);
-            if (word0 as u8 ^ phase(self.consumer, self.ring.log_entries())) & OWNER_PHASE != 0 {
+            if (word0 as u8 ^ phase(*consumer, ring.log_entries())) & OWNER_PHASE != 0 {
                 return None;
             }
             let side = match (word0 >> 24) as u8 & flags::RECV {
@@ -79,20 +73,17 @@ impl CqRing {
                 _ => Side::Recv,
             };
             let consumed = entry[3].load(Ordering::Relaxed) as u32;
-            if self.qps.consume(entry[7].load(Ordering::Relaxed), side, consumed) {
-                break word0;
+            if qps.consume(entry[7].load(Ordering::Relaxed), side, consumed) {
+                break (word0, entry);
             }
-            self.advance();
+            advance(consumer, record);
         };
-        Some(Completion { word0, cq: self })
-    }
-
-    /// Gives the oldest entry back to the device.
-    #[inline(always)]
-    fn advance(&mut self) {
-        self.consumer = self.consumer.wrapping_add(1);
-        // Release: the device overwrites the entry only after it has seen this, so after our loads from it.
-        self.record().consumer.store(self.consumer, Ordering::Release);
+        Some(Completion {
+            word0,
+            entry,
+            consumer,
+            record,
+        })
     }
 
     /// Asks for one event.
@@ -103,9 +94,7 @@ impl CqRing {
             ArmKind::Any => CqRecord::ARM_ANY,
             ArmKind::Solicited => CqRecord::ARM_SOLICITED,
         };
-        self.record()
-            .arm
-            .store(self.arm_sequence << 2 | kind, Ordering::Release);
+        self.record.arm.store(self.arm_sequence << 2 | kind, Ordering::Release);
         // Store buffering: the caller's next poll must not be satisfied before the device can see the request, or an
         // entry written in between would be seen by neither. The device has its fence between entry and `arm`.
         fence(Ordering::SeqCst);
@@ -138,6 +127,14 @@ impl CqRing {
     }
 }
 
+/// Gives the oldest entry back to the device.
+#[inline(always)]
+fn advance(consumer: &mut u32, record: &CqRecord) {
+    *consumer = consumer.wrapping_add(1);
+    // Release: the device overwrites the entry only after it has seen this, so after our loads from it.
+    record.consumer.store(*consumer, Ordering::Release);
+}
+
 /// A cookie that no queue pair ever has: the index is beyond the table.
 const NOBODY: u64 = u64::MAX;
 
@@ -145,14 +142,15 @@ const NOBODY: u64 = u64::MAX;
 /// entry goes back to the device.
 pub struct Completion<'a> {
     word0: u64,
-    cq: &'a mut CqRing,
+    entry: &'a [AtomicU64; WORDS],
+    consumer: &'a mut u32,
+    record: &'a CqRecord,
 }
 
 impl Completion<'_> {
     #[inline(always)]
     fn word(&self, n: usize) -> u64 {
-        let entry: &[AtomicU64; WORDS] = self.cq.ring.entry(self.cq.consumer).0;
-        entry[n].load(Ordering::Relaxed)
+        self.entry[n].load(Ordering::Relaxed)
     }
 
     /// The number that the work request was posted with.
@@ -270,7 +268,7 @@ impl Completion<'_> {
 impl Drop for Completion<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.cq.advance();
+        advance(self.consumer, self.record);
     }
 }
 
@@ -389,6 +387,7 @@ mod tests {
 
     /// A completion queue and, on the same memory, a device that writes into it.
     struct Fixture {
+        mapping: Arc<Mapping>,
         qps: Arc<QpTable>,
         cq: CqRing,
         device: Ring<WORDS>,
@@ -401,18 +400,22 @@ mod tests {
         let qps = Arc::new(QpTable::new());
         let record = 64 << log_entries;
         let cq = CqRing::new(ring(), mapping.clone(), record, qps.clone()).unwrap();
-        Fixture {
-            qps,
-            cq,
-            device: ring(),
-            producer: 0,
+        {
+            let device = ring();
+            Fixture {
+                mapping,
+                qps,
+                cq,
+                device,
+                producer: 0,
+            }
         }
     }
 
     impl Fixture {
         /// The device writes `cqe`, as the specification of its ring says.
         fn write(&mut self, qp: &QpSlot, cqe: Cqe) {
-            let consumer = self.cq.record().consumer.load(Ordering::Acquire);
+            let consumer = self.cq.record.consumer.load(Ordering::Acquire);
             assert!(self.producer.wrapping_sub(consumer) < self.cq.entries(), "overrun");
             let owner = cqe.owner & !1 | phase(self.producer, self.device.log_entries());
             let words: [u64; WORDS] = zerocopy::transmute!(Cqe {
@@ -528,7 +531,7 @@ mod tests {
                 seen += 1;
             }
             assert_eq!(seen, sent);
-            assert_eq!(u64::from(f.cq.record().consumer.load(Ordering::Relaxed)), seen);
+            assert_eq!(u64::from(f.cq.record.consumer.load(Ordering::Relaxed)), seen);
             assert_eq!(u64::from(qp.consumed(Side::Send)), seen);
         }
         assert!(sent > 64, "many passes");
@@ -541,10 +544,10 @@ mod tests {
         f.write(&qp, success(1));
         f.write(&qp, success(2));
         let first = f.cq.poll().unwrap();
-        assert_eq!(first.cq.record().consumer.load(Ordering::Relaxed), 0);
+        assert_eq!(first.record.consumer.load(Ordering::Relaxed), 0);
         assert_eq!(first.wr_id(), 1);
         drop(first);
-        assert_eq!(f.cq.record().consumer.load(Ordering::Relaxed), 1);
+        assert_eq!(f.cq.record.consumer.load(Ordering::Relaxed), 1);
         // A view that is forgotten was not consumed.
         std::mem::forget(f.cq.poll().unwrap());
         assert_eq!(f.ids(), [2]);
@@ -585,7 +588,7 @@ mod tests {
         drop(gone);
         assert_eq!(f.ids(), [0, 1, 2]);
         assert_eq!(
-            f.cq.record().consumer.load(Ordering::Relaxed),
+            f.cq.record.consumer.load(Ordering::Relaxed),
             6,
             "their places are given back too"
         );
@@ -624,7 +627,7 @@ mod tests {
         let mut last = 0;
         for kind in [ArmKind::Any, ArmKind::Any, ArmKind::Solicited, ArmKind::Any] {
             f.cq.arm(kind);
-            let arm = f.cq.record().arm.load(Ordering::Relaxed);
+            let arm = f.cq.record.arm.load(Ordering::Relaxed);
             assert_ne!(arm >> 2, last >> 2);
             let expected = match kind {
                 ArmKind::Any => CqRecord::ARM_ANY,
@@ -639,16 +642,19 @@ mod tests {
     fn u19_a_poller_and_a_device_on_two_threads_agree() {
         const COUNT: u64 = 100_000;
         let Fixture {
-            qps, mut cq, device, ..
+            qps,
+            mut cq,
+            device,
+            mapping,
+            ..
         } = fixture(4);
         let qp = qps.claim().unwrap();
         let cookie = qp.cookie();
-        let consumer = cq.mapping.clone();
-        let record = cq.record;
+        let mapping = mapping.clone();
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 // SAFETY: any bits are a record, and what changes in it is atomic.
-                let record: &CqRecord = unsafe { consumer.view(record) }.unwrap();
+                let record: &CqRecord = unsafe { mapping.view(64 << 4) }.unwrap();
                 for id in 0..COUNT {
                     while (id as u32).wrapping_sub(record.consumer.load(Ordering::Acquire)) >= 16 {
                         std::thread::yield_now();

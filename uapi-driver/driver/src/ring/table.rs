@@ -2,10 +2,11 @@
 //! How a completion finds its queue pair: by the cookie that the device returns in every entry.
 //!
 //! The table belongs to a context and is read by every poll, without a lock: its chunks are made once and never move.
-//! A cookie is an index and a generation. Destroying a queue pair moves its slot's generation on, so completions that
-//! still lie in a queue when their queue pair is gone are recognised, even if its number and slot serve another one.
+//! A cookie is an index and a generation, which changes each time the index serves another queue pair. A slot holds
+//! the cookie of the queue pair that has it, so completions that still lie in a queue when their queue pair is gone are
+//! recognised, even if its number and slot serve another one.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 const LOG_CHUNK: u32 = 10;
@@ -13,13 +14,17 @@ const CHUNK: usize = 1 << LOG_CHUNK;
 const CHUNKS: usize = 1 << 10;
 
 /// What a poll leaves for the poster, on a cache line that no other queue pair shares.
-#[derive(Default)]
 #[repr(align(64))]
 struct Slot {
-    /// Odd while a queue pair has it.
-    generation: AtomicU32,
+    /// The cookie of the queue pair that has it, or [`free`].
+    cookie: AtomicU64,
     /// The device's consumer counters as the completions told them: entries before them are free.
     consumed: [AtomicU32; 2],
+}
+
+/// What slot `index` holds when nobody has it: a cookie that is looked for in another slot, and so is found nowhere.
+const fn free(index: u32) -> u64 {
+    !index as u64
 }
 
 type Chunk = [Slot; CHUNK];
@@ -33,49 +38,55 @@ pub(crate) enum Side {
 
 /// The table of a context.
 pub(crate) struct QpTable {
-    chunks: Box<[OnceLock<Box<Chunk>>]>,
-    free: Mutex<Free>,
+    chunks: Box<[OnceLock<Box<Chunk>>; CHUNKS]>,
+    unused: Mutex<Unused>,
 }
 
 #[derive(Default)]
-struct Free {
-    returned: Vec<u32>,
+struct Unused {
+    /// Index and last generation.
+    returned: Vec<(u32, u32)>,
     fresh: u32,
 }
 
 impl QpTable {
     pub(crate) fn new() -> Self {
         Self {
-            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
-            free: Mutex::default(),
+            chunks: Box::new([const { OnceLock::new() }; CHUNKS]),
+            unused: Mutex::default(),
         }
     }
 
     /// A slot for a new queue pair; `None` when there is none left (a million of them).
     pub(crate) fn claim(self: &Arc<Self>) -> Option<QpSlot> {
-        let index = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            match free.returned.pop() {
-                Some(index) => index,
-                None if (free.fresh as usize) < CHUNKS * CHUNK => {
-                    free.fresh += 1;
-                    free.fresh - 1
+        let (index, last) = {
+            let mut unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
+            match unused.returned.pop() {
+                Some(returned) => returned,
+                None if (unused.fresh as usize) < CHUNKS * CHUNK => {
+                    unused.fresh += 1;
+                    (unused.fresh - 1, 0)
                 }
                 None => return None,
             }
         };
-        let chunk =
-            self.chunks[index as usize >> LOG_CHUNK].get_or_init(|| Box::new(std::array::from_fn(|_| Slot::default())));
+        let generation = last.wrapping_add(1);
+        let first = index & !(CHUNK as u32 - 1);
+        let chunk = self.chunks[index as usize >> LOG_CHUNK].get_or_init(|| {
+            Box::new(std::array::from_fn(|n| Slot {
+                cookie: AtomicU64::new(free(first + n as u32)),
+                consumed: Default::default(),
+            }))
+        });
         let slot = &chunk[index as usize % CHUNK];
         slot.consumed[0].store(0, Ordering::Relaxed);
         slot.consumed[1].store(0, Ordering::Relaxed);
-        // Release: whoever finds the new generation finds the counters of zero as well.
-        let generation = slot.generation.fetch_add(1, Ordering::Release).wrapping_add(1);
-        debug_assert_eq!(generation % 2, 1);
+        let cookie = u64::from(generation) << 32 | u64::from(index);
+        // Release: whoever finds the cookie finds the counters of zero as well.
+        slot.cookie.store(cookie, Ordering::Release);
         Some(QpSlot {
             table: self.clone(),
-            index,
-            generation,
+            cookie,
         })
     }
 
@@ -83,11 +94,8 @@ impl QpTable {
     /// queue pair any more: the completion is stale.
     #[inline(always)]
     pub(crate) fn consume(&self, cookie: u64, side: Side, consumed: u32) -> bool {
-        let Some(slot) = self.find(cookie as u32) else {
-            return false;
-        };
-        let generation = (cookie >> 32) as u32;
-        if generation % 2 == 0 || slot.generation.load(Ordering::Acquire) != generation {
+        let Some(slot) = self.find(cookie) else { return false };
+        if slot.cookie.load(Ordering::Acquire) != cookie {
             return false;
         }
         // Release: the poster's acquire of the counter orders its new entries after the device's reading of the old
@@ -96,24 +104,25 @@ impl QpTable {
         true
     }
 
+    /// The slot where `cookie` would be. An index beyond the table finds some slot, which has another cookie.
     #[inline(always)]
-    fn find(&self, index: u32) -> Option<&Slot> {
-        let chunk = self.chunks.get((index >> LOG_CHUNK) as usize)?.get()?;
-        Some(&chunk[index as usize % CHUNK])
+    fn find(&self, cookie: u64) -> Option<&Slot> {
+        let index = cookie as usize;
+        let chunk = self.chunks[(index >> LOG_CHUNK) % CHUNKS].get()?;
+        Some(&chunk[index % CHUNK])
     }
 }
 
 /// A queue pair's slot in the table, given back when dropped.
 pub(crate) struct QpSlot {
     table: Arc<QpTable>,
-    index: u32,
-    generation: u32,
+    cookie: u64,
 }
 
 impl QpSlot {
     /// What the device returns in completions.
     pub(crate) fn cookie(&self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
+        self.cookie
     }
 
     /// The device's consumer counter of `side`, as far as completions have been polled.
@@ -130,15 +139,18 @@ impl QpSlot {
 
     #[inline]
     fn slot(&self) -> &Slot {
-        self.table.find(self.index).expect("the chunk of a claimed slot exists")
+        self.table
+            .find(self.cookie)
+            .expect("the chunk of a claimed slot exists")
     }
 }
 
 impl Drop for QpSlot {
     fn drop(&mut self) {
-        self.slot().generation.fetch_add(1, Ordering::Release);
-        let mut free = self.table.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.returned.push(self.index);
+        let index = self.cookie as u32;
+        self.slot().cookie.store(free(index), Ordering::Release);
+        let mut unused = self.table.unused.lock().unwrap_or_else(PoisonError::into_inner);
+        unused.returned.push((index, (self.cookie >> 32) as u32));
     }
 }
 
@@ -173,6 +185,9 @@ mod tests {
             1,
             u64::MAX,
             u64::from(u32::MAX),
+            !1,
+            free(0),
+            free(1),
             qp.cookie() ^ 1 << 32,
             qp.cookie() | 1 << 20,
         ] {

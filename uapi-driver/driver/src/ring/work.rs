@@ -36,8 +36,8 @@ pub(crate) enum Data<'a> {
 ///
 /// ```
 /// use verbena::{Remote, SendWr, Sge};
-/// # let (sge, remote) = (Sge::default(), Remote::default());
-/// let wr = SendWr::write(remote).wr_id(7).sges(&[sge]).signaled();
+/// # let (sges, remote) = ([Sge::default()], Remote::default());
+/// let wr = SendWr::write(remote).wr_id(7).sges(&sges).signaled();
 /// # let _ = wr;
 /// ```
 #[derive(Clone, Copy, Debug)]
