@@ -160,7 +160,7 @@ fn peer_dies(pair: &mut Pair) -> Result<()> {
         "kernel",
         "--listen",
         MEETING,
-        "--iterations",
+        "--iters",
         "100000000",
     ]))?;
     let right = pair.right.take().context("the right guest is there")?;
@@ -170,7 +170,7 @@ fn peer_dies(pair: &mut Pair) -> Result<()> {
         "kernel",
         "--connect",
         MEETING,
-        "--iterations",
+        "--iters",
         "100000000",
     ]))?;
     thread::sleep(Duration::from_secs(5));
@@ -195,7 +195,7 @@ fn peer_dies(pair: &mut Pair) -> Result<()> {
         "verbena-pingpong",
         "--attach",
         "kernel",
-        "--iterations",
+        "--iters",
         "50",
     ]))?;
     let complaints = pair.left.complaints();
