@@ -14,6 +14,7 @@ use kernel::sync::Mutex;
 use kernel::types::ForeignOwnable;
 use kernel::uaccess::{UserPtr, UserSlice};
 use rdma_uapi::class::event_queue::Event;
+use rdma_uapi::context::GiveBack;
 use rdma_uapi::event::FdObject;
 use rdma_uapi::host::Wait;
 use rdma_uapi::sys::NoMemory;
@@ -54,7 +55,7 @@ impl Readers {
 
 /// An event queue's descriptor, of whichever driver.
 trait Descriptor: Send + Sync {
-    fn dispatch(&self, method: u32, message: &mut [u8]) -> Result<(), Errno>;
+    fn dispatch(&self, method: u32, message: &mut [u8], give_back: &mut GiveBack<'_>) -> Result<(), Errno>;
     fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno>;
     fn readable(&self) -> bool;
     fn ended(&self) -> bool;
@@ -62,8 +63,8 @@ trait Descriptor: Send + Sync {
 }
 
 impl<D: Driver<Host = crate::linux::Linux>> Descriptor for FdObject<D> {
-    fn dispatch(&self, method: u32, message: &mut [u8]) -> Result<(), Errno> {
-        FdObject::dispatch(self, method, message)
+    fn dispatch(&self, method: u32, message: &mut [u8], give_back: &mut GiveBack<'_>) -> Result<(), Errno> {
+        self.dispatch_and(method, message, give_back)
     }
 
     fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -151,7 +152,9 @@ unsafe extern "C" fn verbena_rs_events_release(events: *mut c_void) {
 unsafe extern "C" fn verbena_rs_events_ioctl(events: *mut c_void, command: c_uint, arg: c_ulong) -> c_long {
     // SAFETY: It came from `install`; the file is open during the call.
     let descriptor = unsafe { borrow(events) };
-    file::ioctl(command, arg, |method, message| descriptor.dispatch(method, message))
+    file::ioctl(command, arg, |method, message, give_back| {
+        descriptor.dispatch(method, message, give_back)
+    })
 }
 
 /// See `glue.h`.

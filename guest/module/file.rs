@@ -12,18 +12,20 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::types::ForeignOwnable;
 use kernel::uaccess::{UserPtr, UserSlice};
-use rdma_uapi::wire::{self, HEADER, MAX_MESSAGE};
+use rdma_uapi::context::{self, GiveBack};
+use rdma_uapi::wire::{self, HEADER};
 use rdma_uapi::Errno;
 use verbena_core::{Context, MmapTarget};
 
 /// Messages up to this long are handled on the stack.
 const ON_STACK: usize = 512;
 
-/// An ioctl: copies the message in, has it dispatched, copies it back.
+/// An ioctl: copies the message in, has it dispatched, copies it back. `dispatch` gives the answer back while it still can
+/// undo what the caller will not hear of.
 pub(crate) fn ioctl(
     command: c_uint,
     arg: c_ulong,
-    dispatch: impl FnOnce(u32, &mut [u8]) -> Result<(), Errno>,
+    dispatch: impl FnOnce(u32, &mut [u8], &mut GiveBack<'_>) -> Result<(), Errno>,
 ) -> c_long {
     match try_ioctl(command, arg, dispatch) {
         Ok(()) => 0,
@@ -34,19 +36,26 @@ pub(crate) fn ioctl(
 fn try_ioctl(
     command: c_uint,
     arg: c_ulong,
-    dispatch: impl FnOnce(u32, &mut [u8]) -> Result<(), Errno>,
+    dispatch: impl FnOnce(u32, &mut [u8], &mut GiveBack<'_>) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let method = wire::ioctl_method(command).ok_or(Errno::ENOTTY)?;
     let user = UserPtr::from_addr(arg);
+    let mut give_back = |message: &[u8]| {
+        let mut writer = UserSlice::new(user, message.len()).writer();
+        writer.write_slice(message).map_err(errno)
+    };
     let mut header = [0; HEADER];
     UserSlice::new(user, HEADER)
         .reader()
         .read_slice(&mut header)
         .map_err(errno)?;
-    let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-    if !(HEADER..=MAX_MESSAGE).contains(&length) {
-        return Err(Errno::EINVAL);
-    }
+    let length = match context::message_length(&mut header) {
+        Ok(length) => length,
+        Err(errno) => {
+            give_back(&header)?;
+            return Err(errno);
+        }
+    };
     let mut stack = [0; ON_STACK];
     let mut heap;
     let message = match stack.get_mut(..length) {
@@ -60,13 +69,7 @@ fn try_ioctl(
     message[..HEADER].copy_from_slice(&header);
     let rest = UserSlice::new(user.wrapping_byte_add(HEADER), length - HEADER);
     rest.reader().read_slice(&mut message[HEADER..]).map_err(errno)?;
-    let result = dispatch(u32::from(method), message);
-    // Also when it failed: the header says why.
-    UserSlice::new(user, length)
-        .writer()
-        .write_slice(message)
-        .map_err(errno)?;
-    result
+    dispatch(u32::from(method), message, &mut give_back)
 }
 
 /// See `glue.h`.
@@ -104,8 +107,8 @@ unsafe extern "C" fn verbena_rs_release(file: *mut c_void) {
 unsafe extern "C" fn verbena_rs_ioctl(file: *mut c_void, command: c_uint, arg: c_ulong) -> c_long {
     // SAFETY: It came from verbena_rs_open; the file is open during the call.
     let context: Arc<Context<Linux>> = unsafe { Arc::<Context<Linux>>::borrow(file) }.into();
-    ioctl(command, arg, |method, message| {
-        Context::dispatch(&context, method, message)
+    ioctl(command, arg, |method, message, give_back| {
+        Context::dispatch_and(&context, method, message, give_back)
     })
 }
 

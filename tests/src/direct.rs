@@ -10,7 +10,7 @@ use anyhow::{bail, ensure, Context, Result};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use verbena_guest::harness::report::Row;
 use verbena_launcher::process::{describe, Process};
@@ -20,7 +20,7 @@ const NAME: &str = "direct";
 
 /// A server of four HCAs.
 struct World {
-    stage: Rc<Stage>,
+    stage: Arc<Stage>,
     hca: Hca,
     logs: PathBuf,
 }
@@ -52,7 +52,7 @@ pub fn list() -> Vec<Row> {
 /// # Errors
 ///
 /// If the programs do not build or no server starts.
-pub fn run(stage: &Rc<Stage>, selection: &Selection, reporter: &Reporter) -> Result<()> {
+pub fn run(stage: &Arc<Stage>, selection: &Selection, reporter: &Reporter) -> Result<()> {
     let logs = stage.checkout().logs(NAME)?;
     if conformance::any_wanted(false, selection) {
         let hca = stage.hca(2, &logs)?;

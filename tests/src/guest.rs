@@ -11,7 +11,7 @@ use crate::stage::Stage;
 use crate::suite::{Reporter, Selection};
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::Value;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use verbena_guest::harness::report::Row;
 use verbena_launcher::guest::{Program, Running};
@@ -24,9 +24,10 @@ const NAME: &str = "guest";
 const SUITE: Duration = Duration::from_secs(1500);
 
 struct World {
-    stage: Rc<Stage>,
-    hca: Hca,
+    stage: Arc<Stage>,
+    // Before the server: QEMU does not take the end of a device's process well.
     guest: Guest,
+    hca: Hca,
 }
 
 /// On the guest that stays usable. The order matters to none but the last, which looks back at all of them.
@@ -95,7 +96,7 @@ pub fn list() -> Vec<Row> {
 /// # Errors
 ///
 /// If something does not build or cannot be set up.
-pub fn run(stage: &Rc<Stage>, selection: &Selection, reporter: &Reporter) -> Result<()> {
+pub fn run(stage: &Arc<Stage>, selection: &Selection, reporter: &Reporter) -> Result<()> {
     let suite = conformance::any_wanted(false, selection);
     if suite || scenario::any_wanted(SHARED, selection) {
         match world(stage, "guest", Profile::Single, true) {
@@ -133,7 +134,7 @@ fn profile_name(profile: Profile) -> &'static str {
 }
 
 /// A server of one HCA and a guest on it. With `load` it returns when the device's node is there.
-fn world(stage: &Rc<Stage>, name: &str, profile: Profile, load: bool) -> Result<World> {
+fn world(stage: &Arc<Stage>, name: &str, profile: Profile, load: bool) -> Result<World> {
     let logs = stage.checkout().logs(name)?;
     let hca = stage.hca(1, &logs)?;
     let guest = stage.boot_with(name, &hca, 0, &logs, |config| {

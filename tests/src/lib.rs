@@ -18,7 +18,7 @@ pub mod unit;
 
 use anyhow::Result;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 use suite::{Reporter, Selection};
 use verbena_guest::harness::report::Row;
 use verbena_launcher::{Options, Progress};
@@ -83,7 +83,7 @@ pub fn test(options: &TestOptions) -> Result<bool> {
 }
 
 fn run_parts(options: &TestOptions, reporter: &Reporter, progress: &Progress) -> Result<()> {
-    let stage = Rc::new(stage::Stage::new(options.launch.clone(), progress.clone())?);
+    let stage = Arc::new(stage::Stage::new(options.launch.clone(), progress.clone())?);
     for &part in &options.parts {
         let mark = reporter.mark();
         match part {

@@ -3,9 +3,9 @@
 //! first needed, so that a run without guests sets up no guest.
 
 use anyhow::{Context, Result};
-use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use verbena_launcher::payload::Payload;
 use verbena_launcher::process::{Group, Process};
 use verbena_launcher::setup::Environment;
@@ -29,9 +29,9 @@ pub struct Stage {
     checkout: Checkout,
     options: Options,
     progress: Progress,
-    programs: OnceCell<Vec<(String, PathBuf)>>,
-    environment: OnceCell<Environment>,
-    payload: OnceCell<Payload>,
+    programs: OnceLock<Vec<(String, PathBuf)>>,
+    environment: OnceLock<Environment>,
+    payload: OnceLock<Payload>,
 }
 
 impl Stage {
@@ -45,9 +45,9 @@ impl Stage {
             checkout: Checkout::find()?,
             options,
             progress,
-            programs: OnceCell::new(),
-            environment: OnceCell::new(),
-            payload: OnceCell::new(),
+            programs: OnceLock::new(),
+            environment: OnceLock::new(),
+            payload: OnceLock::new(),
         })
     }
 
@@ -169,11 +169,11 @@ impl Stage {
     }
 }
 
-/// The cell's value, made by `make` the first time. (`OnceCell::get_or_try_init` is not stable.)
-fn once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+/// The cell's value, made by `make` the first time. (`OnceLock::get_or_try_init` is not stable.)
+fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     if cell.get().is_none() {
         let value = make()?;
-        // Nothing else can have filled it meanwhile: the cell is not shared between threads.
+        // Whoever filled it meanwhile made the same.
         let _ = cell.set(value);
     }
     Ok(cell.get().expect("it was filled just now"))

@@ -476,11 +476,12 @@ impl<'c, D: Driver> Call<'c, D> {
         self.chain.is_some()
     }
 
-    /// The call succeeded: the header says so.
-    pub(crate) fn finish(&mut self) {
+    /// The call succeeded: the header says so. The message.
+    pub(crate) fn finish(&mut self) -> &[u8] {
         if let Some(answer) = self.answer {
             self.message[4..8].copy_from_slice(answer.as_bytes());
         }
+        self.message
     }
 
     /// The call failed: what it created ends again.

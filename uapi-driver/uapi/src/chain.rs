@@ -13,7 +13,7 @@
 
 use crate::call::Call;
 use crate::class::interface::{self, mode, Command};
-use crate::context::{write_error, Context};
+use crate::context::{check_length, write_error, Context};
 use crate::driver::{Cause, Driver};
 use crate::errno::Errno;
 use crate::failure::{Failure, Outcome, Reason};
@@ -100,32 +100,29 @@ impl<D: Driver> Chain<'_, D> {
         host.copy_in(owner, command.message, &mut head).map_err(bad)?;
         let header: Header = zerocopy::transmute!(head);
         let length = usize::from(header.length);
-        if length < HEADER {
-            return Err(Failure::new(Errno::EINVAL, Reason::SHORT_MESSAGE).at(wire::FIELD_LENGTH, 0));
+        if let Err(failure) = check_length(length) {
+            write_error(&mut head, &failure);
+            host.copy_out(owner, command.message, &head).map_err(bad)?;
+            return Err(failure);
         }
         self.buffer.resize(length, 0)?;
         host.copy_in(owner, command.message, &mut self.buffer).map_err(bad)?;
         // Another thread may have changed it in between; the message is as long as what was fetched.
         self.buffer[..2].copy_from_slice(header.length.as_bytes());
-        let result = self.allowed(command).and_then(|()| {
-            Context::run(
-                self.context,
-                None,
-                command.method.into(),
-                &mut self.buffer,
-                Some(&self.created),
-            )
-        });
-        match &result {
-            Ok(()) if command.method == u16::from(method::CREATE) => {
-                let made = Header::read_from_prefix(&self.buffer).map_or(0, |(header, _)| header.object);
-                self.created[n] = ObjectId(made);
-            }
-            Ok(()) => {}
-            Err(failure) => write_error(&mut self.buffer, failure),
+        let mut give_back = |message: &[u8]| host.copy_out(owner, command.message, message);
+        if let Err(failure) = self.allowed(command) {
+            write_error(&mut self.buffer, &failure);
+            give_back(&self.buffer).map_err(bad)?;
+            return Err(failure);
         }
-        let given_back = host.copy_out(owner, command.message, &self.buffer).map_err(bad);
-        result.and(given_back)
+        let method = u32::from(command.method);
+        let created = Some(&self.created[..]);
+        Context::run(self.context, None, method, &mut self.buffer, created, &mut give_back)?;
+        if command.method == u16::from(method::CREATE) {
+            let made = Header::read_from_prefix(&self.buffer).map_or(0, |(header, _)| header.object);
+            self.created[n] = ObjectId(made);
+        }
+        Ok(())
     }
 
     /// Whether a chain that may have to be undone may contain this command.

@@ -115,7 +115,23 @@ impl<D: Driver> Context<D> {
     ///
     /// The errno; what exactly was wrong stands in the header then.
     pub fn dispatch(this: &Arc<Self>, method: u32, message: &mut [u8]) -> Result<(), Errno> {
-        Self::dispatch_on(this, None, method, message)
+        Self::dispatch_on(this, None, method, message, &mut |_| Ok(()))
+    }
+
+    /// The same, and gives the message back to the caller with `give_back`, once, whether the call failed or not. What a
+    /// CREATE made and could not tell the caller of is destroyed again; any other call has been executed even if its
+    /// answer cannot be given.
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::dispatch`], or what `give_back` says.
+    pub fn dispatch_and(
+        this: &Arc<Self>,
+        method: u32,
+        message: &mut [u8],
+        give_back: &mut GiveBack<'_>,
+    ) -> Result<(), Errno> {
+        Self::dispatch_on(this, None, method, message, give_back)
     }
 
     pub(crate) fn dispatch_on(
@@ -123,22 +139,40 @@ impl<D: Driver> Context<D> {
         fd: Option<&FdObject<D>>,
         method: u32,
         message: &mut [u8],
+        give_back: &mut GiveBack<'_>,
     ) -> Result<(), Errno> {
-        let result = Self::run(this, fd, method, message, None);
-        if let Err(failure) = &result {
-            write_error(message, failure);
-        }
-        result.map_err(Errno::from)
+        Self::run(this, fd, method, message, None, give_back).map_err(Errno::from)
     }
 
-    /// One command; in a chain, with the objects that the commands before it created.
+    /// One command, and its answer given back; in a chain, with the objects that the commands before it created.
     pub(crate) fn run(
         this: &Arc<Self>,
         fd: Option<&FdObject<D>>,
         method: u32,
         message: &mut [u8],
         chain: Option<&[ObjectId]>,
+        give_back: &mut GiveBack<'_>,
     ) -> Outcome {
+        match Self::execute(this, fd, method, message, chain, give_back) {
+            Ok(()) => Ok(()),
+            // The answer was given, or could not be.
+            Err(Failed::Giving(failure)) => Err(failure),
+            Err(Failed::Call(failure)) => {
+                write_error(message, &failure);
+                give_back(message).map_err(not_given)?;
+                Err(failure)
+            }
+        }
+    }
+
+    fn execute(
+        this: &Arc<Self>,
+        fd: Option<&FdObject<D>>,
+        method: u32,
+        message: &mut [u8],
+        chain: Option<&[ObjectId]>,
+        give_back: &mut GiveBack<'_>,
+    ) -> Result<(), Failed> {
         let _pass = this.gate.enter()?;
         let (header, words) = check_header(message)?;
         let class = this
@@ -161,16 +195,15 @@ impl<D: Driver> Context<D> {
             this.target(method.schema.target, fd, &header, chain)?
         };
         let mut call = Call::new(this, method, message, &index, object, fd, chain);
-        match (method.handler)(&mut call) {
-            Ok(()) => {
-                call.finish();
-                Ok(())
-            }
-            Err(failure) => {
-                call.undo();
-                Err(failure)
-            }
+        let result = match (method.handler)(&mut call) {
+            // Within the call: until the caller can know the new object's id, the call holds the object.
+            Ok(()) => give_back(call.finish()).map_err(|errno| Failed::Giving(not_given(errno))),
+            Err(failure) => Err(Failed::Call(failure)),
+        };
+        if result.is_err() {
+            call.undo();
         }
+        result
     }
 
     /// Whether this caller may call this method now.
@@ -397,6 +430,28 @@ impl<D: Driver> Context<D> {
     }
 }
 
+/// Copies a message to where the caller had it.
+pub type GiveBack<'g> = dyn FnMut(&[u8]) -> Result<(), Errno> + 'g;
+
+/// Why a call failed.
+enum Failed {
+    /// In itself.
+    Call(Failure),
+    /// It succeeded, and the caller could not be given the answer.
+    Giving(Failure),
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Failed::Call(failure)
+    }
+}
+
+#[cold]
+fn not_given(errno: Errno) -> Failure {
+    Failure::new(errno, Reason::BAD_POINTER)
+}
+
 const FIELD_OBJECT_OFFSET: u16 = 4;
 
 /// The object that an id in a message means: in a chain it may be the one that an earlier command created.
@@ -411,6 +466,29 @@ pub(crate) fn resolve(id: ObjectId, chain: Option<&[ObjectId]>) -> Outcome<Objec
         }
         _ => Ok(id),
     }
+}
+
+/// What a message's header says its length is, before the rest of it is there. Whoever copies messages in asks first, and
+/// gives the header back if the answer is an error: the failure stands in it then, as in any message.
+///
+/// # Errors
+///
+/// EINVAL, BAD_LENGTH: not a multiple of 8, shorter than a header, or longer than [`wire::MAX_MESSAGE`].
+pub fn message_length(header: &mut [u8; HEADER]) -> Result<usize, Errno> {
+    let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+    check_length(length).map_err(|failure| {
+        write_error(header, &failure);
+        failure.errno
+    })?;
+    Ok(length)
+}
+
+/// Whether a message can have that length.
+pub(crate) fn check_length(length: usize) -> Outcome {
+    if (HEADER..=wire::MAX_MESSAGE).contains(&length) && length % wire::ALIGN == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(Errno::EINVAL, Reason::BAD_LENGTH).at(wire::FIELD_LENGTH, 0))
 }
 
 /// The length, class and object id of a message whose header is right, and the message in words.
@@ -431,9 +509,8 @@ fn check_header(message: &[u8]) -> Outcome<(Header, &Words)> {
 fn wrong_header(message: &[u8]) -> Failure {
     let (reason, field, offset) = match Header::read_from_prefix(message) {
         Err(_) => (Reason::SHORT_MESSAGE, wire::FIELD_LENGTH, 0),
-        Ok((header, _)) if usize::from(header.length) != message.len() || message.len() % wire::ALIGN != 0 => {
-            (Reason::BAD_LENGTH, wire::FIELD_LENGTH, 0)
-        }
+        Ok((header, _)) if usize::from(header.length) != message.len() => (Reason::BAD_LENGTH, wire::FIELD_LENGTH, 0),
+        Ok(_) if check_length(message.len()).is_err() => (Reason::BAD_LENGTH, wire::FIELD_LENGTH, 0),
         Ok((header, _)) if header.flags != 0 => (Reason::UNKNOWN_FLAG, wire::FIELD_FLAGS, 8),
         Ok((header, _)) if header.reserved != 0 => (Reason::NOT_ZERO, wire::FIELD_RESERVED, 12),
         Ok(_) => (Reason::NOT_ZERO, wire::FIELD_RESERVED, 16),

@@ -12,7 +12,7 @@
 //! lost and a LOST event says how many.
 
 use crate::class::event_queue::{kind, Event};
-use crate::context::Context;
+use crate::context::{Context, GiveBack};
 use crate::driver::Driver;
 use crate::errno::Errno;
 use crate::failure::{Failure, Outcome};
@@ -290,7 +290,16 @@ impl<D: Driver> FdObject<D> {
     ///
     /// As [`Context::dispatch`].
     pub fn dispatch(&self, method: u32, message: &mut [u8]) -> Result<(), Errno> {
-        Context::dispatch_on(&self.context, Some(self), method, message)
+        Context::dispatch_on(&self.context, Some(self), method, message, &mut |_| Ok(()))
+    }
+
+    /// The same, and gives the message back: as [`Context::dispatch_and`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::dispatch_and`].
+    pub fn dispatch_and(&self, method: u32, message: &mut [u8], give_back: &mut GiveBack<'_>) -> Result<(), Errno> {
+        Context::dispatch_on(&self.context, Some(self), method, message, give_back)
     }
 
     /// The queue: to read, to poll, to wait.

@@ -7,7 +7,7 @@ mod support;
 use rdma_uapi::class::{self, interface, mr, port};
 use rdma_uapi::client::{Builder, Reply};
 use rdma_uapi::schema::Attr;
-use rdma_uapi::wire::{self, method, AttrHead, Header, ObjectId};
+use rdma_uapi::wire::{self, method, AttrHead, Header, ObjectId, HEADER};
 use rdma_uapi::{Errno, Reason};
 use support::abacus::{self, Abacus};
 use support::verbs::Process;
@@ -457,4 +457,30 @@ fn u06_a_success_leaves_no_error_behind() {
     let mut bytes = mr_create(p.pd(), &[]);
     p.raw(method::CREATE.into(), &mut bytes).unwrap();
     assert_eq!(Reply::new(&bytes).header().error, Default::default());
+}
+
+#[test]
+fn u01_a_length_that_no_message_has_is_refused_in_the_header_alone() {
+    use rdma_uapi::context::message_length;
+    let bytes = |length: u16| {
+        let mut bytes = [0u8; HEADER];
+        bytes[..2].copy_from_slice(&length.to_ne_bytes());
+        bytes
+    };
+    for length in [0, 1, 16, 23, 25, 31, 65529, 65535] {
+        let mut header = bytes(length);
+        assert_eq!(message_length(&mut header), Err(Errno::EINVAL), "{length}");
+        let failure = Reply::new(&header).failure(Errno::EINVAL);
+        assert_eq!(
+            (failure.reason, failure.attr, failure.offset),
+            (Reason::BAD_LENGTH, wire::FIELD_LENGTH, 0),
+            "{length}"
+        );
+        assert_eq!(header[..16], bytes(length)[..16], "the rest is as it was");
+    }
+    for length in [24, 32, 65528] {
+        let mut header = bytes(length);
+        assert_eq!(message_length(&mut header), Ok(length.into()));
+        assert_eq!(header, bytes(length));
+    }
 }

@@ -5,8 +5,9 @@
 mod support;
 
 use rdma_uapi::class::{self, cq, event_queue as eq, qp};
+use rdma_uapi::client::{Builder, Reply};
 use rdma_uapi::wire::{self, method, ObjectId};
-use rdma_uapi::{Cause, Device, Errno, Reason};
+use rdma_uapi::{Cause, Context, Device, Errno, Reason};
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::verbs::{Process, State};
 
@@ -455,4 +456,47 @@ fn u03_a_descriptors_calls_go_to_the_descriptor() {
     );
     p.bench.close_fd(fd);
     assert!(p.context.store().is_empty(), "closing the descriptor is what ends it");
+}
+
+#[test]
+fn u12_what_the_caller_cannot_be_told_of_is_destroyed_again() {
+    let p = process();
+    let create = || {
+        let mut buffer = [0u64; 8];
+        Builder::new(&mut buffer, class::PD, 0).finish().unwrap().to_vec()
+    };
+    let mut given = 0;
+    let mut nowhere = |message: &[u8]| {
+        given += 1;
+        assert_eq!(p.context.store().len(), 1, "it is there until then");
+        assert_ne!(Reply::new(message).object(), 0);
+        Err(Errno::EFAULT)
+    };
+    let result = Context::dispatch_and(&p.context, method::CREATE.into(), &mut create(), &mut nowhere);
+    assert_eq!((result, given), (Err(Errno::EFAULT), 1));
+    assert!(p.context.store().is_empty(), "nobody knows its id");
+    assert_eq!(p.device.state().ended.lock().unwrap().len(), 1);
+
+    // A failure is given back as well, once; what it says counts less than that it could not be said.
+    let mut wrong = create();
+    wrong[8] = 1;
+    let mut given = Vec::new();
+    let mut keep = |message: &[u8]| {
+        given.push(message.to_vec());
+        Ok(())
+    };
+    let result = Context::dispatch_and(&p.context, method::CREATE.into(), &mut wrong, &mut keep);
+    assert_eq!((result, given.len()), (Err(Errno::EINVAL), 1));
+    assert_eq!(Reply::new(&given[0]).failure(Errno::EINVAL).reason, Reason::UNKNOWN_FLAG);
+    wrong[16..24].fill(0);
+    let result = Context::dispatch_and(&p.context, method::CREATE.into(), &mut wrong, &mut |_| Err(Errno::EFAULT));
+    assert_eq!(result, Err(Errno::EFAULT));
+
+    // What is no creation has been executed.
+    let pd = p.pd();
+    let mut buffer = [0u64; 8];
+    let destroy = Builder::new(&mut buffer, class::PD, pd).finish().unwrap();
+    let result = Context::dispatch_and(&p.context, method::DESTROY.into(), destroy, &mut |_| Err(Errno::EFAULT));
+    assert_eq!(result, Err(Errno::EFAULT));
+    assert!(p.context.store().is_empty());
 }
