@@ -20,6 +20,9 @@ use verbena_launcher::{Guest, Hca};
 
 const NAME: &str = "guest";
 
+/// Traffic that shows that the device works (again).
+const PING: [&str; 5] = ["verbena-pingpong", "--attach", "kernel", "--iters", "50"];
+
 /// How long the whole conformance suite may take in a guest that is emulated.
 const SUITE: Duration = Duration::from_secs(1500);
 
@@ -362,13 +365,7 @@ fn reload(world: &mut World) -> Result<()> {
         ))?;
         wait_for_node(guest)?;
     }
-    guest.check(&Program::new([
-        "verbena-pingpong",
-        "--attach",
-        "kernel",
-        "--iterations",
-        "50",
-    ]))?;
+    guest.check(&Program::new(PING))?;
     Ok(())
 }
 
@@ -397,13 +394,7 @@ fn remove_and_rescan(world: &mut World) -> Result<()> {
     must_end_well(guest, user, "the application whose device was removed")?;
     guest.check(&Program::shell("echo 1 > /sys/bus/pci/rescan"))?;
     wait_for_node(guest)?;
-    guest.check(&Program::new([
-        "verbena-pingpong",
-        "--attach",
-        "kernel",
-        "--iterations",
-        "50",
-    ]))?;
+    guest.check(&Program::new(PING))?;
     dump::wait_for(&world.stage, &world.hca, 0, Objects::NONE, Duration::from_secs(30))
 }
 
