@@ -282,12 +282,11 @@ impl MutEventSubscriber for Loop {
 }
 
 impl Loop {
-    /// A client connects to HCA `index`.
-    fn accept(&mut self, index: usize, ops: &mut EventOps) {
-        // The one before may have left a moment ago, and its event may come after this one: read on to the end of what
-        // it sent.
+    /// Serves HCA `index`'s client, if there is one, to the end of what it has sent: one that left a moment ago is gone
+    /// then, though its event may not have come yet.
+    fn catch_up(&mut self, index: usize, ops: &mut EventOps) {
         for _ in 0..CATCH_UP {
-            let Some(client) = &self.hcas[index].client else { break };
+            let Some(client) = &self.hcas[index].client else { return };
             let messages = client.connection.messages();
             self.serve(index, ops);
             let now = self.hcas[index]
@@ -295,10 +294,16 @@ impl Loop {
                 .as_ref()
                 .map(|client| client.connection.messages());
             if now == Some(messages) {
-                break;
+                return;
             }
         }
+    }
+
+    /// Clients connect to HCA `index`.
+    fn accept(&mut self, index: usize, ops: &mut EventOps) {
         while let Some(stream) = self.hcas[index].listening.accept() {
+            // Each time: one that was let in a moment ago may have left before the next one connected.
+            self.catch_up(index, ops);
             let hca = &mut self.hcas[index];
             let path = hca.listening.path().display();
             if hca.client.is_some() {

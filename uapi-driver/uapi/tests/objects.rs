@@ -487,9 +487,14 @@ fn u12_what_the_caller_cannot_be_told_of_is_destroyed_again() {
     };
     let result = Context::dispatch_and(&p.context, method::CREATE.into(), &mut wrong, &mut keep);
     assert_eq!((result, given.len()), (Err(Errno::EINVAL), 1));
-    assert_eq!(Reply::new(&given[0]).failure(Errno::EINVAL).reason, Reason::UNKNOWN_FLAG);
+    assert_eq!(
+        Reply::new(&given[0]).failure(Errno::EINVAL).reason,
+        Reason::UNKNOWN_FLAG
+    );
     wrong[16..24].fill(0);
-    let result = Context::dispatch_and(&p.context, method::CREATE.into(), &mut wrong, &mut |_| Err(Errno::EFAULT));
+    let result = Context::dispatch_and(&p.context, method::CREATE.into(), &mut wrong, &mut |_| {
+        Err(Errno::EFAULT)
+    });
     assert_eq!(result, Err(Errno::EFAULT));
 
     // What is no creation has been executed.

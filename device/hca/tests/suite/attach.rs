@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A client attaches, looks at the device, uses it, leaves, and another one comes.
 
-use crate::common::{eventually, memfd, Running, PATIENCE};
+use crate::common::{memfd, Running};
+use crate::patience::{eventually, PATIENCE};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
@@ -252,4 +253,15 @@ fn h02_register_accesses_do_not_wait_for_a_worker_that_never_sleeps() {
     }
     // 800 messages. An unfair lock would take a scheduler's tick for each, or for ever.
     assert!(start.elapsed() < PATIENCE / 4, "{:?}", start.elapsed());
+}
+
+#[test]
+fn h13_whoever_left_makes_room_at_once() {
+    let server = Running::new(1);
+    for _ in 0..200 {
+        // The server may well see both at the same time.
+        drop(std::os::unix::net::UnixStream::connect(server.socket(0)).unwrap());
+        let mut client = Client::new(&server.socket(0)).expect("nobody else is there");
+        assert_eq!(reg32(&mut client, regs::MAGIC), regs::MAGIC_VALUE);
+    }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A server in this process on sockets of its own, and a client that can break every rule.
 
+use crate::patience::PATIENCE;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,9 +13,6 @@ use verbena_hca::protocol::wire::Header;
 use verbena_hca::{Config, Server, ServerError, Stopper};
 use vfio_user::Client;
 use zerocopy::{FromBytes, IntoBytes};
-
-/// Longer than anything takes on a busy machine; a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server.
 pub struct Running {
@@ -223,13 +221,4 @@ pub fn named_memfd(name: &str, size: u64) -> File {
     let file = File::from(fd);
     file.set_len(size).unwrap();
     file
-}
-
-/// Waits until `condition` holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: it did not happen");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }

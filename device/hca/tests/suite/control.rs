@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The control socket: dumps of a device that runs, cables, and clients that misbehave.
 
-use crate::common::{self, memfd, Running};
+use crate::common::{memfd, Running};
+use crate::patience::eventually;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -91,7 +92,7 @@ fn h15_dump_shows_clients_mappings_and_vectors_while_the_device_runs() {
         "the device was not stopped"
     );
     drop(client);
-    common::eventually("a client that left is not shown", || {
+    eventually("a client that left is not shown", || {
         let hca = &dump(&server, Some(1))["hcas"][0];
         hca["attached"] == false && hca["memory"].as_array().unwrap().is_empty()
     });
@@ -175,7 +176,7 @@ fn h15_control_clients_are_bounded() {
     let idle: Vec<_> = (0..MAX_CONNECTIONS)
         .map(|_| UnixStream::connect(server.control()).unwrap())
         .collect();
-    common::eventually("one too many is turned away", || {
+    eventually("one too many is turned away", || {
         let mut stream = UnixStream::connect(server.control()).unwrap();
         let _ = stream.write_all(b"{\"command\":\"ping\"}\n");
         let mut answer = Vec::new();
@@ -183,7 +184,7 @@ fn h15_control_clients_are_bounded() {
         answer.is_empty()
     });
     drop(idle);
-    common::eventually("when others leave there is room", || {
+    eventually("when others leave there is room", || {
         ask(&server.control(), &Request::Ping).is_ok()
     });
     // None of this concerns the device.

@@ -4,5 +4,6 @@
 mod attach;
 mod common;
 mod control;
-mod programs;
+#[path = "../patience/mod.rs"]
+mod patience;
 mod protocol;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a client may send, what it may not, and that the server survives all of it.
 
-use crate::common::{self, memfd, named_memfd, Raw, Running};
+use crate::common::{memfd, named_memfd, Raw, Running};
+use crate::patience::eventually;
 use proptest::prelude::*;
 use rustix::event::EventfdFlags;
 use std::fs::File;
@@ -367,7 +368,7 @@ fn h14_descriptors_are_taken_where_they_belong_and_closed_elsewhere() {
     assert_eq!(raw.call_fds(DMA_MAP, map.as_bytes(), &[&null]).errno(), None);
     drop(raw);
     works(&server);
-    common::eventually("what the client gave is closed", || {
+    eventually("what the client gave is closed", || {
         open_descriptors("counted") == before
     });
 }

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The two programs as a person or a script meets them: what they print, how they end, what they leave behind.
+//!
+//! A test binary of its own: while a process starts another one, its own sockets are open twice for a moment, and the
+//! servers that `../suite` runs in its process would not see their clients leave.
 
-use crate::common::{eventually, PATIENCE};
+#[path = "../patience/mod.rs"]
+mod patience;
+
+use patience::{eventually, PATIENCE};
 use rustix::process::{kill_process, Pid, Signal};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
