@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The device's state for people and tools: one set of structures, as JSON and as text.
 
+mod srq;
+
+pub use srq::SrqDump;
+
 use crate::hca::Hca;
 use crate::qp::{Arriving, Qp, Wait};
 use crate::time::Time;
@@ -22,6 +26,8 @@ pub(crate) enum Select {
     Cq(u32),
     /// The region with this key index; `u32::MAX` for all.
     Mr(u32),
+    /// This shared receive queue; `u32::MAX` for all.
+    Srq(u32),
 }
 
 /// The state of an engine.
@@ -67,6 +73,9 @@ pub struct HcaDump {
     /// Memory regions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mrs: Vec<MrDump>,
+    /// Shared receive queues.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub srqs: Vec<SrqDump>,
     /// Queue pairs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub qps: Vec<QpDump>,
@@ -123,6 +132,8 @@ pub struct ObjectsDump {
     pub cqs: usize,
     /// Memory regions.
     pub mrs: usize,
+    /// Shared receive queues.
+    pub srqs: usize,
     /// Queue pairs.
     pub qps: usize,
 }
@@ -234,6 +245,8 @@ pub struct QpDump {
     pub send_cqn: u32,
     /// Completion queue of receives.
     pub recv_cqn: u32,
+    /// Shared receive queue; 0 for none.
+    pub srqn: u32,
     /// Event queue.
     pub eqn: u32,
     /// Doorbell page and slot.
@@ -308,6 +321,7 @@ impl QpDump {
             pdn: qp.pdn.0,
             send_cqn: qp.send_cqn.get(),
             recv_cqn: qp.recv_cqn.get(),
+            srqn: qp.srqn.get(),
             eqn: qp.eqn.0,
             doorbell: (qp.doorbell, qp.slot),
             dest_qpn: qp.attrs.dest_qpn.get(),
@@ -362,12 +376,14 @@ impl HcaDump {
                 eqs: hca.eqs.iter().flatten().count(),
                 cqs: hca.cqs.len(),
                 mrs: hca.mrs.len(),
+                srqs: hca.srqs.len(),
                 qps: hca.qps.len(),
             },
             doorbells: Vec::new(),
             eqs: Vec::new(),
             cqs: cqs(hca, select),
             mrs: mrs(hca, select),
+            srqs: srq::srqs(hca, select),
             qps: qps(hca, select),
             counters: Vec::new(),
         };
@@ -375,8 +391,8 @@ impl HcaDump {
             dump.add_device(hca);
             return Some(dump);
         }
-        let one = matches!(select, Select::Qp(n) | Select::Cq(n) | Select::Mr(n) if n != u32::MAX);
-        let found = dump.qps.len() + dump.cqs.len() + dump.mrs.len();
+        let one = matches!(select, Select::Qp(n) | Select::Cq(n) | Select::Mr(n) | Select::Srq(n) if n != u32::MAX);
+        let found = dump.qps.len() + dump.cqs.len() + dump.mrs.len() + dump.srqs.len();
         (!one || found == 1).then_some(dump)
     }
 
@@ -522,8 +538,8 @@ impl Display for HcaDump {
         let n = &self.objects;
         writeln!(
             f,
-            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} QP",
-            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.qps
+            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} SRQ, {} QP",
+            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.srqs, n.qps
         )?;
         for d in &self.doorbells {
             writeln!(f, "  doorbell page {} at {:#x}, {} slots", d.index, d.addr, d.users)?;
@@ -566,6 +582,9 @@ impl Display for HcaDump {
                 mr.stretches,
                 mr.access.join("|")
             )?;
+        }
+        for srq in &self.srqs {
+            writeln!(f, "  {srq}")?;
         }
         for qp in &self.qps {
             writeln!(

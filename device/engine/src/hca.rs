@@ -14,6 +14,7 @@ use crate::qp::{Pool, Qp, Wait};
 use crate::regs::{Identity, RegisterFile};
 use crate::rng::Rng;
 use crate::schedule::Schedule;
+use crate::srq::Srq;
 use crate::table::Table;
 use crate::time::Time;
 use crate::HcaConfig;
@@ -75,6 +76,7 @@ pub(crate) struct Hca {
     pub(crate) eqs: Vec<Option<Box<Eq>>>,
     pub(crate) cqs: Table<Box<Cq>>,
     pub(crate) mrs: MrTable,
+    pub(crate) srqs: Table<Box<Srq>>,
     pub(crate) qps: Table<Box<Qp>>,
     pub(crate) counters: Counters,
     /// Extents of all rings and regions, limited by [`limits::EXTENTS`].
@@ -99,6 +101,7 @@ impl Hca {
             eqs: (0..regs::EVENT_QUEUES).map(|_| None).collect(),
             cqs: Table::new(limits::CQS),
             mrs: MrTable::new(limits::MRS, rng),
+            srqs: Table::new(limits::SRQS),
             qps: Table::new(limits::QPS),
             counters: Counters::default(),
             extents: 0,

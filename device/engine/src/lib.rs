@@ -20,6 +20,7 @@
 //! | `admin` | commands |
 //! | `mr`, `pages` | memory regions and keys |
 //! | `cq`, `eq` | completions and events |
+//! | `srq` | receives that queue pairs share |
 //! | `qp` | queue pairs and the transport |
 //! | `fabric` | who has which GID |
 //! | `dump` | the state, for people |
@@ -44,6 +45,7 @@ mod regs;
 mod ring;
 mod rng;
 mod schedule;
+mod srq;
 mod table;
 #[cfg(feature = "testing")]
 pub mod testing;

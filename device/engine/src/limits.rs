@@ -12,6 +12,8 @@ pub(crate) const MRS: u32 = 1 << 20;
 pub(crate) const MR_SIZE: u64 = 1 << 46;
 /// Queue pairs.
 pub(crate) const QPS: u32 = MAX_SLOTS;
+/// Shared receive queues.
+pub(crate) const SRQS: u32 = MAX_SLOTS;
 /// Completion queues.
 pub(crate) const CQS: u32 = MAX_SLOTS;
 /// Entries of a send or receive queue.

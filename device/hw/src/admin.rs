@@ -102,6 +102,15 @@ open_enum! {
         /// State of a memory region: [`crate::cmd::QueryMrRsp`].
         QUERY_MR = 0x2a,
 
+        /// Creates a shared receive queue: [`crate::cmd::CreateSrqReq`].
+        CREATE_SRQ = 0x2c,
+        /// Destroys a shared receive queue. Queue pairs on it must be destroyed first.
+        DESTROY_SRQ = 0x2d,
+        /// Arms the limit event, or moves the queue to another ring: [`crate::cmd::ModifySrqReq`].
+        MODIFY_SRQ = 0x2e,
+        /// State of a shared receive queue: [`crate::cmd::QuerySrqRsp`].
+        QUERY_SRQ = 0x2f,
+
         /// Creates a queue pair in RESET: [`crate::cmd::CreateQpReq`].
         CREATE_QP = 0x30,
         /// Destroys a queue pair. When it has completed, the device touches its rings no more and writes no more
@@ -151,5 +160,7 @@ open_enum! {
         DUPLICATE_GID = 15,
         /// The attribute has no such GID table entry, or it is empty. `detail`: the index.
         BAD_GID_INDEX = 16,
+        /// The queue has failed: it can only be queried and destroyed.
+        QUEUE_FAILED = 17,
     }
 }

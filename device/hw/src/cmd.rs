@@ -9,6 +9,7 @@ use crate::id::{Cqn, Eqn, Gid, Key, Pdn, Qpn, Srqn};
 use crate::layout::assert_layout;
 use crate::qp::{QpAttrs, QpType};
 use crate::ring::PageList;
+use crate::srq::SrqType;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 macro_rules! payload {
@@ -95,8 +96,10 @@ payload! {
         pub max_msg: u32,
         /// Frequency of completion timestamps in kHz.
         pub timestamp_khz: u32,
+        /// Shared receive queues.
+        pub max_srq: u32,
         /// Zero.
-        pub reserved: [u32; 5],
+        pub reserved: [u32; 4],
     }
 }
 
@@ -212,6 +215,8 @@ pub const DUMP_QP: u32 = 1;
 pub const DUMP_CQ: u32 = 2;
 /// [`DumpReq::select`]: memory regions.
 pub const DUMP_MR: u32 = 3;
+/// [`DumpReq::select`]: shared receive queues.
+pub const DUMP_SRQ: u32 = 4;
 
 payload! {
     /// Response of DUMP.
@@ -339,6 +344,102 @@ payload! {
 }
 
 payload! {
+    /// Request of CREATE_SRQ.
+    pub struct CreateSrqReq: 64 {
+        /// The ring: receive entries, zeroed by the driver.
+        pub ring: PageList,
+        /// DMA address of the [`crate::srq::SrqRecord`], 64-byte aligned, zeroed by the driver.
+        pub record: u64,
+        /// Returned in events.
+        pub cookie: u64,
+        /// The protection domain that the elements of its entries belong to.
+        pub pdn: Pdn,
+        /// The event queue for its events.
+        pub eqn: Eqn,
+        /// XRC: completion queue of its receives. Otherwise zero.
+        pub cqn: Cqn,
+        /// XRC: its domain. Otherwise zero.
+        pub xrcdn: u32,
+        /// As in [`ModifySrqReq`]; 0 for none.
+        pub limit: u32,
+        /// Type.
+        pub srq_type: SrqType,
+        /// log2 of the number of entries.
+        pub log_entries: u8,
+        /// log2 of the stride in bytes.
+        pub log_stride: u8,
+        /// Most elements of an entry.
+        pub max_sge: u8,
+        /// Zero.
+        pub reserved: u64,
+    }
+}
+
+payload! {
+    /// Request of MODIFY_SRQ.
+    pub struct ModifySrqReq: 48 {
+        /// The queue.
+        pub srqn: Srqn,
+        /// What changes ([`crate::srq::modify`]).
+        pub mask: u32,
+        /// Fewer posted entries than this raise SRQ_LIMIT_REACHED, once; if there are fewer already, at once. At most
+        /// the number of entries; 0: never.
+        pub limit: u32,
+        /// log2 of the new number of entries: not fewer than are posted.
+        pub log_entries: u8,
+        /// Zero.
+        pub reserved0: [u8; 3],
+        /// The new ring, with the same stride, zeroed by the driver.
+        pub ring: PageList,
+        /// The new record, zeroed by the driver.
+        pub record: u64,
+        /// Zero.
+        pub reserved1: u64,
+    }
+}
+
+payload! {
+    /// Response of MODIFY_SRQ.
+    pub struct ModifySrqRsp: 8 {
+        /// With a new ring: entries that were posted and not consumed. They stand at its beginning, in their order; both
+        /// counters begin there anew: the device's at zero, the driver's at this number.
+        pub posted: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+payload! {
+    /// Response of QUERY_SRQ.
+    pub struct QuerySrqRsp: 48 {
+        /// Entries.
+        pub entries: u32,
+        /// The limit that is armed; 0 for none.
+        pub limit: u32,
+        /// The device's consumer counter.
+        pub consumer: u32,
+        /// Queue pairs on it.
+        pub users: u32,
+        /// The protection domain.
+        pub pdn: Pdn,
+        /// XRC: completion queue.
+        pub cqn: Cqn,
+        /// XRC: domain.
+        pub xrcdn: u32,
+        /// Type.
+        pub srq_type: SrqType,
+        /// Most elements of an entry.
+        pub max_sge: u8,
+        /// Non-zero: it failed.
+        pub failed: u8,
+        /// Zero.
+        pub reserved0: u8,
+        /// Zero.
+        pub reserved: [u32; 4],
+    }
+}
+
+payload! {
     /// Request of CREATE_QP.
     pub struct CreateQpReq: 96 {
         /// Send ring, zeroed by the driver.
@@ -427,7 +528,9 @@ payload! {
         pub max_send_sge: u8,
         /// Most elements of a receive entry.
         pub max_recv_sge: u8,
+        /// Shared receive queue; 0 for none.
+        pub srqn: Srqn,
         /// Zero.
-        pub reserved: [u32; 5],
+        pub reserved: [u32; 4],
     }
 }

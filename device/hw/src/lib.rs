@@ -19,6 +19,7 @@
 //! | [`qp`] | queue pair types, states, attributes, paths |
 //! | [`wqe`] | work queue entries |
 //! | [`cqe`] | completion queue entries, and the record by which a CQ is armed |
+//! | [`srq`] | shared receive queues |
 //! | [`eqe`] | event queue entries |
 //! | [`ring`] | ring indices, phases, and how rings and memory regions name their pages |
 //! | [`id`] | numbers as types: [`id::Qpn`], [`id::Psn`], [`id::Key`] |
@@ -41,4 +42,5 @@ pub mod pci;
 pub mod qp;
 pub mod regs;
 pub mod ring;
+pub mod srq;
 pub mod wqe;

@@ -57,7 +57,8 @@ pub(crate) fn query_device(hca: &Hca) -> Reply {
         max_msg: wqe::MAX_MESSAGE as u32,
         // The device's clock counts nanoseconds.
         timestamp_khz: 1_000_000,
-        reserved: [0; 5],
+        max_srq: limits::SRQS,
+        reserved: [0; 4],
     })
 }
 
@@ -149,6 +150,7 @@ pub(crate) fn dump<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &DumpReq) -> 
         (cmd::DUMP_QP, number) => Select::Qp(number),
         (cmd::DUMP_CQ, number) => Select::Cq(number),
         (cmd::DUMP_MR, number) => Select::Mr(number),
+        (cmd::DUMP_SRQ, number) => Select::Srq(number),
         _ => return Err(Failure::bad_field(offset_of!(DumpReq, select) as u32)),
     };
     if req.len == 0 || req.len > limits::DUMP_SIZE {

@@ -2,7 +2,7 @@
 //! Which opcode is which function.
 
 use crate::admin::memory::{self, Registration};
-use crate::admin::{device, objects, Failure, Reply};
+use crate::admin::{device, objects, srq, Failure, Reply};
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::qp::modify;
@@ -67,6 +67,11 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
 
         Opcode::DESTROY_MR => memory::destroy(hca, &request(command)?),
         Opcode::QUERY_MR => memory::query(hca, &request(command)?),
+
+        Opcode::CREATE_SRQ => srq::create(hca, cx, &request(command)?),
+        Opcode::DESTROY_SRQ => srq::destroy(hca, &request(command)?),
+        Opcode::MODIFY_SRQ => srq::modify(hca, cx, &request(command)?),
+        Opcode::QUERY_SRQ => srq::query(hca, &request(command)?),
 
         Opcode::CREATE_QP => objects::create_qp(hca, cx, &request(command)?),
         Opcode::DESTROY_QP => objects::destroy_qp(hca, cx, &request(command)?),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory registration. A list of millions of pages is read over several polls, while messages and other commands go on.
 
+use crate::admin::objects::release_pd;
 use crate::admin::{Failure, Reply};
 use crate::env::{Dma, Env};
 use crate::hca::{Cx, Hca};
@@ -99,14 +100,14 @@ impl Registration {
             Err(fault) => Err(page_failure(fault, PAGES)),
         };
         if result.is_err() {
-            release_pd(hca, self.req.pdn.0);
+            release_pd(hca, self.req.pdn);
         }
         Some(result)
     }
 
     /// Ends without effect.
     pub(crate) fn abandon(self, hca: &mut Hca) {
-        release_pd(hca, self.req.pdn.0);
+        release_pd(hca, self.req.pdn);
     }
 
     fn finish(&mut self, hca: &mut Hca) -> Result<Reply, Failure> {
@@ -138,18 +139,12 @@ impl Registration {
     }
 }
 
-fn release_pd(hca: &mut Hca, pdn: u32) {
-    if let Some(pd) = hca.pds.get_mut(pdn) {
-        pd.users -= 1;
-    }
-}
-
 /// DESTROY_MR. Transfers look their keys up for every slice, so after this none touches the region.
 pub(crate) fn destroy(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
     handle_reserved(req)?;
     let mr = hca.mrs.remove(req.handle).ok_or(Failure::no_such_object(0))?;
     hca.extents -= mr.extents.cost();
-    release_pd(hca, mr.pdn.0);
+    release_pd(hca, mr.pdn);
     Ok(Reply::empty())
 }
 

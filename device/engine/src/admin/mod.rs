@@ -7,12 +7,14 @@
 //! | [`execute`] | which opcode is which function |
 //! | [`device`] | commands about the device and its port |
 //! | [`objects`] | commands about queues, domains and doorbell pages |
+//! | [`srq`] | commands about shared receive queues |
 //! | [`memory`] | memory registration, which goes on over several polls |
 
 pub(crate) mod device;
 pub(crate) mod execute;
 pub(crate) mod memory;
 pub(crate) mod objects;
+pub(crate) mod srq;
 
 use crate::env::{Dma, Env};
 use crate::hca::{Cx, Hca, ADMIN_VECTOR};

@@ -22,7 +22,7 @@ use verbena_hw::cmd::{
 use verbena_hw::cqe::{self, CqRecord, Cqe};
 use verbena_hw::doorbell::{PAGES, PAGE_SIZE, SLOTS};
 use verbena_hw::eqe::{self, Eqe};
-use verbena_hw::id::{Cqn, Eqn, Qpn};
+use verbena_hw::id::{Cqn, Eqn, Pdn, Qpn, Srqn};
 use verbena_hw::pci::MSIX_VECTORS;
 use verbena_hw::qp::{QpAttrs, QpState, QpType};
 use verbena_hw::regs::EVENT_QUEUES;
@@ -32,15 +32,15 @@ use verbena_hw::wqe::{
     SEND_MIN_LOG_STRIDE,
 };
 
-const HANDLE: u32 = offset_of!(HandleReq, handle) as u32;
+pub(crate) const HANDLE: u32 = offset_of!(HandleReq, handle) as u32;
 
-fn created(handle: u32) -> Reply {
+pub(crate) fn created(handle: u32) -> Reply {
     Reply::new(&HandleRsp { handle, reserved: 0 })
 }
 
 /// Makes a ring from a request's page list.
 #[expect(clippy::too_many_arguments, reason = "a ring's shape, and where the request says it")]
-fn ring<E: Env>(
+pub(crate) fn ring<E: Env>(
     hca: &Hca,
     cx: &Cx<'_, E>,
     list: PageList,
@@ -205,10 +205,17 @@ pub(crate) fn destroy_cq(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failur
 }
 
 /// An object no longer uses its event queue, and its events that still wait there are void.
-fn release_eq(hca: &mut Hca, eqn: Eqn, its_own: impl Fn(&Eqe) -> bool) {
+pub(crate) fn release_eq(hca: &mut Hca, eqn: Eqn, its_own: impl Fn(&Eqe) -> bool) {
     if let Some(eq) = hca.eq_mut(eqn) {
         eq.users -= 1;
         eq.forget(its_own);
+    }
+}
+
+/// An object no longer uses its protection domain.
+pub(crate) fn release_pd(hca: &mut Hca, pdn: Pdn) {
+    if let Some(pd) = hca.pds.get_mut(pdn.0) {
+        pd.users -= 1;
     }
 }
 
@@ -254,6 +261,9 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
             return Err(Failure::no_such_object(offset));
         }
     }
+    if req.srqn != Srqn::default() && hca.srqs.get(req.srqn.get()).is_none() {
+        return Err(Failure::no_such_object(at_qp!(srqn)));
+    }
     if hca.eq(req.eqn).is_none() {
         return Err(Failure::no_such_object(at_qp!(eqn)));
     }
@@ -294,6 +304,9 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
     }
     count_cq(hca, req.send_cqn, 1);
     count_cq(hca, req.recv_cqn, 1);
+    if let Some(srq) = hca.srqs.get_mut(req.srqn.get()) {
+        srq.users += 1;
+    }
     if let Some(eq) = hca.eq_mut(req.eqn) {
         eq.users += 1;
     }
@@ -304,6 +317,7 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
             pdn: req.pdn,
             send_cqn: req.send_cqn,
             recv_cqn: req.recv_cqn,
+            srqn: req.srqn,
             eqn: req.eqn,
             doorbell: req.doorbell,
             slot: req.slot,
@@ -321,6 +335,7 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
             wait: Wait::Nothing,
             deadline: None,
             rescans: 0,
+            last_wqe: false,
         })
     });
     if let Some(page) = hca.doorbells.get_mut(req.doorbell) {
@@ -348,7 +363,8 @@ fn check_qp_shape(req: &CreateQpReq) -> Result<(), Failure> {
     };
     field(req.qp_type == QpType::RC, at_qp!(qp_type))?;
     field(req.flags & !QP_SIGNAL_ALL == 0, at_qp!(flags))?;
-    field(req.srqn.get() == 0, at_qp!(srqn))?;
+    // Receives come from one queue or the other.
+    field(req.srqn == Srqn::default() || !has_receive_queue(req), at_qp!(srqn))?;
     field(u32::from(req.slot) < SLOTS, at_qp!(slot))?;
     field(req.sq_log_entries <= MAX_LOG_ENTRIES, at_qp!(sq_log_entries))?;
     field(
@@ -395,8 +411,9 @@ pub(crate) fn destroy_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &Handle
         page.unbind(qp.slot);
     }
     hca.extents -= qp.sq.cost() + qp.rq.as_ref().map_or(0, Ring::cost);
-    if let Some(pd) = hca.pds.get_mut(qp.pdn.0) {
-        pd.users -= 1;
+    release_pd(hca, qp.pdn);
+    if let Some(srq) = hca.srqs.get_mut(qp.srqn.get()) {
+        srq.users -= 1;
     }
     count_cq(hca, qp.send_cqn, -1);
     count_cq(hca, qp.recv_cqn, -1);
@@ -428,6 +445,7 @@ pub(crate) fn query_qp(hca: &Hca, req: &HandleReq) -> Result<Reply, Failure> {
         rq_log_entries: qp.rq.as_ref().map_or(0, |rq| rq.log_entries),
         max_send_sge: qp.max_send_sge,
         max_recv_sge: qp.max_recv_sge,
-        reserved: [0; 5],
+        srqn: qp.srqn,
+        reserved: [0; 4],
     }))
 }

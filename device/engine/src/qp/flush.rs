@@ -12,8 +12,9 @@ use crate::qp::requester::Turn;
 use crate::qp::{Arriving, Wait};
 use crate::Budget;
 use core::time::Duration;
-use verbena_hw::cqe::{Cqe, Status};
-use verbena_hw::id::Qpn;
+use verbena_hw::cqe::{vendor, Cqe, Status};
+use verbena_hw::eqe::Event;
+use verbena_hw::id::{Qpn, Srqn};
 
 /// Between the first looks at the receive queue; each further wait is twice as long, to a second.
 const FIRST_RESCAN: Duration = Duration::from_millis(1);
@@ -36,6 +37,7 @@ pub(crate) fn turn<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, budget: 
             return Turn::More;
         }
     }
+    last_wqe(hca, cx, qpn);
     let id = hca.id;
     if let Some(qp) = hca.qps.get_mut(qpn.get()) {
         if qp.rq.is_some() && qp.wait == Wait::Nothing {
@@ -45,6 +47,17 @@ pub(crate) fn turn<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, budget: 
         }
     }
     Turn::Idle
+}
+
+/// Says, once, that a queue pair in ERR has no more to do with the receives of its shared receive queue (IBA vol. 1,
+/// 11.6.3.2): all that it had consumed are completed, and it consumes no others.
+fn last_wqe<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) {
+    let Some(qp) = hca.qps.get_mut(qpn.get()) else {
+        return;
+    };
+    if qp.srqn != Srqn::default() && !core::mem::replace(&mut qp.last_wqe, true) {
+        hca.raise_qp(cx, qpn, Event::LAST_WQE_REACHED, vendor::NONE);
+    }
 }
 
 /// Takes the next outstanding work request of either queue.

@@ -179,7 +179,7 @@ fn transfer<E: Env>(
         Target::Receive => match &peer_qp.resp.arriving {
             Arriving::Send(receive) => Stretches::list(
                 &there.mrs,
-                peer_qp.pdn,
+                receive.pdn,
                 receive.elements(),
                 receive.offset,
                 access::LOCAL_WRITE,

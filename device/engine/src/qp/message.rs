@@ -9,7 +9,7 @@ use crate::ram::{self, Unreachable};
 use crate::ring::Ring;
 use core::sync::atomic::Ordering;
 use verbena_hw::cqe::{self, vendor, Status};
-use verbena_hw::id::Psn;
+use verbena_hw::id::{Pdn, Psn};
 use verbena_hw::ring::OWNER_PHASE;
 use verbena_hw::wqe::{send_flags, AtomicArgs, RecvHeader, SendHeader, SendOpcode, Sge, MAX_MESSAGE, MAX_SGE};
 use vm_memory::VolatileMemory;
@@ -257,6 +257,8 @@ fn total(list: SgeList<'_>) -> u64 {
 #[derive(Debug, Default)]
 pub(crate) struct Receive {
     pub(crate) wr_id: u64,
+    /// Whose memory its elements name; set by whoever fetches it.
+    pub(crate) pdn: Pdn,
     num_sge: u8,
     body: Body,
     /// Bytes that its elements hold.

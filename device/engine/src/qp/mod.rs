@@ -25,7 +25,7 @@ use crate::env::HcaId;
 use crate::ring::Ring;
 use crate::time::Time;
 use message::{Message, Receive};
-use verbena_hw::id::{Cqn, Eqn, Gid, Pdn, Psn, Qpn};
+use verbena_hw::id::{Cqn, Eqn, Gid, Pdn, Psn, Qpn, Srqn};
 use verbena_hw::qp::{QpAttrs, QpState};
 
 /// What a queue pair waits for before its send queue goes on.
@@ -49,6 +49,8 @@ pub(crate) struct Qp {
     pub(crate) pdn: Pdn,
     pub(crate) send_cqn: Cqn,
     pub(crate) recv_cqn: Cqn,
+    /// Where its receives come from, if it has no receive queue; 0: nowhere.
+    pub(crate) srqn: Srqn,
     pub(crate) eqn: Eqn,
     pub(crate) doorbell: u32,
     pub(crate) slot: u16,
@@ -73,6 +75,8 @@ pub(crate) struct Qp {
     pub(crate) deadline: Option<Time>,
     /// How often [`Wait::Rescan`] has expired since the queue pair entered ERR.
     pub(crate) rescans: u8,
+    /// LAST_WQE_REACHED has been raised since it entered ERR.
+    pub(crate) last_wqe: bool,
 }
 
 /// The send queue's side of the transport.
@@ -136,6 +140,7 @@ impl Qp {
         self.req = Requester::default();
         self.resp = Responder::default();
         self.rescans = 0;
+        self.last_wqe = false;
     }
 }
 

@@ -8,13 +8,14 @@
 use crate::counters::Counter;
 use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
-use crate::qp::message::Operation;
+use crate::qp::message::{Operation, Receive};
 use crate::qp::sg;
 use crate::qp::transport::{Nak, Outcome, Request};
 use crate::qp::{Arriving, Qp};
+use crate::srq::Taken;
 use verbena_hw::cqe::{self, vendor, Cqe, Status};
 use verbena_hw::eqe::Event;
-use verbena_hw::id::Qpn;
+use verbena_hw::id::{Qpn, Srqn};
 use verbena_hw::qp::{access, QpState};
 
 /// Where the data of an accepted request is or goes on the responder's side.
@@ -91,7 +92,7 @@ impl Hca {
                 qp.resp.arriving = Arriving::Send(receive);
             }
         }
-        let Some(Qp { pdn, resp, .. }) = self.qps.get(qpn.get()).map(|qp| &**qp) else {
+        let Some(Qp { resp, .. }) = self.qps.get(qpn.get()).map(|qp| &**qp) else {
             return Err(Refusal::Fault(Fault::InvalidRequest(vendor::NONE)));
         };
         let Arriving::Send(receive) = &resp.arriving else {
@@ -108,7 +109,7 @@ impl Hca {
         }
         let at = sg::check(
             &self.mrs,
-            *pdn,
+            receive.pdn,
             receive.elements(),
             receive.offset,
             len,
@@ -169,21 +170,18 @@ impl Hca {
 
     /// Consumes the next receive of the queue pair.
     #[inline]
-    fn take_receive<E: Env>(
-        &mut self,
-        cx: &mut Cx<'_, E>,
-        qpn: Qpn,
-    ) -> Result<Box<crate::qp::message::Receive>, Refusal> {
+    fn take_receive<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) -> Result<Box<Receive>, Refusal> {
         let ram = cx.env.ram(self.id);
         let Some(qp) = self.qps.get_mut(qpn.get()) else {
             return Err(Refusal::NotReady);
         };
         let Some(rq) = &qp.rq else {
-            return Err(Refusal::NotReady);
+            return self.take_shared_receive(cx, qpn);
         };
         let mut receive = cx.pool.receive();
         match receive.fetch(ram, rq, qp.resp.consumer, qp.max_recv_sge) {
             Ok(Ok(true)) => {
+                receive.pdn = qp.pdn;
                 qp.resp.consumer = qp.resp.consumer.wrapping_add(1);
                 Ok(receive)
             }
@@ -201,6 +199,37 @@ impl Hca {
                 }))
             }
             Err(_) => {
+                cx.pool.give_receive(receive);
+                Err(Refusal::Fault(Fault::Unreachable(vendor::RING_UNREACHABLE)))
+            }
+        }
+    }
+
+    /// Consumes the next receive of the queue pair's shared receive queue, if it has one.
+    #[inline(never)]
+    fn take_shared_receive<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) -> Result<Box<Receive>, Refusal> {
+        let srqn = match self.qps.get(qpn.get()) {
+            Some(qp) if qp.srqn != Srqn::default() => qp.srqn,
+            _ => return Err(Refusal::NotReady),
+        };
+        let mut receive = cx.pool.receive();
+        match self.take_shared(cx, srqn, &mut receive) {
+            Taken::Receive => Ok(receive),
+            Taken::Empty => {
+                cx.pool.give_receive(receive);
+                Err(Refusal::NotReady)
+            }
+            Taken::Bad(bad) => {
+                if let Some(qp) = self.qps.get_mut(qpn.get()) {
+                    qp.resp.arriving = Arriving::Send(receive);
+                }
+                Err(Refusal::Fault(Fault::Receive {
+                    status: bad.status,
+                    reason: bad.reason,
+                    nak: Nak::RemoteOperation,
+                }))
+            }
+            Taken::Failed => {
                 cx.pool.give_receive(receive);
                 Err(Refusal::Fault(Fault::Unreachable(vendor::RING_UNREACHABLE)))
             }

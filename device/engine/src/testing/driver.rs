@@ -2,19 +2,20 @@
 //! A tiny driver: enough to talk to the device as a driver does, with nothing checked on the driver's side, so that a
 //! test can also say what no driver would.
 
-use super::{Cq, Mr, Qp, QpShape, World, RAM_BASE};
+use super::{Cq, Mr, Qp, QpShape, Srq, World, RAM_BASE};
 use crate::HcaId;
 use verbena_hw::admin::{Command, Completion, Opcode, Status};
 use verbena_hw::cmd::{
-    CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateMrReq, CreateMrRsp, CreateQpReq, HandleReq, HandleRsp,
-    ModifyQpReq, QueryCountersRsp, QueryQpRsp, COUNTERS,
+    CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateMrReq, CreateMrRsp, CreateQpReq, CreateSrqReq, HandleReq,
+    HandleRsp, ModifyQpReq, QueryCountersRsp, QueryQpRsp, COUNTERS,
 };
 use verbena_hw::doorbell::KICK;
 use verbena_hw::eqe::Eqe;
-use verbena_hw::id::{Cqn, Eqn, Gid, Pdn, Psn, Qpn};
+use verbena_hw::id::{Cqn, Eqn, Gid, Pdn, Psn, Qpn, Srqn};
 use verbena_hw::qp::{access, attr, Mtu, Path, QpAttrs, QpState, QpType};
 use verbena_hw::regs;
 use verbena_hw::ring::{phase, slot, PageList};
+use verbena_hw::srq::SrqType;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// How a command failed.
@@ -261,6 +262,46 @@ impl Guest {
             consumer: 0,
             arms: 0,
         }
+    }
+
+    /// A CREATE_SRQ request for `1 << log` entries of up to 3 elements, with a ring and a record of its own.
+    pub fn srq_request(&mut self, w: &mut World, log: u8) -> CreateSrqReq {
+        const LOG_STRIDE: u8 = 6;
+        let ring = w.ram_mut(self.hca).alloc(1 << (log + LOG_STRIDE));
+        let record = w.ram_mut(self.hca).alloc(64);
+        CreateSrqReq {
+            ring: PageList::direct(ring, 1 << (log + LOG_STRIDE)),
+            record,
+            cookie: 0x5_0000,
+            pdn: self.pdn,
+            eqn: self.eqn,
+            cqn: Default::default(),
+            xrcdn: 0,
+            limit: 0,
+            srq_type: SrqType::BASIC,
+            log_entries: log,
+            log_stride: LOG_STRIDE,
+            max_sge: 3,
+            reserved: 0,
+        }
+    }
+
+    /// Creates a shared receive queue.
+    ///
+    /// # Errors
+    ///
+    /// What the device answers.
+    pub fn create_srq(&mut self, w: &mut World, req: &CreateSrqReq) -> Result<Srq, Failed> {
+        let srqn = self.create(w, Opcode::CREATE_SRQ, req)?;
+        Ok(Srq {
+            hca: self.hca,
+            srqn: Srqn::truncate(srqn),
+            ring: req.ring.addr,
+            record: req.record,
+            log: req.log_entries,
+            log_stride: req.log_stride,
+            producer: 0,
+        })
     }
 
     /// Registers `len` bytes at `addr`, whose own addresses are their DMA addresses.

@@ -19,7 +19,7 @@ mod queues;
 
 pub use driver::{attrs, Failed, Guest};
 pub use pair::{End, Pair};
-pub use queues::{Cq, Mr, Qp, QpShape, RecvWr, SendWr};
+pub use queues::{Cq, Mr, Qp, QpShape, RecvWr, SendWr, Srq};
 
 use crate::{Budget, Dma, Engine, EngineConfig, Env, GuestRam, HcaConfig, HcaId, Time};
 use core::time::Duration;

@@ -5,7 +5,7 @@ use super::World;
 use crate::HcaId;
 use verbena_hw::cqe::{CqRecord, Cqe};
 use verbena_hw::doorbell::{BITMAP, SUMMARY};
-use verbena_hw::id::{Cqn, Key, Qpn};
+use verbena_hw::id::{Cqn, Key, Qpn, Srqn};
 use verbena_hw::ring::{phase, slot};
 use verbena_hw::wqe::{send_flags, AtomicArgs, RecvHeader, SendHeader, SendOpcode, Sge};
 use zerocopy::{FromBytes, IntoBytes};
@@ -307,5 +307,39 @@ impl Qp {
         ram.write(self.sq, &vec![0; 1 << (self.sq_log + self.sq_log_stride)]);
         ram.write(self.rq, &vec![0; 1 << (self.rq_log + self.rq_log_stride)]);
         (self.sq_producer, self.rq_producer) = (0, 0);
+    }
+}
+
+/// A shared receive queue as its owner sees it.
+pub struct Srq {
+    pub(super) hca: HcaId,
+    /// Its number.
+    pub srqn: Srqn,
+    /// DMA address of the ring.
+    pub ring: u64,
+    /// DMA address of the record.
+    pub record: u64,
+    /// log2 of its entries.
+    pub log: u8,
+    pub(super) log_stride: u8,
+    /// Producer counter.
+    pub producer: u32,
+}
+
+impl Srq {
+    /// Posts a receive. Nothing rings.
+    pub fn post(&mut self, w: &World, mut wr: RecvWr) {
+        let at = self.ring + (u64::from(slot(self.producer, self.log)) << self.log_stride);
+        wr.header.owner = phase(self.producer, self.log);
+        let mut bytes = wr.header.as_bytes().to_vec();
+        bytes.extend(wr.sges.as_bytes());
+        bytes.truncate(1 << self.log_stride);
+        w.ram(self.hca).write(at, &bytes);
+        self.producer = self.producer.wrapping_add(1);
+    }
+
+    /// The device's consumer counter, as it says in the record.
+    pub fn consumer(&self, w: &World) -> u32 {
+        w.ram(self.hca).read_u32(self.record)
     }
 }

@@ -12,5 +12,6 @@ mod memory;
 mod operations;
 mod registers;
 mod scale;
+mod shared_receives;
 mod sleep;
 mod state_machine;
