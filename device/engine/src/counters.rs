@@ -23,9 +23,15 @@ pub(crate) enum Counter {
     FlushedWrs,
     DoorbellsTrapped,
     CqOverruns,
+    DroppedUnreachable,
+    DroppedNoQp,
+    DroppedNoReceive,
+    DroppedLength,
+    QkeyViolations,
+    SentTooLong,
 }
 
-const _: () = assert!(Counter::CqOverruns as usize + 1 == COUNTERS.len());
+const _: () = assert!(Counter::SentTooLong as usize + 1 == COUNTERS.len());
 
 /// The counters of one HCA.
 #[derive(Clone, Debug, Default)]
@@ -60,5 +66,7 @@ mod tests {
         assert_eq!(at(Counter::AccessErr), "access_err");
         assert_eq!(at(Counter::FlushedWrs), "flushed_wrs");
         assert_eq!(at(Counter::CqOverruns), "cq_overruns");
+        assert_eq!(at(Counter::DroppedNoReceive), "dropped_no_receive");
+        assert_eq!(at(Counter::SentTooLong), "sent_too_long");
     }
 }

@@ -316,7 +316,7 @@ impl QpDump {
         Self {
             qpn: qp.qpn.get(),
             cookie: qp.cookie,
-            qp_type: "RC",
+            qp_type: qp.kind.name().unwrap_or("unknown"),
             state: QpState::to_string(&qp.state),
             pdn: qp.pdn.0,
             send_cqn: qp.send_cqn.get(),

@@ -9,7 +9,7 @@ use crate::fabric::Fabric;
 use crate::hca::{Cx, Hca, Port};
 use crate::limits;
 use crate::qp::requester::{self, Turn};
-use crate::qp::{Pool, Qp};
+use crate::qp::{datagram, Pool, Qp};
 use crate::ram;
 use crate::regs::Effect;
 use crate::rng::Rng;
@@ -19,6 +19,7 @@ use crate::{AddHcaError, Budget, Dma, EngineConfig, HcaConfig, Progress};
 use core::sync::atomic::{fence, Ordering};
 use verbena_hw::doorbell::{RegisterAddress, REG_RING, RING_SCAN};
 use verbena_hw::id::{Eqn, Gid};
+use verbena_hw::qp::QpType;
 use verbena_hw::regs;
 
 /// The HCAs by id.
@@ -45,7 +46,7 @@ impl Hcas {
         self.0.iter().filter_map(Option::as_deref)
     }
 
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Hca> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Hca> {
         self.0.iter_mut().filter_map(Option::as_deref_mut)
     }
 }
@@ -241,7 +242,10 @@ impl Engine {
                 continue;
             };
             qp.active = false;
-            let turn = requester::turn(&mut self.hcas, &mut cx, at, &mut budget);
+            let turn = match qp.kind {
+                QpType::UD | QpType::GSI => datagram::turn(&mut self.hcas, &mut cx, at, &mut budget),
+                _ => requester::turn(&mut self.hcas, &mut cx, at, &mut budget),
+            };
             if turn == Turn::More {
                 if let Some(qp) = self.hcas.qp_mut(at) {
                     cx.schedule.activate(at.hca, qp);

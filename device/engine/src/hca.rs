@@ -78,6 +78,8 @@ pub(crate) struct Hca {
     pub(crate) mrs: MrTable,
     pub(crate) srqs: Table<Box<Srq>>,
     pub(crate) qps: Table<Box<Qp>>,
+    /// The queue pair that stands for QP 1.
+    pub(crate) gsi: Option<Qpn>,
     pub(crate) counters: Counters,
     /// Extents of all rings and regions, limited by [`limits::EXTENTS`].
     pub(crate) extents: usize,
@@ -103,6 +105,7 @@ impl Hca {
             mrs: MrTable::new(limits::MRS, rng),
             srqs: Table::new(limits::SRQS),
             qps: Table::new(limits::QPS),
+            gsi: None,
             counters: Counters::default(),
             extents: 0,
             dirty: Vec::new(),
@@ -307,6 +310,14 @@ impl Hca {
         cx.schedule.disarm(self.id, qp);
         debug_assert_eq!(qp.wait, Wait::Nothing);
         cx.schedule.activate(self.id, qp);
+    }
+
+    /// Moves a queue pair to SQE: a send failed on this side, and what is behind it in the send queue is flushed.
+    pub(crate) fn enter_send_error<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) {
+        if let Some(qp) = self.qps.get_mut(qpn.get()) {
+            qp.state = QpState::SQE;
+            cx.schedule.activate(self.id, qp);
+        }
     }
 
     /// Sets the port's switches and says what changed.

@@ -2,6 +2,7 @@
 //! How much of everything an HCA has: what QUERY_DEVICE tells and the commands enforce.
 
 use crate::table::MAX_SLOTS;
+use verbena_hw::qp::QpType;
 use verbena_hw::wqe;
 
 /// Protection domains.
@@ -14,6 +15,8 @@ pub(crate) const MR_SIZE: u64 = 1 << 46;
 pub(crate) const QPS: u32 = MAX_SLOTS;
 /// Shared receive queues.
 pub(crate) const SRQS: u32 = MAX_SLOTS;
+/// Types of queue pairs: bit `n` for type `n`.
+pub(crate) const QP_TYPES: u32 = 1 << QpType::RC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0;
 /// Completion queues.
 pub(crate) const CQS: u32 = MAX_SLOTS;
 /// Entries of a send or receive queue.

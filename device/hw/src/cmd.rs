@@ -167,7 +167,7 @@ payload! {
 }
 
 /// Names of the counters in [`QueryCountersRsp`], in its order.
-pub const COUNTERS: [&str; 16] = [
+pub const COUNTERS: [&str; 22] = [
     "sent_msgs",
     "rcvd_msgs",
     "sent_bytes",
@@ -184,13 +184,19 @@ pub const COUNTERS: [&str; 16] = [
     "flushed_wrs",
     "doorbells_trapped",
     "cq_overruns",
+    "dropped_unreachable",
+    "dropped_no_qp",
+    "dropped_no_receive",
+    "dropped_length",
+    "qkey_violations",
+    "sent_too_long",
 ];
 
 payload! {
     /// Response of QUERY_COUNTERS.
-    pub struct QueryCountersRsp: 128 {
+    pub struct QueryCountersRsp: 176 {
         /// Values since the device started, in the order of [`COUNTERS`].
-        pub values: [u64; 16],
+        pub values: [u64; 22],
     }
 }
 

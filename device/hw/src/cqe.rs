@@ -173,6 +173,9 @@ pub mod vendor {
     pub const RD_ATOMIC: u32 = 14;
     /// The queue's ring is not mapped for the device any more.
     pub const RING_UNREACHABLE: u32 = 15;
+
+    /// A datagram's address vector, or its destination, is malformed or names a GID table entry that is empty.
+    pub const ADDRESS: u32 = 32;
 }
 
 /// The record of a completion queue, 64 bytes in guest memory, written by the driver alone.

@@ -43,6 +43,13 @@ id24! {
     /// A queue pair number. 0 and 1 are the management QPs (SMI, GSI) of IBA; RC QPs start at 2 or above.
     Qpn
 }
+impl Qpn {
+    /// The general services interface of every port (IBA vol. 1, 3.5.3): where management datagrams go.
+    pub const GSI: Self = Self(1);
+    /// The destination of every multicast message (IBA vol. 1, 10.5.1).
+    pub const MULTICAST: Self = Self(Self::MAX);
+}
+
 id24! {
     /// A completion queue number.
     Cqn
@@ -189,6 +196,22 @@ impl Gid {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ip[0], ip[1], ip[2], ip[3]])
     }
 
+    /// The IPv4 address of an IPv4-mapped GID.
+    pub const fn ipv4(&self) -> Option<[u8; 4]> {
+        match self.0 {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
+            _ => None,
+        }
+    }
+
+    /// Whether it names a group: an IPv6 multicast address, or an IPv4-mapped one.
+    pub const fn is_multicast(&self) -> bool {
+        match self.ipv4() {
+            Some(ip) => ip[0] >> 4 == 0xe,
+            None => self.0[0] == 0xff,
+        }
+    }
+
     /// Whether every bit is zero: an empty entry of the GID table.
     pub fn is_zero(&self) -> bool {
         self.0 == [0; 16]
@@ -226,6 +249,20 @@ mod tests {
     fn link_local_gid_is_modified_eui64() {
         let gid = Gid::link_local([0x02, 0x56, 0x42, 0x00, 0x00, 0x07]);
         assert_eq!(gid.0[8..], [0x00, 0x56, 0x42, 0xff, 0xfe, 0x00, 0x00, 0x07]);
+    }
+
+    #[test]
+    fn h09_groups_are_told_from_ports() {
+        assert!(Gid::from_ipv4([224, 0, 0, 251]).is_multicast());
+        assert!(Gid::from_ipv4([239, 255, 255, 255]).is_multicast());
+        assert!(!Gid::from_ipv4([240, 0, 0, 1]).is_multicast());
+        assert!(!Gid::from_ipv4([192, 168, 0, 1]).is_multicast());
+        let mut gid = Gid::link_local([2, 0, 0, 0, 0, 1]);
+        assert!(!gid.is_multicast());
+        gid.0[0] = 0xff;
+        assert!(gid.is_multicast());
+        assert_eq!(Gid::from_ipv4([10, 0, 0, 1]).ipv4(), Some([10, 0, 0, 1]));
+        assert_eq!(gid.ipv4(), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //! | [`cqe`] | completion queue entries, and the record by which a CQ is armed |
 //! | [`srq`] | shared receive queues |
 //! | [`eqe`] | event queue entries |
+//! | [`grh`] | what stands before a received datagram |
 //! | [`ring`] | ring indices, phases, and how rings and memory regions name their pages |
 //! | [`id`] | numbers as types: [`id::Qpn`], [`id::Psn`], [`id::Key`] |
 #![no_std]
@@ -36,6 +37,7 @@ pub mod cmd;
 pub mod cqe;
 pub mod doorbell;
 pub mod eqe;
+pub mod grh;
 pub mod id;
 mod layout;
 pub mod pci;

@@ -71,6 +71,12 @@ impl Mtu {
     }
 }
 
+/// Bit of a Q_Key that only privileged software may set in a queue pair. In a work request it means: send with the
+/// queue pair's own Q_Key instead (IBA vol. 1, 10.2.5).
+pub const QKEY_CONTROLLED: u32 = 1 << 31;
+/// The Q_Key of the general services interface (IBA vol. 1, 3.5.3).
+pub const GSI_QKEY: u32 = 0x8001_0000;
+
 /// Access rights of a queue pair or a memory region, with the bits of `enum ibv_access_flags`.
 pub mod access {
     /// The device may write the region on behalf of the local side.
@@ -224,42 +230,82 @@ pub struct Transition {
     pub optional: u32,
 }
 
-/// The attributes of the transition `from` -> `to` of an RC queue pair, or `None` if there is no such transition.
+/// The attributes of the transition `from` -> `to` of a queue pair of type `kind`, or `None` if there is no such
+/// transition or no such type.
 ///
 /// IBA vol. 1, table 91 (QP state transition properties), restricted to what the device offers: no alternate path.
-/// Any state may go to RESET or ERR.
-pub fn rc_transition(from: QpState, to: QpState) -> Option<Transition> {
-    use attr::*;
-    let t = |required, optional| Some(Transition { required, optional });
-    match (from, to) {
-        (_, QpState::RESET) | (_, QpState::ERR) => t(0, 0),
-        (QpState::RESET, QpState::INIT) => t(PKEY_INDEX | PORT | ACCESS_FLAGS, 0),
-        (QpState::INIT, QpState::INIT) => t(0, PKEY_INDEX | PORT | ACCESS_FLAGS),
-        (QpState::INIT, QpState::RTR) => t(
-            AV | PATH_MTU | DEST_QPN | RQ_PSN | MAX_DEST_RD_ATOMIC | MIN_RNR_TIMER,
-            ACCESS_FLAGS | PKEY_INDEX,
-        ),
-        (QpState::RTR, QpState::RTS) => t(
-            TIMEOUT | RETRY_CNT | RNR_RETRY | SQ_PSN | MAX_QP_RD_ATOMIC,
-            CUR_STATE | ACCESS_FLAGS | MIN_RNR_TIMER,
-        ),
-        (QpState::RTS, QpState::RTS) | (QpState::SQD, QpState::RTS) => t(0, CUR_STATE | ACCESS_FLAGS | MIN_RNR_TIMER),
-        (QpState::RTS, QpState::SQD) => t(0, EN_SQD_ASYNC_NOTIFY),
-        (QpState::SQD, QpState::SQD) => t(
-            0,
-            PKEY_INDEX
-                | PORT
-                | ACCESS_FLAGS
-                | AV
-                | MAX_QP_RD_ATOMIC
-                | MIN_RNR_TIMER
-                | TIMEOUT
-                | RETRY_CNT
-                | RNR_RETRY
-                | MAX_DEST_RD_ATOMIC,
-        ),
+/// Any state may go to RESET or ERR; SQE is entered by the device alone, and only by types that can lose a message
+/// without losing a connection.
+pub fn transition(kind: QpType, from: QpState, to: QpState) -> Option<Transition> {
+    if matches!(to, QpState::RESET | QpState::ERR) {
+        return Some(Transition {
+            required: 0,
+            optional: 0,
+        });
+    }
+    match kind {
+        QpType::RC | QpType::UC | QpType::XRC_INI | QpType::XRC_TGT => connected(kind, from, to),
+        QpType::UD | QpType::GSI => datagram(kind, from, to),
+        QpType::RAW => raw(from, to),
         _ => None,
     }
+}
+
+fn connected(kind: QpType, from: QpState, to: QpState) -> Option<Transition> {
+    use attr::*;
+    let requester = match kind {
+        QpType::RC | QpType::XRC_INI => TIMEOUT | RETRY_CNT | RNR_RETRY | MAX_QP_RD_ATOMIC,
+        QpType::XRC_TGT => TIMEOUT,
+        _ => 0,
+    };
+    let responder = match kind {
+        QpType::RC | QpType::XRC_TGT => MAX_DEST_RD_ATOMIC | MIN_RNR_TIMER,
+        _ => 0,
+    };
+    let always = CUR_STATE | ACCESS_FLAGS;
+    let (required, optional) = match (from, to) {
+        (QpState::RESET, QpState::INIT) => (PKEY_INDEX | PORT | ACCESS_FLAGS, 0),
+        (QpState::INIT, QpState::INIT) => (0, PKEY_INDEX | PORT | ACCESS_FLAGS),
+        (QpState::INIT, QpState::RTR) => (AV | PATH_MTU | DEST_QPN | RQ_PSN | responder, ACCESS_FLAGS | PKEY_INDEX),
+        (QpState::RTR, QpState::RTS) => (SQ_PSN | requester, always | responder & MIN_RNR_TIMER),
+        (QpState::RTS, QpState::RTS) | (QpState::SQD, QpState::RTS) => (0, always | responder & MIN_RNR_TIMER),
+        (QpState::RTS, QpState::SQD) => (0, EN_SQD_ASYNC_NOTIFY),
+        (QpState::SQD, QpState::SQD) => {
+            let port = if kind == QpType::UC { 0 } else { PORT };
+            (0, PKEY_INDEX | ACCESS_FLAGS | AV | port | requester | responder)
+        }
+        (QpState::SQE, QpState::RTS) if kind == QpType::UC => (0, always),
+        _ => return None,
+    };
+    Some(Transition { required, optional })
+}
+
+fn datagram(kind: QpType, from: QpState, to: QpState) -> Option<Transition> {
+    use attr::*;
+    // The GSI's port is the only one, and was never a choice.
+    let port = if kind == QpType::UD { PORT } else { 0 };
+    let (required, optional) = match (from, to) {
+        (QpState::RESET, QpState::INIT) => (PKEY_INDEX | port | QKEY, 0),
+        (QpState::INIT, QpState::INIT) => (0, PKEY_INDEX | port | QKEY),
+        (QpState::INIT, QpState::RTR) | (QpState::SQD, QpState::SQD) => (0, PKEY_INDEX | QKEY),
+        (QpState::RTR, QpState::RTS) => (SQ_PSN, CUR_STATE | QKEY),
+        (QpState::RTS | QpState::SQD | QpState::SQE, QpState::RTS) => (0, CUR_STATE | QKEY),
+        (QpState::RTS, QpState::SQD) => (0, EN_SQD_ASYNC_NOTIFY),
+        _ => return None,
+    };
+    Some(Transition { required, optional })
+}
+
+fn raw(from: QpState, to: QpState) -> Option<Transition> {
+    use attr::*;
+    let (required, optional) = match (from, to) {
+        (QpState::RESET, QpState::INIT) => (PORT, 0),
+        (QpState::INIT, QpState::INIT | QpState::RTR) | (QpState::SQD, QpState::SQD) => (0, 0),
+        (QpState::RTR | QpState::RTS | QpState::SQD | QpState::SQE, QpState::RTS) => (0, CUR_STATE),
+        (QpState::RTS, QpState::SQD) => (0, EN_SQD_ASYNC_NOTIFY),
+        _ => return None,
+    };
+    Some(Transition { required, optional })
 }
 
 /// Minimum RNR NAK timers in units of 10 us, by code (IBA vol. 1, table 45). Code 0 is the longest.
@@ -272,8 +318,18 @@ pub const RNR_TIMER_10US: [u32; 32] = [
 mod tests {
     use super::*;
 
+    const TYPES: [QpType; 7] = [
+        QpType::RC,
+        QpType::UC,
+        QpType::UD,
+        QpType::GSI,
+        QpType::RAW,
+        QpType::XRC_INI,
+        QpType::XRC_TGT,
+    ];
+
     #[test]
-    fn h04_rc_state_machine_has_the_paths_of_the_specification() {
+    fn h04_every_state_machine_has_the_paths_of_the_specification() {
         let path = [
             QpState::RESET,
             QpState::INIT,
@@ -282,12 +338,43 @@ mod tests {
             QpState::SQD,
             QpState::RTS,
         ];
-        for pair in path.windows(2) {
-            assert!(rc_transition(pair[0], pair[1]).is_some(), "{} -> {}", pair[0], pair[1]);
+        for kind in TYPES {
+            for pair in path.windows(2) {
+                assert!(
+                    transition(kind, pair[0], pair[1]).is_some(),
+                    "{kind}: {} -> {}",
+                    pair[0],
+                    pair[1]
+                );
+            }
+            assert_eq!(transition(kind, QpState::RESET, QpState::RTS), None);
+            assert_eq!(transition(kind, QpState::ERR, QpState::RTS), None);
+            assert_eq!(transition(kind, QpState::INIT, QpState::RTS), None);
+            assert_eq!(transition(kind, QpState::RTS, QpState::SQE), None);
+            // Reliable types break their connection instead.
+            let recovers = transition(kind, QpState::SQE, QpState::RTS).is_some();
+            let reliable = matches!(kind, QpType::RC | QpType::XRC_INI | QpType::XRC_TGT);
+            assert_eq!(recovers, !reliable, "{kind}");
         }
-        assert_eq!(rc_transition(QpState::RESET, QpState::RTS), None);
-        assert_eq!(rc_transition(QpState::ERR, QpState::RTS), None);
-        assert_eq!(rc_transition(QpState::INIT, QpState::RTS), None);
+        assert_eq!(transition(QpType(0), QpState::RESET, QpState::INIT), None);
+    }
+
+    #[test]
+    fn h04_the_types_differ_in_what_their_transitions_take() {
+        use attr::*;
+        let required = |kind, from, to| transition(kind, from, to).map(|t| t.required);
+        let (reset, init, rtr, rts) = (QpState::RESET, QpState::INIT, QpState::RTR, QpState::RTS);
+        assert_eq!(required(QpType::UD, reset, init), Some(PKEY_INDEX | PORT | QKEY));
+        assert_eq!(required(QpType::GSI, reset, init), Some(PKEY_INDEX | QKEY));
+        assert_eq!(required(QpType::RAW, reset, init), Some(PORT));
+        assert_eq!(required(QpType::UC, init, rtr), Some(AV | PATH_MTU | DEST_QPN | RQ_PSN));
+        assert_eq!(required(QpType::UD, init, rtr), Some(0));
+        assert_eq!(required(QpType::UC, rtr, rts), Some(SQ_PSN));
+        assert_eq!(required(QpType::XRC_TGT, rtr, rts), Some(SQ_PSN | TIMEOUT));
+        assert_eq!(
+            required(QpType::XRC_INI, init, rtr),
+            Some(AV | PATH_MTU | DEST_QPN | RQ_PSN)
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::ModifyQpReq;
 use verbena_hw::id::{Gid, Psn, Qpn};
-use verbena_hw::qp::{attr, rc_transition, Mtu, Path, QpAttrs, QpState};
+use verbena_hw::qp::{attr, transition, Mtu, Path, QpAttrs, QpState, QpType};
 
 /// Attributes that a message gives.
 pub(crate) struct Given {
@@ -218,7 +218,7 @@ pub(crate) fn path_from_reset<P: Platform>(call: &Handling<'_, P>, given: &Given
     };
     let mut left = given.mask & !attr::STATE;
     for n in 0..count {
-        let Some(takes) = rc_transition(states[n], states[n + 1]) else {
+        let Some(takes) = transition(QpType::RC, states[n], states[n + 1]) else {
             unreachable!("IBA's state machine has the way from RESET to RTS")
         };
         let missing = takes.required & !given.mask;

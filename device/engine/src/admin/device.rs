@@ -17,7 +17,6 @@ use verbena_hw::cmd::{
     SetGidReq,
 };
 use verbena_hw::eqe::Event;
-use verbena_hw::qp::QpType;
 use verbena_hw::ring::PageList;
 use verbena_hw::{cqe, doorbell, pci, regs, wqe};
 
@@ -46,7 +45,7 @@ pub(crate) fn query_device(hca: &Hca) -> Reply {
         max_inline: wqe::MAX_INLINE.into(),
         max_qp_rd_atom: limits::RD_ATOMIC.into(),
         max_qp_init_rd_atom: limits::RD_ATOMIC.into(),
-        qp_types: 1 << QpType::RC.0,
+        qp_types: limits::QP_TYPES,
         gid_table_len: limits::GIDS as u32,
         pkey_table_len: 1,
         ports: PORT.into(),

@@ -28,7 +28,7 @@ use verbena_hw::qp::{QpAttrs, QpState, QpType};
 use verbena_hw::regs::EVENT_QUEUES;
 use verbena_hw::ring::PageList;
 use verbena_hw::wqe::{
-    RecvHeader, SendHeader, Sge, MAX_INLINE, MAX_LOG_ENTRIES, MAX_LOG_STRIDE, MAX_SGE, RECV_MIN_LOG_STRIDE,
+    RecvHeader, SendHeader, Sge, UdArgs, MAX_INLINE, MAX_LOG_ENTRIES, MAX_LOG_STRIDE, MAX_SGE, RECV_MIN_LOG_STRIDE,
     SEND_MIN_LOG_STRIDE,
 };
 
@@ -279,6 +279,9 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
     if !hca.qps.has_room() {
         return Err(Failure::limit(hca.qps.limit()));
     }
+    if req.qp_type == QpType::GSI && hca.gsi.is_some() {
+        return Err(Failure::limit(1));
+    }
     let sq_stride = 1 << req.sq_log_stride;
     let sq = ring(hca, cx, req.sq, req.sq_log_entries, sq_stride, Dma::Read, 0, at_qp!(sq))?;
     let rq = if has_receive_queue(req) {
@@ -312,6 +315,7 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
     }
     let number = hca.qps.insert_with(|number| {
         Box::new(Qp {
+            kind: req.qp_type,
             qpn: Qpn::truncate(number),
             cookie: req.cookie,
             pdn: req.pdn,
@@ -338,6 +342,9 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
             last_wqe: false,
         })
     });
+    if req.qp_type == QpType::GSI {
+        hca.gsi = Some(Qpn::truncate(number));
+    }
     if let Some(page) = hca.doorbells.get_mut(req.doorbell) {
         let bound = page.bind(req.slot, Qpn::truncate(number));
         assert!(bound, "the slot was free a moment ago");
@@ -361,7 +368,8 @@ fn check_qp_shape(req: &CreateQpReq) -> Result<(), Failure> {
             Err(Failure::bad_field(offset))
         }
     };
-    field(req.qp_type == QpType::RC, at_qp!(qp_type))?;
+    let offered = u32::from(req.qp_type.0) < u32::BITS && limits::QP_TYPES & 1 << req.qp_type.0 != 0;
+    field(offered, at_qp!(qp_type))?;
     field(req.flags & !QP_SIGNAL_ALL == 0, at_qp!(flags))?;
     // Receives come from one queue or the other.
     field(req.srqn == Srqn::default() || !has_receive_queue(req), at_qp!(srqn))?;
@@ -374,10 +382,14 @@ fn check_qp_shape(req: &CreateQpReq) -> Result<(), Failure> {
     let fits = |head: usize, sges: u8, log_stride: u8| {
         sges <= MAX_SGE && head + usize::from(sges) * size_of::<Sge>() <= 1 << log_stride
     };
-    const SEND: usize = size_of::<SendHeader>();
-    field(fits(SEND, req.max_send_sge, req.sq_log_stride), at_qp!(max_send_sge))?;
+    let send = match req.qp_type {
+        QpType::UD | QpType::GSI => size_of::<SendHeader>() + size_of::<UdArgs>(),
+        _ => size_of::<SendHeader>(),
+    };
+    field(1 << req.sq_log_stride >= send, at_qp!(sq_log_stride))?;
+    field(fits(send, req.max_send_sge, req.sq_log_stride), at_qp!(max_send_sge))?;
     field(
-        req.max_inline <= MAX_INLINE && SEND + usize::from(req.max_inline) <= 1 << req.sq_log_stride,
+        req.max_inline <= MAX_INLINE && send + usize::from(req.max_inline) <= 1 << req.sq_log_stride,
         at_qp!(max_inline),
     )?;
     if has_receive_queue(req) {
@@ -410,6 +422,9 @@ pub(crate) fn destroy_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &Handle
     if let Some(page) = hca.doorbells.get_mut(qp.doorbell) {
         page.unbind(qp.slot);
     }
+    if qp.kind == QpType::GSI {
+        hca.gsi = None;
+    }
     hca.extents -= qp.sq.cost() + qp.rq.as_ref().map_or(0, Ring::cost);
     release_pd(hca, qp.pdn);
     if let Some(srq) = hca.srqs.get_mut(qp.srqn.get()) {
@@ -436,7 +451,7 @@ pub(crate) fn query_qp(hca: &Hca, req: &HandleReq) -> Result<Reply, Failure> {
         pdn: qp.pdn,
         send_cqn: qp.send_cqn,
         recv_cqn: qp.recv_cqn,
-        qp_type: QpType::RC,
+        qp_type: qp.kind,
         flags: u8::from(qp.signal_all) * QP_SIGNAL_ALL,
         max_inline: qp.max_inline,
         sq_consumer: qp.req.consumer,

@@ -30,7 +30,7 @@ fn flushed(wr_id: u64) -> Cqe {
 
 /// Flushes as much as the budget allows.
 pub(crate) fn turn<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, budget: &mut Budget) -> Turn {
-    while let Some((side, wr_id)) = next(hca, cx, qpn) {
+    while let Some((side, wr_id)) = next_send(hca, cx, qpn).or_else(|| next_receive(hca, cx, qpn)) {
         hca.complete(cx, qpn, side, flushed(wr_id));
         budget.operations = budget.operations.saturating_sub(1);
         if budget.is_spent() {
@@ -60,8 +60,20 @@ fn last_wqe<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) {
     }
 }
 
-/// Takes the next outstanding work request of either queue.
-fn next<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) -> Option<(Side, u64)> {
+/// In SQE: flushes sends as far as the budget allows. Receives go on as ever (IBA vol. 1, 10.3.1.7).
+pub(crate) fn sends<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, budget: &mut Budget) -> Turn {
+    while let Some((side, wr_id)) = next_send(hca, cx, qpn) {
+        hca.complete(cx, qpn, side, flushed(wr_id));
+        budget.operations = budget.operations.saturating_sub(1);
+        if budget.is_spent() {
+            return Turn::More;
+        }
+    }
+    Turn::Idle
+}
+
+/// Takes the next outstanding send.
+fn next_send<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) -> Option<(Side, u64)> {
     let ram = cx.env.ram(hca.id);
     let qp = hca.qps.get_mut(qpn.get())?;
     if let Some(message) = qp.req.current.take() {
@@ -79,6 +91,13 @@ fn next<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) -> Option<(Side, u6
         qp.req.consumer = qp.req.consumer.wrapping_add(1);
         return Some((Side::Send, wr_id));
     }
+    None
+}
+
+/// Takes the next outstanding receive.
+fn next_receive<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) -> Option<(Side, u64)> {
+    let ram = cx.env.ram(hca.id);
+    let qp = hca.qps.get_mut(qpn.get())?;
     match core::mem::take(&mut qp.resp.arriving) {
         // These were taken off the receive queue when the message began to arrive.
         Arriving::Send(receive) => {

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 use verbena_hw::cqe::{self, vendor, Status};
 use verbena_hw::id::{Pdn, Psn};
 use verbena_hw::ring::OWNER_PHASE;
-use verbena_hw::wqe::{send_flags, AtomicArgs, RecvHeader, SendHeader, SendOpcode, Sge, MAX_MESSAGE, MAX_SGE};
+use verbena_hw::wqe::{send_flags, AtomicArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs, MAX_MESSAGE, MAX_SGE};
 use vm_memory::VolatileMemory;
 use zerocopy::{transmute, IntoBytes};
 
@@ -114,7 +114,7 @@ pub(crate) struct BadRequest {
 }
 
 impl BadRequest {
-    fn operation(reason: u32) -> Self {
+    pub(crate) fn operation(reason: u32) -> Self {
         Self {
             status: Status::LOC_QP_OP_ERR,
             reason,
@@ -159,15 +159,33 @@ impl Message {
             self.atomic = transmute!(args);
             at += size_of::<AtomicArgs>();
         }
-        // No more than the entry has; `check` refuses one that claims more.
-        let claimed = if h.flags & send_flags::INLINE != 0 {
-            h.inline_len as usize
-        } else {
-            usize::from(h.num_sge) * size_of::<Sge>()
-        };
-        let len = claimed.min(sq.stride() - at).min(size_of::<Body>());
+        let len = claimed(h).min(sq.stride() - at).min(size_of::<Body>());
         self.body.load(&entry, at, len)?;
         Ok(true)
+    }
+
+    /// Copies the entry at `index` of the ring of a queue pair that sends datagrams. `None`: none has been posted there.
+    pub(crate) fn fetch_datagram<R: GuestRam>(
+        &mut self,
+        ram: &R,
+        sq: &Ring,
+        index: u32,
+    ) -> Result<Option<UdArgs>, Unreachable> {
+        const HEAD: usize = size_of::<SendHeader>();
+        const AT: usize = HEAD + size_of::<UdArgs>();
+        let entry = ram::whole(ram, sq.addr(index), sq.stride(), Dma::Read)?;
+        // Acquire: as in `fetch`.
+        let word0 = ram::word(&entry, 0)?.load(Ordering::Acquire);
+        if word0 as u8 & OWNER_PHASE != sq.phase(index) {
+            return Ok(None);
+        }
+        let rest: [u64; 11] = entry.get_ref(8).map_err(|_| Unreachable)?.load();
+        let [head @ .., _, _, _, _, _, _, _, _] = rest;
+        let [_, _, _, args @ ..] = rest;
+        self.header = transmute!([word0, head[0], head[1], head[2]]);
+        let len = claimed(&self.header).min(sq.stride() - AT).min(size_of::<Body>());
+        self.body.load(&entry, AT, len)?;
+        Ok(Some(transmute!(args)))
     }
 
     /// Checks the fetched entry and works out what it does and how long it is.
@@ -244,6 +262,16 @@ impl Message {
     #[inline]
     pub(crate) fn is_signaled(&self) -> bool {
         self.header.flags & send_flags::SIGNALED != 0
+    }
+}
+
+/// Bytes behind an entry's headers, as it says itself. `check` refuses more than the entry can have.
+#[inline]
+fn claimed(h: &SendHeader) -> usize {
+    if h.flags & send_flags::INLINE != 0 {
+        h.inline_len as usize
+    } else {
+        usize::from(h.num_sge) * size_of::<Sge>()
     }
 }
 

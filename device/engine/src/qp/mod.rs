@@ -9,9 +9,11 @@
 //! | [`requester`] | the send queue: execution, retries, completions |
 //! | [`responder`] | the other end: sequence numbers, access, receive queue |
 //! | [`local`] | the short cut between two queue pairs of one server |
+//! | [`datagram`] | UD and the general services interface: both ends of a message that nobody acknowledges |
 //! | [`flush`] | what happens to outstanding work in ERR |
 //! | [`modify`] | the state machine |
 
+pub(crate) mod datagram;
 pub(crate) mod flush;
 pub(crate) mod local;
 pub(crate) mod message;
@@ -26,7 +28,7 @@ use crate::ring::Ring;
 use crate::time::Time;
 use message::{Message, Receive};
 use verbena_hw::id::{Cqn, Eqn, Gid, Pdn, Psn, Qpn, Srqn};
-use verbena_hw::qp::{QpAttrs, QpState};
+use verbena_hw::qp::{QpAttrs, QpState, QpType};
 
 /// What a queue pair waits for before its send queue goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,8 +44,9 @@ pub(crate) enum Wait {
     Rescan,
 }
 
-/// An RC queue pair.
+/// A queue pair.
 pub(crate) struct Qp {
+    pub(crate) kind: QpType,
     pub(crate) qpn: Qpn,
     pub(crate) cookie: u64,
     pub(crate) pdn: Pdn,
@@ -132,6 +135,15 @@ pub(crate) enum Arriving {
 }
 
 impl Qp {
+    /// The number that the fabric knows it by.
+    pub(crate) fn fabric_qpn(&self) -> Qpn {
+        if self.kind == QpType::GSI {
+            Qpn::GSI
+        } else {
+            self.qpn
+        }
+    }
+
     /// Returns both sides to the beginning, as RESET requires.
     pub(crate) fn rewind(&mut self) {
         assert_eq!(self.wait, Wait::Nothing, "the schedule still waits for this queue pair");

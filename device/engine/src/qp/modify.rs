@@ -11,7 +11,7 @@ use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::ModifyQpReq;
 use verbena_hw::id::{Psn, Qpn};
-use verbena_hw::qp::{access, attr, rc_transition, Path, QpAttrs, QpState};
+use verbena_hw::qp::{access, attr, transition, Path, QpAttrs, QpState, QpType, GSI_QKEY};
 
 /// Offset of an attribute in the request.
 macro_rules! at {
@@ -29,7 +29,7 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
     let Some(qp) = hca.qps.get(req.qpn.get()) else {
         return Err(Failure::no_such_object(offset_of!(ModifyQpReq, qpn) as u32));
     };
-    let from = qp.state;
+    let (from, kind) = (qp.state, qp.kind);
     let to = if req.mask & attr::STATE != 0 {
         QpState(req.attrs.state)
     } else {
@@ -39,7 +39,7 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
         status: Status::BAD_TRANSITION,
         detail: u32::from(from.0) | u32::from(to.0) << 8,
     };
-    let transition = rc_transition(from, to).ok_or(bad_transition)?;
+    let transition = transition(kind, from, to).ok_or(bad_transition)?;
     if req.mask & attr::CUR_STATE != 0 && QpState(req.attrs.cur_state) != from {
         return Err(bad_transition);
     }
@@ -58,6 +58,9 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
         });
     }
     check_values(hca, req)?;
+    if kind == QpType::GSI && req.mask & attr::QKEY != 0 && req.attrs.qkey != GSI_QKEY {
+        return Err(Failure::bad_field(at!(qkey)));
+    }
 
     if to == QpState::ERR && from != QpState::ERR {
         hca.enter_error(cx, req.qpn);
@@ -145,7 +148,8 @@ fn check_path(hca: &Hca, path: &Path) -> Result<(), Failure> {
     if path.reserved0 != 0 || path.reserved1 != 0 || path.reserved2 != 0 {
         return Err(Failure::reserved(at!(path.reserved0)));
     }
-    if path.dgid.is_zero() {
+    // A connection has one other end.
+    if path.dgid.is_zero() || path.dgid.is_multicast() {
         return Err(Failure::bad_field(at!(path.dgid)));
     }
     if path.flow_label >= 1 << 20 {
@@ -178,6 +182,7 @@ fn store(attrs: &mut QpAttrs, req: &ModifyQpReq) {
         EN_SQD_ASYNC_NOTIFY => en_sqd_async_notify,
         ACCESS_FLAGS => access,
         PKEY_INDEX => pkey_index,
+        QKEY => qkey,
         AV => path,
         PATH_MTU => path_mtu,
         TIMEOUT => timeout,

@@ -358,7 +358,7 @@ pub(crate) fn expired<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) {
 }
 
 /// The send queue has come to rest in SQD.
-fn drained<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) {
+pub(crate) fn drained<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) {
     let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
         return;
     };

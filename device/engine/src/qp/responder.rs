@@ -170,7 +170,7 @@ impl Hca {
 
     /// Consumes the next receive of the queue pair.
     #[inline]
-    fn take_receive<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) -> Result<Box<Receive>, Refusal> {
+    pub(crate) fn take_receive<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) -> Result<Box<Receive>, Refusal> {
         let ram = cx.env.ram(self.id);
         let Some(qp) = self.qps.get_mut(qpn.get()) else {
             return Err(Refusal::NotReady);
@@ -339,7 +339,7 @@ pub(crate) fn receive_protection(reason: u32) -> Fault {
 }
 
 /// Why [`Hca::accept`] does not go on.
-enum Refusal {
+pub(crate) enum Refusal {
     /// No receive has been posted.
     NotReady,
     Fault(Fault),

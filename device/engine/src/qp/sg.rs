@@ -203,6 +203,22 @@ pub(crate) fn copy<S: GuestRam, D: GuestRam>(
     Ok(())
 }
 
+/// Whether `len` bytes of the stretches are mapped, for a message that must not leave in part. Holds for the rest of a poll.
+pub(crate) fn reachable<S: GuestRam>(ram: &S, mut stretches: Stretches<'_>, len: u64) -> Result<(), KeyFault> {
+    let mut left = len;
+    while left > 0 {
+        let (mut addr, mut here) = stretches.next(left)?.ok_or(UNREACHABLE)?;
+        left -= here;
+        while here > 0 {
+            let slice = ram.slice(addr, here as usize, Dma::Read).ok_or(UNREACHABLE)?;
+            let n = here.min(slice.len() as u64);
+            here -= n;
+            addr = addr.wrapping_add(n);
+        }
+    }
+    Ok(())
+}
+
 /// Copies bytes of the device's own, inline data or an atomic's result, to stretches of guest memory.
 #[inline]
 pub(crate) fn store<D: GuestRam>(dst_ram: &D, mut dst: Stretches<'_>, mut bytes: &[u8]) -> Result<(), KeyFault> {

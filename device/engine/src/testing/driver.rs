@@ -470,6 +470,26 @@ pub mod attrs {
         (mask, attrs)
     }
 
+    /// Masks and attributes of a datagram queue pair's way from RESET to RTS.
+    pub fn datagram(kind: QpType, qkey: u32) -> [(u32, QpAttrs); 3] {
+        let port = if kind == QpType::UD { attr::PORT } else { 0 };
+        let mut init = QpAttrs {
+            state: QpState::INIT.0,
+            qkey,
+            ..QpAttrs::default()
+        };
+        init.path.port = 1;
+        let to = |state: QpState| QpAttrs {
+            state: state.0,
+            ..QpAttrs::default()
+        };
+        [
+            (attr::STATE | attr::PKEY_INDEX | attr::QKEY | port, init),
+            (attr::STATE, to(QpState::RTR)),
+            (attr::STATE | attr::SQ_PSN, to(QpState::RTS)),
+        ]
+    }
+
     /// Mask and attributes of INIT to RTR, for a peer.
     pub fn rtr(dgid: Gid, dest_qpn: Qpn, rq_psn: u32) -> (u32, QpAttrs) {
         let mask = attr::STATE

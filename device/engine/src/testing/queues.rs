@@ -7,7 +7,7 @@ use verbena_hw::cqe::{CqRecord, Cqe};
 use verbena_hw::doorbell::{BITMAP, SUMMARY};
 use verbena_hw::id::{Cqn, Key, Qpn, Srqn};
 use verbena_hw::ring::{phase, slot};
-use verbena_hw::wqe::{send_flags, AtomicArgs, RecvHeader, SendHeader, SendOpcode, Sge};
+use verbena_hw::wqe::{send_flags, AtomicArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The shape of a queue pair.
@@ -107,6 +107,8 @@ pub struct SendWr {
     pub header: SendHeader,
     /// Operands of an atomic.
     pub atomic: Option<AtomicArgs>,
+    /// Destination of a datagram.
+    pub to: Option<UdArgs>,
     /// Elements, or inline data.
     pub body: Vec<u8>,
 }
@@ -122,6 +124,7 @@ impl SendWr {
                 ..SendHeader::default()
             },
             atomic: None,
+            to: None,
             body: sges.as_bytes().to_vec(),
         }
     }
@@ -165,6 +168,13 @@ impl SendWr {
             swap: 0,
         });
         wr
+    }
+
+    /// As a datagram.
+    #[must_use]
+    pub fn to(mut self, args: UdArgs) -> Self {
+        self.to = Some(args);
+        self
     }
 
     /// With immediate data: a SEND or a WRITE becomes the one that has some.
@@ -259,6 +269,9 @@ impl Qp {
         wr.header.owner = phase(self.sq_producer, self.sq_log);
         let mut bytes = wr.header.as_bytes().to_vec();
         if let Some(args) = &wr.atomic {
+            bytes.extend(args.as_bytes());
+        }
+        if let Some(args) = &wr.to {
             bytes.extend(args.as_bytes());
         }
         bytes.extend(&wr.body);

@@ -260,7 +260,10 @@ fn h03_query_device_tells_limits_that_hold() {
     assert_eq!(caps.max_sge, 32);
     assert_eq!(caps.max_inline, 512);
     assert_eq!(caps.max_msg, 1 << 31);
-    assert_eq!(caps.qp_types, 1 << QpType::RC.0);
+    assert_eq!(
+        caps.qp_types,
+        1 << QpType::RC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0
+    );
     assert_eq!(caps.rc_opcodes, 0x7f);
     assert_eq!(caps.page_size_cap, 1 << 12 | 1 << 21 | 1 << 30);
     assert!(caps.fw_version.starts_with(b"0."));
@@ -435,7 +438,7 @@ fn h03_create_qp_fails_for_its_own_reasons() {
     let good = g.qp_request(&mut w, &cq, &cq, QpShape::default());
     use Status as S;
     let cases: [Case<CreateQpReq>; 24] = [
-        (|r| r.qp_type = QpType::UD, S::BAD_FIELD, at!(CreateQpReq, qp_type)),
+        (|r| r.qp_type = QpType(0), S::BAD_FIELD, at!(CreateQpReq, qp_type)),
         (|r| r.qp_type = QpType(77), S::BAD_FIELD, at!(CreateQpReq, qp_type)),
         (|r| r.flags = 2, S::BAD_FIELD, at!(CreateQpReq, flags)),
         (|r| r.srqn = Srqn::truncate(1), S::BAD_FIELD, at!(CreateQpReq, srqn)),

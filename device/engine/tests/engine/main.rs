@@ -3,6 +3,7 @@
 
 mod admin_queue;
 mod completion_queues;
+mod datagrams;
 mod dump;
 mod errors;
 mod event_queues;

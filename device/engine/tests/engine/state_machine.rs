@@ -6,7 +6,7 @@ use verbena_hw::admin::Status;
 use verbena_hw::cmd::ModifyQpReq;
 use verbena_hw::eqe::Event;
 use verbena_hw::id::{Gid, Psn, Qpn};
-use verbena_hw::qp::{attr, rc_transition, Path, QpAttrs, QpState};
+use verbena_hw::qp::{attr, transition, Path, QpAttrs, QpState, QpType};
 
 const STATES: [QpState; 7] = [
     QpState::RESET,
@@ -58,7 +58,7 @@ fn in_state(w: &mut World, end: &mut End, state: QpState) {
         .expect("every state resets");
     let mut from = QpState::RESET;
     for &to in path {
-        let needed = rc_transition(from, to).expect("a path").required;
+        let needed = transition(QpType::RC, from, to).expect("a path").required;
         let attrs = QpAttrs {
             state: to.0,
             ..all_attrs(&end.guest, qpn)
@@ -88,7 +88,7 @@ fn h04_every_transition_and_every_attribute_mask() {
                 ..all_attrs(&end.guest, qpn)
             };
             let go = |end: &mut End, w: &mut World, mask| end.guest.modify(w, qpn, mask | attr::STATE, attrs);
-            let Some(t) = rc_transition(from, to) else {
+            let Some(t) = transition(QpType::RC, from, to) else {
                 let bad = u32::from(from.0) | u32::from(to.0) << 8;
                 assert_eq!(
                     go(&mut end, &mut w, 0),
@@ -213,7 +213,7 @@ fn h04_every_attribute_value_is_checked() {
             ..all_attrs(&end.guest, qpn)
         };
         spoil(&mut a);
-        let mask = rc_transition(from, to).expect("a step").required | attr::STATE;
+        let mask = transition(QpType::RC, from, to).expect("a step").required | attr::STATE;
         assert_eq!(end.guest.modify(&mut w, qpn, mask, a), failed(status, detail), "{to}");
         assert_eq!(end.guest.state(&mut w, qpn), from);
     }

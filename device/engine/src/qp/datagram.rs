@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! UD and the general services interface: both ends of a message that nobody acknowledges.
+//!
+//! A send is complete when it has left, whatever becomes of it (IBA vol. 1, 9.8.3): what cannot be delivered is dropped
+//! and counted, at the HCA that drops it. What is wrong on the sender's own side fails the work request and puts the send
+//! queue into SQE; receives go on.
+//!
+//! The general services interface is a queue pair like any other here, but for three things: on the fabric it is QP 1,
+//! the only one of its HCA; its Q_Key is [`verbena_hw::qp::GSI_QKEY`]; and it takes management datagrams alone,
+//! messages of exactly 256 bytes, so that nobody who knows the well-known key can break it with a longer one. Its number in
+//! commands, completions and events is one of the device's choosing.
+
+use crate::counters::Counter;
+use crate::engine::Hcas;
+use crate::env::{Env, HcaId};
+use crate::hca::{Cx, Hca, Side, MTU, PORT};
+use crate::limits::TURN;
+use crate::mr::KeyFault;
+use crate::qp::message::{BadRequest, Message, Receive, SendLimits};
+use crate::qp::requester::{self, Turn};
+use crate::qp::responder::{receive_protection, Fault, Refusal};
+use crate::qp::sg::{self, CopyFault, Stretches};
+use crate::qp::transport::Nak;
+use crate::qp::{flush, Arriving, Qp, Wait};
+use crate::schedule::QpRef;
+use crate::Budget;
+use verbena_hw::cqe::{self, vendor, Cqe, Status};
+use verbena_hw::eqe::Event;
+use verbena_hw::grh::{self, Grh, Route};
+use verbena_hw::id::{Gid, Pdn, Qpn};
+use verbena_hw::qp::{access, Path, QpState, QpType, QKEY_CONTROLLED};
+use verbena_hw::wqe::{send_flags, SendOpcode, UdArgs};
+use zerocopy::IntoBytes;
+
+/// Length of a management datagram (IBA vol. 1, 13.4.2).
+const MAD: u64 = 256;
+
+/// A datagram on its way: its headers, and where its data is.
+struct Datagram<'a> {
+    /// The sender.
+    from: QpRef,
+    pdn: Pdn,
+    message: &'a Message,
+    /// DETH.
+    src_qpn: Qpn,
+    qkey: u32,
+    /// BTH.
+    dest_qpn: Qpn,
+    imm: Option<u32>,
+    solicited: bool,
+    /// IP and Ethernet.
+    route: Route,
+    sl: u8,
+    smac: [u8; 6],
+}
+
+/// Gives the queue pair its turn.
+#[inline(never)]
+pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Budget) -> Turn {
+    let turn = sends(hcas, cx, at, budget);
+    // Any of them may have received.
+    for hca in hcas.iter_mut() {
+        hca.notify(cx);
+    }
+    turn
+}
+
+fn sends<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Budget) -> Turn {
+    for _ in 0..TURN {
+        let Some(hca) = hcas.get_mut(at.hca) else {
+            return Turn::Idle;
+        };
+        if hca.regs.is_fatal() {
+            return Turn::Idle;
+        }
+        let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
+            return Turn::Idle;
+        };
+        match qp.state {
+            QpState::RTS => {}
+            QpState::SQD => {
+                requester::drained(hca, cx, at);
+                return Turn::Idle;
+            }
+            QpState::SQE => return flush::sends(hca, cx, at.qpn, budget),
+            QpState::ERR => return flush::turn(hca, cx, at.qpn, budget),
+            _ => return Turn::Idle,
+        }
+        debug_assert_eq!(qp.wait, Wait::Nothing, "a datagram waits for nothing");
+        let mut message = cx.pool.message();
+        let fetched = message.fetch_datagram(cx.env.ram(at.hca), &qp.sq, qp.req.consumer);
+        let more = match fetched {
+            Ok(Some(args)) => {
+                qp.req.consumer = qp.req.consumer.wrapping_add(1);
+                send(hcas, cx, at, &mut message, &args);
+                true
+            }
+            Ok(None) => false,
+            Err(_) => {
+                // There is no work request to complete: an event tells.
+                hca.enter_error(cx, at.qpn);
+                hca.raise_qp(cx, at.qpn, Event::QP_FATAL, vendor::RING_UNREACHABLE);
+                false
+            }
+        };
+        budget.operations = budget.operations.saturating_sub(1);
+        budget.bytes = budget.bytes.saturating_sub(message.len);
+        cx.pool.give_message(message);
+        if !more {
+            return Turn::Idle;
+        }
+        if budget.is_spent() {
+            break;
+        }
+    }
+    Turn::More
+}
+
+/// Sends one message and completes it.
+fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Message, args: &UdArgs) {
+    let sent = match check(hcas, cx, at, message, args) {
+        Ok(Some(datagram)) => {
+            deliver(hcas, cx, &datagram);
+            Ok(())
+        }
+        Ok(None) => Ok(()),
+        Err(bad) => Err(bad),
+    };
+    let Some(hca) = hcas.get_mut(at.hca) else {
+        return;
+    };
+    let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
+        return;
+    };
+    qp.req.psn = qp.req.psn.add(1);
+    let signaled = qp.signal_all || message.is_signaled();
+    let alive = qp.state != QpState::ERR;
+    let mut cqe = Cqe {
+        opcode: cqe::Opcode::SEND.0,
+        wr_id: message.header.wr_id,
+        ..Cqe::default()
+    };
+    match sent {
+        Ok(()) => {
+            hca.counters.count(Counter::SentMsgs);
+            hca.counters.add(Counter::SentBytes, message.len);
+            if signaled {
+                hca.complete(cx, at.qpn, Side::Send, cqe);
+            }
+        }
+        Err(bad) => {
+            (cqe.status, cqe.vendor_err) = (bad.status.0, bad.reason);
+            hca.complete(cx, at.qpn, Side::Send, cqe);
+            // A message to itself may have ended it as a receiver, and a full completion queue ends it too.
+            if alive && hca.qps.get(at.qpn.get()).is_some_and(|qp| qp.state != QpState::ERR) {
+                hca.enter_send_error(cx, at.qpn);
+            }
+        }
+    }
+}
+
+/// Checks a work request and puts its headers together. `None`: it is right, and never leaves.
+fn check<'a, E: Env>(
+    hcas: &mut Hcas,
+    cx: &Cx<'_, E>,
+    at: QpRef,
+    message: &'a mut Message,
+    args: &UdArgs,
+) -> Result<Option<Datagram<'a>>, BadRequest> {
+    let Some(hca) = hcas.get_mut(at.hca) else {
+        return Ok(None);
+    };
+    let Some(qp) = hca.qps.get(at.qpn.get()) else {
+        return Ok(None);
+    };
+    message.len = 0;
+    if !matches!(
+        SendOpcode(message.header.opcode),
+        SendOpcode::SEND | SendOpcode::SEND_WITH_IMM
+    ) {
+        return Err(BadRequest::operation(vendor::OPCODE));
+    }
+    let limits = SendLimits {
+        max_sge: qp.max_send_sge,
+        max_inline: qp.max_inline,
+        rd_atomic: 0,
+    };
+    match message.check(limits) {
+        Ok(()) if message.len <= u64::from(MTU.bytes().unwrap_or(0)) => {}
+        // Nothing is sent, and nobody is told (IBA vol. 1, 9.8.3.1, C9-222 and 11.4.1.1).
+        Ok(())
+        | Err(BadRequest {
+            reason: vendor::MESSAGE_LEN,
+            ..
+        }) => {
+            message.len = 0;
+            hca.counters.count(Counter::SentTooLong);
+            return Ok(None);
+        }
+        Err(bad) => return Err(bad),
+    }
+    let sgid = address(hca, args).ok_or(BadRequest::operation(vendor::ADDRESS))?;
+    if message.inline().is_none() {
+        // All of it, before anybody's receive is touched: the receiver is not to suffer from the sender's faults.
+        let source = Stretches::list(&hca.mrs, qp.pdn, message.elements(), 0, 0);
+        sg::check(&hca.mrs, qp.pdn, message.elements(), 0, message.len, 0)
+            .and_then(|_| sg::reachable(cx.env.ram(at.hca), source, message.len))
+            .map_err(|fault| BadRequest {
+                status: Status::LOC_PROT_ERR,
+                reason: fault.0,
+            })?;
+    }
+    let path = &args.path;
+    Ok(Some(Datagram {
+        from: at,
+        pdn: qp.pdn,
+        src_qpn: qp.fabric_qpn(),
+        qkey: if args.qkey & QKEY_CONTROLLED != 0 {
+            qp.attrs.qkey
+        } else {
+            args.qkey
+        },
+        dest_qpn: args.dest_qpn,
+        imm: message.immediate(),
+        solicited: message.header.flags & send_flags::SOLICITED != 0,
+        route: Route {
+            sgid,
+            dgid: path.dgid,
+            flow_label: path.flow_label,
+            traffic_class: path.traffic_class,
+            hop_limit: path.hop_limit,
+        },
+        sl: path.sl,
+        smac: hca.config.mac,
+        message,
+    }))
+}
+
+/// The source GID of a datagram, if its destination is in order.
+fn address(hca: &Hca, args: &UdArgs) -> Option<Gid> {
+    let path: &Path = &args.path;
+    let good = args.reserved == 0
+        && (path.reserved0, path.reserved1, path.reserved2) == (0, 0, 0)
+        && args.dest_qpn.get() <= Qpn::MAX
+        && path.port == PORT
+        && path.flow_label < 1 << 20
+        && path.sl < 16
+        && !path.dgid.is_zero();
+    hca.source_gid(path.sgid_index).filter(|_| good)
+}
+
+/// Carries a datagram to whom it is for.
+fn deliver<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>) {
+    let reaches = |id: HcaId| hcas.get(id).is_some_and(Hca::port_is_active);
+    let to = cx.fabric.owner(&datagram.route.dgid);
+    let to = to.filter(|&id| reaches(id) && reaches(datagram.from.hca));
+    let Some(to) = to else {
+        if let Some(hca) = hcas.get_mut(datagram.from.hca) {
+            hca.counters.count(Counter::DroppedUnreachable);
+        }
+        return;
+    };
+    let Some(hca) = hcas.get_mut(to) else {
+        return;
+    };
+    let qpn = if datagram.dest_qpn == Qpn::GSI {
+        hca.gsi
+    } else {
+        // A number in commands is not one on the fabric.
+        Some(datagram.dest_qpn).filter(|&qpn| Some(qpn) != hca.gsi)
+    };
+    let takes = |qp: &Qp| {
+        let kind = matches!(qp.kind, QpType::UD | QpType::GSI);
+        let ready = matches!(qp.state, QpState::RTR | QpState::RTS | QpState::SQD | QpState::SQE);
+        kind && ready
+    };
+    match qpn.filter(|qpn| hca.qps.get(qpn.get()).is_some_and(|qp| takes(qp))) {
+        Some(qpn) => receive(hcas, cx, datagram, QpRef { hca: to, qpn }),
+        None => {
+            hca.counters.count(Counter::DroppedNoQp);
+        }
+    }
+}
+
+/// Receives a datagram at a queue pair that takes datagrams.
+fn receive<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>, to: QpRef) {
+    let Some(hca) = hcas.get_mut(to.hca) else {
+        return;
+    };
+    let Some(qp) = hca.qps.get(to.qpn.get()) else {
+        return;
+    };
+    if qp.attrs.qkey != datagram.qkey {
+        hca.counters.count(Counter::QkeyViolations);
+        return;
+    }
+    if qp.kind == QpType::GSI && datagram.message.len != MAD {
+        hca.counters.count(Counter::DroppedLength);
+        return;
+    }
+    let receive = match hca.take_receive(cx, to.qpn) {
+        Ok(receive) => receive,
+        Err(Refusal::NotReady) => {
+            hca.counters.count(Counter::DroppedNoReceive);
+            return;
+        }
+        Err(Refusal::Fault(fault)) => {
+            // The sender hears nothing of it.
+            let _ = hca.refuse(cx, to.qpn, fault);
+            return;
+        }
+    };
+    if let Err(fault) = copy(hcas, cx, datagram, to.hca, &receive) {
+        fail_receive(hcas, cx, to, receive, fault);
+        return;
+    }
+    if let Some(hca) = hcas.get_mut(to.hca) {
+        hca.received(cx, to.qpn, datagram, &receive);
+    }
+    cx.pool.give_receive(receive);
+}
+
+/// Ends a receive, and its queue pair, in an error (IBA vol. 1, 10.10.3.2).
+fn fail_receive<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, to: QpRef, receive: Box<Receive>, fault: Fault) {
+    if let Some(hca) = hcas.get_mut(to.hca) {
+        if let Some(qp) = hca.qps.get_mut(to.qpn.get()) {
+            qp.resp.arriving = Arriving::Send(receive);
+        }
+        // The sender hears nothing of it.
+        let _ = hca.refuse(cx, to.qpn, fault);
+    }
+}
+
+/// Writes the GRH and the data into the receive.
+fn copy<E: Env>(
+    hcas: &Hcas,
+    cx: &Cx<'_, E>,
+    datagram: &Datagram<'_>,
+    to: HcaId,
+    receive: &Receive,
+) -> Result<(), Fault> {
+    let (Some(here), Some(there)) = (hcas.get(datagram.from.hca), hcas.get(to)) else {
+        return Ok(());
+    };
+    let message = datagram.message;
+    let len = message.len;
+    let all = len + grh::LEN as u64;
+    if all > receive.room {
+        return Err(Fault::Receive {
+            status: Status::LOC_LEN_ERR,
+            reason: vendor::RECV_TOO_SHORT,
+            nak: Nak::InvalidRequest,
+        });
+    }
+    let theirs = |fault: KeyFault| receive_protection(fault.0);
+    let rights = access::LOCAL_WRITE;
+    sg::check(&there.mrs, receive.pdn, receive.elements(), 0, all, rights).map_err(theirs)?;
+    let (own_ram, peer_ram) = (cx.env.ram(datagram.from.hca), cx.env.ram(to));
+    let at = |offset| Stretches::list(&there.mrs, receive.pdn, receive.elements(), offset, rights);
+    let grh = Grh::new(&datagram.route, len as u16, datagram.imm.is_some());
+    sg::store(peer_ram, at(0), grh.as_bytes()).map_err(theirs)?;
+    let data = at(grh::LEN as u64);
+    if let Some(bytes) = message.inline() {
+        return sg::store(peer_ram, data, bytes).map_err(theirs);
+    }
+    let source = Stretches::list(&here.mrs, datagram.pdn, message.elements(), 0, 0);
+    match sg::copy(own_ram, source, peer_ram, data, len, true) {
+        Ok(()) => Ok(()),
+        Err(CopyFault::Destination(fault)) => Err(theirs(fault)),
+        Err(CopyFault::Source(fault)) => unreachable!("`check` found all of it mapped: {fault:?}"),
+    }
+}
+
+impl Hca {
+    /// Completes the receive of a datagram.
+    fn received<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, datagram: &Datagram<'_>, receive: &Receive) {
+        self.counters.count(Counter::RcvdMsgs);
+        self.counters.add(Counter::RcvdBytes, datagram.message.len);
+        let mut flags = cqe::flags::GRH;
+        if datagram.imm.is_some() {
+            flags |= cqe::flags::IMM;
+        }
+        if datagram.solicited {
+            flags |= cqe::flags::SOLICITED;
+        }
+        let cqe = Cqe {
+            opcode: cqe::Opcode::RECV.0,
+            flags,
+            wr_id: receive.wr_id,
+            byte_len: datagram.message.len as u32 + grh::LEN as u32,
+            imm: datagram.imm.unwrap_or(0),
+            src_qpn: datagram.src_qpn,
+            // The only one.
+            pkey_index: 0,
+            sl: datagram.sl,
+            smac: datagram.smac,
+            vlan: 0xffff,
+            ..Cqe::default()
+        };
+        self.complete(cx, qpn, Side::Recv, cqe);
+    }
+}
