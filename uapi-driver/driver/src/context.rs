@@ -295,6 +295,11 @@ impl Context {
         self.inner.transport.register(offset)
     }
 
+    /// Sends a message that is finished.
+    pub(crate) fn send(&self, method: u8, message: &mut [u8]) -> Result<(), Errno> {
+        self.inner.transport.call(method, message)
+    }
+
     /// Sends a message.
     pub(crate) fn call<'m>(&self, doing: &'static str, method: u8, message: Builder<'m>) -> Result<Answer<'m>> {
         let send = |bytes: &mut [u8]| self.inner.transport.call(method, bytes);
@@ -376,23 +381,20 @@ pub(crate) fn send_message<'m, T>(
         .finish()
         .map_err(|_| Error::Argument("the message is too long"))?;
     match send(message) {
-        Ok(value) => Ok((
-            Answer {
-                reply: Reply::new(message),
-            },
-            value,
-        )),
-        Err(errno) => {
-            let reply = Reply::new(message);
-            let called = Some((reply.header().class, method));
-            Err(CallError {
-                doing,
-                failure: reply.failure(errno),
-                called,
-            }
-            .into())
-        }
+        Ok(value) => Ok((Answer::of(message), value)),
+        Err(errno) => Err(failed(doing, method, message, errno)),
     }
+}
+
+/// What a message says that came back from a call that failed.
+pub(crate) fn failed(doing: &'static str, method: u8, message: &[u8], errno: Errno) -> Error {
+    let reply = Reply::new(message);
+    CallError {
+        doing,
+        failure: reply.failure(errno),
+        called: Some((reply.header().class, method)),
+    }
+    .into()
 }
 
 /// A message that came back from a call that succeeded.
@@ -408,7 +410,14 @@ impl<'m> std::ops::Deref for Answer<'m> {
     }
 }
 
-impl Answer<'_> {
+impl<'m> Answer<'m> {
+    /// Of a message whose call succeeded.
+    pub(crate) fn of(message: &'m [u8]) -> Self {
+        Self {
+            reply: Reply::new(message),
+        }
+    }
+
     /// An output that must be there.
     pub(crate) fn expect<T: Payload>(&self, doing: &'static str, attr: Attr<T>) -> Result<T> {
         self.reply.get(attr).ok_or(Error::Answer {

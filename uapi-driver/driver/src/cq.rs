@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Completion queues.
 
-use crate::context::MESSAGE;
+use crate::context::{Answer, MESSAGE};
 use crate::error::{Error, Result};
 use crate::event::{EventQueue, EventQueueShared};
 use crate::object::Object;
@@ -58,9 +58,18 @@ impl<'a> CqBuilder<'a> {
     /// The number of entries is 0 or more than the device allows, there is no such vector, the device has no more
     /// queues, or is gone.
     pub fn build(self) -> Result<CompletionQueue> {
-        const DOING: &str = "make a completion queue";
         let mut words = [0; MESSAGE];
-        let mut message = Builder::new(&mut words, class::CQ, 0);
+        let message = self.message(&mut words);
+        let answer = self.context.call(Self::DOING, method::CREATE, message)?;
+        self.made(&answer)
+    }
+
+    /// What CREATE is, in a sentence.
+    pub(crate) const DOING: &'static str = "make a completion queue";
+
+    /// The message of CREATE.
+    pub(crate) fn message<'m>(&self, words: &'m mut [u64]) -> Builder<'m> {
+        let mut message = Builder::new(words, class::CQ, 0);
         message
             .put(cq::CQE, &self.entries)
             .put_some(cq::COMP_VECTOR, self.vector);
@@ -70,9 +79,13 @@ impl<'a> CqBuilder<'a> {
                 .put(class::COOKIE, &cookie);
         }
         message.ask(cq::CQN).ask(CQ_RING);
-        let answer = self.context.call(DOING, method::CREATE, message)?;
+        message
+    }
+
+    /// From what CREATE answered.
+    pub(crate) fn made(self, answer: &Answer<'_>) -> Result<CompletionQueue> {
         let object = Object::new(self.context, class::CQ, answer.object(), "destroy a completion queue");
-        let place = answer.expect(DOING, CQ_RING)?;
+        let place = answer.expect(Self::DOING, CQ_RING)?;
         let mapping = self.context.map(place.mmap_offset, place.mmap_length)?;
         let ring = u8::try_from(place.log_entries)
             .ok()
@@ -82,12 +95,12 @@ impl<'a> CqBuilder<'a> {
                 CqRing::new(ring, mapping, record, self.context.qps().clone())
             })
             .ok_or(Error::Answer {
-                doing: DOING,
+                doing: Self::DOING,
                 what: "ring and record do not fit their memory",
             })?;
         Ok(CompletionQueue {
             ring,
-            cqn: answer.expect(DOING, cq::CQN)?,
+            cqn: answer.expect(Self::DOING, cq::CQN)?,
             shared: Arc::new(CqShared {
                 object,
                 _events: self.events.map(|(queue, _)| queue.shared().clone()),

@@ -9,15 +9,36 @@ use crate::object::Object;
 use crate::Context;
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::{method, ObjectId};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use verbena_core::schema::{DOORBELL_CLASS, DOORBELL_MAPS};
-use verbena_hw::doorbell::{DoorbellPage, PAGE_SIZE};
+use verbena_hw::doorbell::{DoorbellPage, PAGE_SIZE, SLOTS};
 
 pub(crate) struct Doorbell {
     // Field order: the mappings go before the object, which cannot be destroyed while its register is mapped.
     page: View<DoorbellPage>,
     register: Box<dyn Register>,
     object: Object,
+    /// Slots that queue pairs of this context have, or are about to ask for.
+    taken: AtomicU32,
+}
+
+/// The right to ask for one slot of a doorbell page.
+pub(crate) struct DoorbellSlot(Arc<Doorbell>);
+
+impl std::ops::Deref for DoorbellSlot {
+    type Target = Doorbell;
+
+    #[inline(always)]
+    fn deref(&self) -> &Doorbell {
+        &self.0
+    }
+}
+
+impl Drop for DoorbellSlot {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Doorbell {
@@ -36,29 +57,28 @@ impl Doorbell {
             what: "the page is too short",
         })?;
         let register = context.register(maps.register_offset)?;
-        Ok(Self { page, register, object })
+        Ok(Self {
+            page,
+            register,
+            object,
+            taken: AtomicU32::new(0),
+        })
     }
 
-    /// The context's doorbell page that new queue pairs take their slots from.
-    pub(crate) fn of(context: &Context) -> Result<Arc<Self>> {
+    /// A slot of the page that the context's new queue pairs share; of a new one if that is full or there is none.
+    pub(crate) fn take(context: &Context) -> Result<DoorbellSlot> {
         let mut current = context.doorbell().lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(doorbell) = current.upgrade() {
-            return Ok(doorbell);
+            if doorbell.taken.load(Ordering::Relaxed) < SLOTS {
+                // Under the lock: nobody else takes the last one.
+                doorbell.taken.fetch_add(1, Ordering::Relaxed);
+                return Ok(DoorbellSlot(doorbell));
+            }
         }
         let doorbell = Arc::new(Self::new(context)?);
         *current = Arc::downgrade(&doorbell);
-        Ok(doorbell)
-    }
-
-    /// `full` has no slot left: a new one takes its place, unless one has already.
-    pub(crate) fn after(context: &Context, full: &Arc<Self>) -> Result<Arc<Self>> {
-        {
-            let mut current = context.doorbell().lock().unwrap_or_else(PoisonError::into_inner);
-            if current.as_ptr() == Arc::as_ptr(full) {
-                *current = std::sync::Weak::new();
-            }
-        }
-        Self::of(context)
+        doorbell.taken.fetch_add(1, Ordering::Relaxed);
+        Ok(DoorbellSlot(doorbell))
     }
 
     pub(crate) fn id(&self) -> ObjectId {

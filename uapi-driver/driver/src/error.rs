@@ -53,6 +53,22 @@ pub enum Error {
     /// A work request failed.
     #[error(transparent)]
     Work(#[from] WorkError),
+    /// A command of a batch failed that was to be all or nothing: what the commands before it made is gone again.
+    #[error("command {command} of {of} failed and the others were undone: {source}")]
+    Undone {
+        /// Which command, from 0, in the order in which they were added.
+        command: usize,
+        /// How many there were.
+        of: usize,
+        /// Why it failed.
+        source: Box<Error>,
+    },
+    /// A command of a batch was not executed, because one before it failed.
+    #[error("did not {doing}: a command before it failed")]
+    Canceled {
+        /// What it would have done.
+        doing: &'static str,
+    },
     /// The device is gone, and nothing that was on it will work again.
     #[error("the device is gone")]
     Gone,
@@ -82,6 +98,8 @@ impl Error {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Call(call) => Some(call.failure.errno),
+            Self::Undone { source, .. } => source.errno(),
+            Self::Canceled { .. } => Some(Errno::ECANCELED),
             Self::Open { source, .. } | Self::System { source, .. } => errno_of(source),
             Self::Start { errno, .. } => Some(*errno),
             Self::Gone | Self::Post(PostError::DeviceGone) => Some(Errno::ENODEV),
@@ -95,6 +113,7 @@ impl Error {
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Call(call) => Some(&call.failure),
+            Self::Undone { source, .. } => source.failure(),
             _ => None,
         }
     }

@@ -44,6 +44,7 @@
 
 mod attach;
 mod attachment;
+mod batch;
 mod context;
 mod cq;
 mod doorbell;
@@ -58,6 +59,7 @@ mod qp;
 mod ring;
 
 pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE};
+pub use batch::{Batch, Done, InBatch, OnFailure, Owned, Part, QpPart, Ticket};
 pub use context::{Context, DeviceAttrs, PortInfo};
 pub use cq::{CompletionQueue, CqBuilder};
 pub use endpoint::{Endpoint, EndpointError};
@@ -66,7 +68,7 @@ pub use event::{Event, EventKind, EventQueue};
 pub use interface::{AttrListing, ClassListing, Interface, MethodListing};
 pub use memory::Buffer;
 pub use pd::{Access, MemoryRegion, ProtectionDomain};
-pub use qp::{path_to, ConnectOptions, QpAttr, QpBuilder, QpInfo, RcQp, SendBatch};
+pub use qp::{path_to, Batched, ConnectOptions, QpAttr, QpBuilder, QpInfo, RcQp, SendBatch, Standing};
 pub use ring::complete::{ArmKind, Completion, WorkCompletion, WorkError};
 pub use ring::work::{PostError, RecvWr, Remote, SendWr};
 

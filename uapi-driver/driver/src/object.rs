@@ -40,6 +40,16 @@ impl Object {
         ObjectId(self.id)
     }
 
+    /// What its DESTROY is, in a sentence.
+    pub(crate) fn destroying(&self) -> &'static str {
+        self.destroying
+    }
+
+    /// Somebody else has sent its DESTROY, and it succeeded.
+    pub(crate) fn note_destroyed(&self) {
+        self.destroyed.store(true, Ordering::Relaxed);
+    }
+
     /// Destroys it now.
     pub(crate) fn destroy(&self) -> Result<()> {
         if self.destroyed.swap(true, Ordering::Relaxed) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Protection domains and memory regions.
 
-use crate::context::MESSAGE;
+use crate::context::{Answer, MESSAGE};
 use crate::error::Result;
 use crate::memory::Buffer;
 use crate::object::Object;
@@ -10,7 +10,7 @@ use crate::Context;
 use bitflags::bitflags;
 use rdma_uapi::class::{self, mr, pd};
 use rdma_uapi::client::Builder;
-use rdma_uapi::wire::method;
+use rdma_uapi::wire::{method, ObjectId};
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
@@ -49,14 +49,26 @@ pub struct ProtectionDomain {
 
 impl ProtectionDomain {
     pub(crate) fn new(context: &Context) -> Result<Self> {
-        const DOING: &str = "make a protection domain";
         let mut words = [0; MESSAGE];
-        let mut message = Builder::new(&mut words, class::PD, 0);
+        let message = Self::message(&mut words);
+        Self::made(context, &context.call(Self::DOING, method::CREATE, message)?)
+    }
+
+    /// What CREATE is, in a sentence.
+    pub(crate) const DOING: &'static str = "make a protection domain";
+
+    /// The message of CREATE.
+    pub(crate) fn message(words: &mut [u64]) -> Builder<'_> {
+        let mut message = Builder::new(words, class::PD, 0);
         message.ask(pd::PDN);
-        let answer = context.call(DOING, method::CREATE, message)?;
+        message
+    }
+
+    /// From what CREATE answered.
+    pub(crate) fn made(context: &Context, answer: &Answer<'_>) -> Result<Self> {
         let object = Object::new(context, class::PD, answer.object(), "destroy a protection domain");
         Ok(Self {
-            pdn: answer.expect(DOING, pd::PDN)?,
+            pdn: answer.expect(Self::DOING, pd::PDN)?,
             object: Arc::new(object),
         })
     }
@@ -156,27 +168,17 @@ impl ProtectionDomain {
         access: Access,
         buffer: Option<Buffer>,
     ) -> Result<MemoryRegion> {
-        const DOING: &str = "register memory";
-        let mut words = [0; MESSAGE];
-        let mut message = Builder::new(&mut words, class::MR, 0);
-        message
-            .put(mr::PD, &self.object.id())
-            .put(mr::ADDR, &addr)
-            .put(mr::LENGTH, &len);
-        message.put_some(mr::IOVA, iova).put(mr::ACCESS, &access.bits());
-        message.ask(mr::LKEY).ask(mr::RKEY);
-        let answer = self.context().call(DOING, method::CREATE, message)?;
-        let object = Object::new(self.context(), class::MR, answer.object(), "deregister memory");
-        let zero_based = access.contains(Access::ZERO_BASED);
-        Ok(MemoryRegion {
-            lkey: Key(answer.expect(DOING, mr::LKEY)?),
-            rkey: Key(answer.expect(DOING, mr::RKEY)?),
-            iova: iova.unwrap_or(if zero_based { 0 } else { addr }),
+        let memory = Registration {
+            addr,
             len,
-            object,
+            iova,
+            access,
             buffer,
-            _pd: self.object.clone(),
-        })
+        };
+        let mut words = [0; MESSAGE];
+        let message = memory.message(&mut words, self.object.id());
+        let answer = self.context().call(Registration::DOING, method::CREATE, message)?;
+        memory.made(self, &answer)
     }
 
     /// Destroys it. Dropping it does the same, when everything made on it is gone.
@@ -186,6 +188,49 @@ impl ProtectionDomain {
     /// EBUSY while there are regions or queue pairs on it.
     pub fn destroy(self) -> Result<()> {
         self.object.destroy()
+    }
+}
+
+/// What is to be registered.
+pub(crate) struct Registration {
+    pub(crate) addr: u64,
+    pub(crate) len: u64,
+    pub(crate) iova: Option<u64>,
+    pub(crate) access: Access,
+    pub(crate) buffer: Option<Buffer>,
+}
+
+impl Registration {
+    /// What CREATE is, in a sentence.
+    pub(crate) const DOING: &'static str = "register memory";
+
+    /// The message of CREATE.
+    pub(crate) fn message<'m>(&self, words: &'m mut [u64], pd: ObjectId) -> Builder<'m> {
+        let mut message = Builder::new(words, class::MR, 0);
+        message
+            .put(mr::PD, &pd)
+            .put(mr::ADDR, &self.addr)
+            .put(mr::LENGTH, &self.len);
+        message
+            .put_some(mr::IOVA, self.iova)
+            .put(mr::ACCESS, &self.access.bits());
+        message.ask(mr::LKEY).ask(mr::RKEY);
+        message
+    }
+
+    /// From what CREATE answered.
+    pub(crate) fn made(self, pd: &ProtectionDomain, answer: &Answer<'_>) -> Result<MemoryRegion> {
+        let object = Object::new(pd.context(), class::MR, answer.object(), "deregister memory");
+        let zero_based = self.access.contains(Access::ZERO_BASED);
+        Ok(MemoryRegion {
+            lkey: Key(answer.expect(Self::DOING, mr::LKEY)?),
+            rkey: Key(answer.expect(Self::DOING, mr::RKEY)?),
+            iova: self.iova.unwrap_or(if zero_based { 0 } else { self.addr }),
+            len: self.len,
+            object,
+            buffer: self.buffer,
+            _pd: pd.object.clone(),
+        })
     }
 }
 
@@ -200,7 +245,7 @@ impl fmt::Debug for ProtectionDomain {
 /// Dropping it deregisters the memory; when that is done the device touches it no more.
 pub struct MemoryRegion {
     // Field order: deregistered before the memory and the protection domain can go.
-    object: Object,
+    pub(crate) object: Object,
     lkey: Key,
     rkey: Key,
     iova: u64,

@@ -5,6 +5,7 @@
 //! (`u05_`: the object model, `h10_`: the HCA). A case never looks at how it is attached: where the two differ, the
 //! promise is the same and the case asks for the promise.
 
+mod batch;
 mod cleanup;
 mod control;
 mod cq;
@@ -30,6 +31,7 @@ const AREAS: &[&[Case]] = &[
     interface::CASES,
     objects::CASES,
     discovery::CASES,
+    batch::CASES,
     memory::CASES,
     qp_state::CASES,
     qp_life::CASES,

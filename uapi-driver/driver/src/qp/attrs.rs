@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A queue pair's attributes: what MODIFY takes, what QUERY gives, and the choices that connecting makes.
 
-use crate::Access;
+use crate::endpoint::Endpoint;
+use crate::error::Result;
+use crate::{Access, Context};
 use rdma_uapi::class::qp::{self, Path, QpCaps};
+use rdma_uapi::class::{self};
 use rdma_uapi::client::Builder;
-use verbena_hw::id::Gid;
+use rdma_uapi::wire::ObjectId;
+use verbena_hw::id::{Gid, Psn};
 use verbena_hw::qp::QpState;
 
 macro_rules! attributes {
@@ -77,6 +81,18 @@ impl QpAttr {
         }
     }
 
+    /// The message of MODIFY.
+    pub(crate) fn message<'m>(&self, words: &'m mut [u64], qp: ObjectId) -> Builder<'m> {
+        let mut message = Builder::new(words, class::QP_RC, qp.0);
+        self.write(&mut message);
+        message
+    }
+
+    /// The first packet sequence number to send, if it is among them.
+    pub(crate) fn first_psn(&self) -> Option<Psn> {
+        self.sq_psn.map(Psn::truncate)
+    }
+
     /// To change attributes without naming a state.
     pub fn new() -> Self {
         Self::default()
@@ -134,6 +150,97 @@ impl Default for ConnectOptions {
     }
 }
 
+impl ConnectOptions {
+    /// The attributes of the step to INIT.
+    pub(crate) fn init(&self) -> QpAttr {
+        QpAttr::to(QpState::INIT)
+            .port(self.port)
+            .pkey_index(0)
+            .access(self.access)
+    }
+
+    /// Asks the device for what is left to it, and is not `known` yet.
+    pub(crate) fn resolve(&self, context: &Context, known: &mut Known) -> Result<Connection<'_>> {
+        let mtu = match self.mtu {
+            Some(mtu) => mtu,
+            None => known.mtu(context, self.port)?,
+        };
+        let (initiator, target) = match self.max_rd_atomic {
+            Some(n) => (n, n),
+            None => known.rd_atomic(context)?,
+        };
+        Ok(Connection {
+            options: self,
+            mtu,
+            initiator,
+            target,
+        })
+    }
+}
+
+/// What connecting has asked the device, to be asked once for many queue pairs.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// Port and active MTU.
+    mtus: Vec<(u32, u32)>,
+    /// READs and atomics outstanding: as initiator, as target.
+    rd_atomic: Option<(u32, u32)>,
+}
+
+impl Known {
+    fn mtu(&mut self, context: &Context, port: u32) -> Result<u32> {
+        if let Some(&(_, mtu)) = self.mtus.iter().find(|(n, _)| *n == port) {
+            return Ok(mtu);
+        }
+        let mtu = context.port(port)?.attrs.active_mtu;
+        self.mtus.push((port, mtu));
+        Ok(mtu)
+    }
+
+    fn rd_atomic(&mut self, context: &Context) -> Result<(u32, u32)> {
+        if let Some(known) = self.rd_atomic {
+            return Ok(known);
+        }
+        let device = context.device()?;
+        let known = (device.max_qp_init_rd_atom.min(16), device.max_qp_rd_atom.min(16));
+        self.rd_atomic = Some(known);
+        Ok(known)
+    }
+}
+
+/// Options of which nothing is open any more, and the steps that they make to RTS.
+pub(crate) struct Connection<'o> {
+    options: &'o ConnectOptions,
+    mtu: u32,
+    initiator: u32,
+    target: u32,
+}
+
+impl Connection<'_> {
+    pub(crate) fn init(&self) -> QpAttr {
+        self.options.init()
+    }
+
+    pub(crate) fn ready_to_receive(&self, peer: &Endpoint) -> QpAttr {
+        QpAttr::to(QpState::RTR)
+            .path(path_to(peer.gid, self.options.sgid_index))
+            .path_mtu(self.mtu)
+            .dest_qpn(peer.qpn.get())
+            .rq_psn(peer.psn.get())
+            .max_dest_rd_atomic(self.target)
+            .min_rnr_timer(self.options.min_rnr_timer)
+    }
+
+    pub(crate) fn ready_to_send(&self, psn: Psn) -> QpAttr {
+        QpAttr::to(QpState::RTS)
+            .timeout(self.options.timeout)
+            .retry_cnt(self.options.retry_cnt)
+            .rnr_retry(self.options.rnr_retry)
+            .sq_psn(psn.get())
+            .max_rd_atomic(self.initiator)
+    }
+}
+
 /// What QUERY says of a queue pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QpInfo {
@@ -176,7 +283,6 @@ pub struct QpInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdma_uapi::class;
     use rdma_uapi::wire::{AttrHead, ATTR_HEAD, ATTR_ID, HEADER};
     use zerocopy::FromBytes;
 

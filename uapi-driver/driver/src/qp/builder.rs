@@ -1,41 +1,89 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Making a queue pair.
 
-use super::RcQp;
-use crate::context::MESSAGE;
-use crate::doorbell::Doorbell;
+use super::{QpAttr, RcQp};
+use crate::batch::Part;
+use crate::context::{Answer, MESSAGE};
+use crate::cq::CqShared;
+use crate::doorbell::{Doorbell, DoorbellSlot};
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::ring::memory::Ring;
 use crate::ring::recv::RecvRing;
 use crate::ring::send::SendRing;
-use crate::{CompletionQueue, EventQueue, ProtectionDomain};
+use crate::ring::table::QpSlot;
+use crate::{CompletionQueue, Context, EventQueue, ProtectionDomain};
 use rdma_uapi::class::qp::{self, QpCaps};
 use rdma_uapi::class::{self};
 use rdma_uapi::client::Builder;
-use rdma_uapi::wire::method;
-use rdma_uapi::{Errno, Reason};
+use rdma_uapi::wire::{method, ObjectId};
 use std::hash::{BuildHasher, RandomState};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use verbena_core::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS};
 use verbena_hw::id::{Psn, Qpn};
 use verbena_hw::qp::QpState;
 
-const DOING: &str = "make a queue pair";
+/// What CREATE is, in a sentence.
+pub(crate) const DOING: &str = "make a queue pair";
 
-/// What is to be chosen of a new queue pair.
+/// Of a [`QpBuilder`]: what the queue pair stands on exists.
+#[derive(Debug)]
+pub struct Standing(());
+
+/// Of a [`QpBuilder`]: what the queue pair stands on may be made by the same [`crate::Batch`].
+#[derive(Debug)]
+pub struct Batched(());
+
+/// What is to be chosen of a new queue pair. [`QpBuilder::build`] makes it at once, [`crate::Batch::create_qp`] with others.
 #[must_use = "a builder makes nothing until `build`"]
-pub struct QpBuilder<'a> {
-    pd: &'a ProtectionDomain,
-    send_cq: &'a CompletionQueue,
-    recv_cq: &'a CompletionQueue,
+pub struct QpBuilder<'a, When = Standing> {
+    pub(crate) pd: Part<'a, ProtectionDomain>,
+    pub(crate) send_cq: Part<'a, CompletionQueue>,
+    pub(crate) recv_cq: Part<'a, CompletionQueue>,
     caps: QpCaps,
     signal_all: bool,
+    attributes: Option<QpAttr>,
     events: Option<(&'a EventQueue, u64)>,
+    when: PhantomData<When>,
 }
 
-impl<'a> QpBuilder<'a> {
-    pub(super) fn new(pd: &'a ProtectionDomain, send_cq: &'a CompletionQueue, recv_cq: &'a CompletionQueue) -> Self {
+/// The ids of what a queue pair stands on.
+pub(crate) struct Names {
+    pub(crate) pd: ObjectId,
+    pub(crate) send_cq: ObjectId,
+    pub(crate) recv_cq: ObjectId,
+}
+
+/// What a queue pair stands on.
+pub(crate) struct Ground {
+    pub(crate) pd: Arc<Object>,
+    pub(crate) send_cq: Arc<CqShared>,
+    pub(crate) recv_cq: Arc<CqShared>,
+}
+
+/// What a queue pair needs before it is made: a slot of a doorbell page and one in the table of cookies.
+pub(crate) struct Slots {
+    doorbell: DoorbellSlot,
+    table: QpSlot,
+}
+
+impl Slots {
+    pub(crate) fn take(context: &Context) -> Result<Self> {
+        let table = context.qps().claim();
+        Ok(Self {
+            table: table.ok_or(Error::Argument("the context has a million queue pairs already"))?,
+            doorbell: Doorbell::take(context)?,
+        })
+    }
+}
+
+impl<'a, When> QpBuilder<'a, When> {
+    pub(super) fn new(
+        pd: Part<'a, ProtectionDomain>,
+        send_cq: Part<'a, CompletionQueue>,
+        recv_cq: Part<'a, CompletionQueue>,
+    ) -> Self {
         let caps = QpCaps {
             max_send_wr: 128,
             max_recv_wr: 128,
@@ -50,7 +98,9 @@ impl<'a> QpBuilder<'a> {
             recv_cq,
             caps,
             signal_all: false,
+            attributes: None,
             events: None,
+            when: PhantomData,
         }
     }
 
@@ -101,44 +151,63 @@ impl<'a> QpBuilder<'a> {
         self
     }
 
-    /// Makes it, in RESET.
-    ///
-    /// # Errors
-    ///
-    /// A size is more than the device allows; the device has no more queue pairs, or is gone.
-    pub fn build(self) -> Result<RcQp> {
-        let context = self.pd.context();
-        let doorbell = Doorbell::of(context)?;
-        match self.build_on(&doorbell) {
-            // No slot is left on the page.
-            Err(Error::Call(call)) if call.failure.errno == Errno::ENOSPC && call.failure.reason != Reason::DEVICE => {
-                self.build_on(&Doorbell::after(context, &doorbell)?)
-            }
-            result => result,
+    /// Makes it with these attributes, in the state that they name: all that MODIFY would take on the way there, in the
+    /// one call that makes it. RESET without any.
+    pub fn attributes(mut self, attributes: QpAttr) -> Self {
+        self.attributes = Some(attributes);
+        self
+    }
+
+    /// The same choices, for a batch.
+    pub(crate) fn for_batch(self) -> QpBuilder<'a, Batched> {
+        QpBuilder {
+            pd: self.pd,
+            send_cq: self.send_cq,
+            recv_cq: self.recv_cq,
+            caps: self.caps,
+            signal_all: self.signal_all,
+            attributes: self.attributes,
+            events: self.events,
+            when: PhantomData,
         }
     }
 
-    fn build_on(&self, doorbell: &Arc<Doorbell>) -> Result<RcQp> {
-        let context = self.pd.context();
-        let slot = context
-            .qps()
-            .claim()
-            .ok_or(Error::Argument("the context has a million queue pairs already"))?;
-        let mut words = [0; MESSAGE];
-        let mut message = Builder::new(&mut words, class::QP_RC, 0);
-        message.put(qp::PD, &self.pd.object.id());
-        message.put(qp::SEND_CQ, &self.send_cq.shared.object.id());
-        message.put(qp::RECV_CQ, &self.recv_cq.shared.object.id());
+    /// The first PSN that it sends, if that is chosen.
+    pub(crate) fn first_psn(&self) -> Option<Psn> {
+        self.attributes.as_ref().and_then(QpAttr::first_psn)
+    }
+
+    /// The state that it will be in.
+    pub(crate) fn state(&self) -> QpState {
+        let given = self.attributes.as_ref().and_then(|attributes| attributes.state);
+        given.unwrap_or(QpState::RESET)
+    }
+
+    /// The message of CREATE.
+    pub(crate) fn message<'m>(&self, words: &'m mut [u64], on: &Names, slots: &Slots) -> Builder<'m> {
+        let mut message = Builder::new(words, class::QP_RC, 0);
+        message.put(qp::PD, &on.pd);
+        message.put(qp::SEND_CQ, &on.send_cq);
+        message.put(qp::RECV_CQ, &on.recv_cq);
         message.put(qp::CAPS, &self.caps);
         message.put(qp::FLAGS, &if self.signal_all { qp::flag::SIGNAL_ALL } else { 0 });
-        message.put(DOORBELL, &doorbell.id()).put(CQE_COOKIE, &slot.cookie());
+        message
+            .put(DOORBELL, &slots.doorbell.id())
+            .put(CQE_COOKIE, &slots.table.cookie());
+        if let Some(attributes) = &self.attributes {
+            attributes.write(&mut message);
+        }
         if let Some((queue, cookie)) = self.events {
             message
                 .put(class::EVENT_QUEUE_OF, &queue.id())
                 .put(class::COOKIE, &cookie);
         }
         message.ask(qp::QPN).ask(QP_RINGS);
-        let answer = context.call(DOING, method::CREATE, message)?;
+        message
+    }
+
+    /// From what CREATE answered.
+    pub(crate) fn made(self, context: &Context, answer: &Answer<'_>, on: Ground, slots: Slots) -> Result<RcQp> {
         let object = Object::new(context, class::QP_RC, answer.object(), "destroy a queue pair");
         let caps = answer.expect(DOING, qp::CAPS)?;
         let qpn = Qpn::new(answer.expect(DOING, qp::QPN)?);
@@ -152,23 +221,54 @@ impl<'a> QpBuilder<'a> {
             doing: DOING,
             what: "its rings do not fit their memory",
         })?;
+        let psn = self.first_psn();
         Ok(RcQp {
             send,
             recv,
-            state: QpState::RESET,
+            state: self.state(),
             doorbell_slot: rings.slot,
-            doorbell: doorbell.clone(),
+            doorbell: slots.doorbell,
             object,
-            slot,
+            slot: slots.table,
             qpn,
             // Anything that peers do not guess will do; the hasher's keys are random.
-            psn: Psn::truncate(RandomState::new().hash_one(qpn.get()) as u32),
+            psn: psn.unwrap_or_else(|| Psn::truncate(RandomState::new().hash_one(qpn.get()) as u32)),
             caps,
-            send_cq: self.send_cq.shared.clone(),
-            recv_cq: self.recv_cq.shared.clone(),
-            _pd: self.pd.object.clone(),
+            send_cq: on.send_cq,
+            recv_cq: on.recv_cq,
+            _pd: on.pd,
             _events: self.events.map(|(queue, _)| queue.shared().clone()),
         })
+    }
+}
+
+impl QpBuilder<'_> {
+    /// Makes it: in RESET, unless [`QpBuilder::attributes`] name another state.
+    ///
+    /// # Errors
+    ///
+    /// A size is more than the device allows; an attribute is missing or out of range; the device has no more queue pairs,
+    /// or is gone.
+    pub fn build(self) -> Result<RcQp> {
+        let (Part::Made(pd), Part::Made(send_cq), Part::Made(recv_cq)) = (self.pd, self.send_cq, self.recv_cq) else {
+            unreachable!("only a batch's builder is made of tickets")
+        };
+        let context = pd.context();
+        let names = Names {
+            pd: pd.object.id(),
+            send_cq: send_cq.shared.object.id(),
+            recv_cq: recv_cq.shared.object.id(),
+        };
+        let ground = Ground {
+            pd: pd.object.clone(),
+            send_cq: send_cq.shared.clone(),
+            recv_cq: recv_cq.shared.clone(),
+        };
+        let slots = Slots::take(context)?;
+        let mut words = [0; MESSAGE];
+        let message = self.message(&mut words, &names, &slots);
+        let answer = context.call(DOING, method::CREATE, message)?;
+        self.made(context, &answer, ground, slots)
     }
 }
 

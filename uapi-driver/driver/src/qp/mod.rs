@@ -4,12 +4,15 @@
 mod attrs;
 mod builder;
 
+pub(crate) use attrs::Known;
 pub use attrs::{path_to, ConnectOptions, QpAttr, QpInfo};
-pub use builder::QpBuilder;
+pub use builder::{Batched, QpBuilder, Standing};
+pub(crate) use builder::{Ground, Names, Slots, DOING as CREATING};
 
+use crate::batch::Part;
 use crate::context::MESSAGE;
 use crate::cq::CqShared;
-use crate::doorbell::Doorbell;
+use crate::doorbell::DoorbellSlot;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::event::EventQueueShared;
@@ -25,8 +28,11 @@ use rdma_uapi::client::Builder;
 use rdma_uapi::wire::method;
 use std::fmt;
 use std::sync::Arc;
-use verbena_hw::id::{Psn, Qpn};
+use verbena_hw::id::{Gid, Psn, Qpn};
 use verbena_hw::qp::QpState;
+
+/// What MODIFY is, in a sentence.
+pub(crate) const MODIFYING: &str = "modify a queue pair";
 
 /// A reliable connected queue pair.
 ///
@@ -45,7 +51,7 @@ pub struct RcQp {
     /// As far as is known here: the device may have moved it to an error state.
     state: QpState,
     doorbell_slot: u16,
-    doorbell: Arc<Doorbell>,
+    doorbell: DoorbellSlot,
     qpn: Qpn,
     psn: Psn,
     caps: QpCaps,
@@ -62,7 +68,17 @@ impl RcQp {
         send_cq: &'a CompletionQueue,
         recv_cq: &'a CompletionQueue,
     ) -> QpBuilder<'a> {
-        QpBuilder::new(pd, send_cq, recv_cq)
+        QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
+    }
+
+    /// A new one for a [`crate::Batch`]: what it stands on may be made by the same batch, and is then named by its
+    /// [`crate::Ticket`].
+    pub fn batched<'a>(
+        pd: impl Into<Part<'a, ProtectionDomain>>,
+        send_cq: impl Into<Part<'a, CompletionQueue>>,
+        recv_cq: impl Into<Part<'a, CompletionQueue>>,
+    ) -> QpBuilder<'a, Batched> {
+        QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
     }
 
     /// The context that it was made on.
@@ -72,6 +88,10 @@ impl RcQp {
 
     pub(crate) fn object(&self) -> &Object {
         &self.object
+    }
+
+    pub(crate) fn first_psn(&self) -> Psn {
+        self.psn
     }
 
     /// Its number.
@@ -119,11 +139,16 @@ impl RcQp {
     ///
     /// There is no such port or entry; the device is gone.
     pub fn endpoint_at(&self, port: u32, sgid_index: u16) -> Result<Endpoint> {
-        Ok(Endpoint {
-            gid: self.context().gid(port, sgid_index.into())?,
+        Ok(self.endpoint_with(self.context().gid(port, sgid_index.into())?))
+    }
+
+    /// The same with a GID that is known already: makes no call, where [`RcQp::endpoint`] makes one.
+    pub fn endpoint_with(&self, gid: Gid) -> Endpoint {
+        Endpoint {
+            gid,
             qpn: self.qpn,
             psn: self.psn,
-        })
+        }
     }
 
     /// Connects it to `peer`, with [`ConnectOptions::default`].
@@ -141,35 +166,12 @@ impl RcQp {
     ///
     /// It is in another state; an option is out of the device's range; the device is gone.
     pub fn connect_with(&mut self, peer: &Endpoint, options: &ConnectOptions) -> Result<()> {
+        let connection = options.resolve(self.context(), &mut Known::default())?;
         if self.state == QpState::RESET {
-            self.init_with(options)?;
+            self.modify(&connection.init())?;
         }
-        let mtu = match options.mtu {
-            Some(mtu) => mtu,
-            None => self.context().port(options.port)?.attrs.active_mtu,
-        };
-        let (initiator, target) = match options.max_rd_atomic {
-            Some(n) => (n, n),
-            None => {
-                let device = self.context().device()?;
-                (device.max_qp_init_rd_atom.min(16), device.max_qp_rd_atom.min(16))
-            }
-        };
-        let ready_to_receive = QpAttr::to(QpState::RTR)
-            .path(path_to(peer.gid, options.sgid_index))
-            .path_mtu(mtu)
-            .dest_qpn(peer.qpn.get())
-            .rq_psn(peer.psn.get())
-            .max_dest_rd_atomic(target)
-            .min_rnr_timer(options.min_rnr_timer);
-        self.modify(&ready_to_receive)?;
-        let ready_to_send = QpAttr::to(QpState::RTS)
-            .timeout(options.timeout)
-            .retry_cnt(options.retry_cnt)
-            .rnr_retry(options.rnr_retry)
-            .sq_psn(self.psn.get())
-            .max_rd_atomic(initiator);
-        self.modify(&ready_to_send)
+        self.modify(&connection.ready_to_receive(peer))?;
+        self.modify(&connection.ready_to_send(self.psn))
     }
 
     /// Moves it from RESET to INIT, with [`ConnectOptions::default`]: receives may be posted before it is connected.
@@ -187,12 +189,7 @@ impl RcQp {
     ///
     /// It is in another state; there is no such port; the device is gone.
     pub fn init_with(&mut self, options: &ConnectOptions) -> Result<()> {
-        self.modify(
-            &QpAttr::to(QpState::INIT)
-                .port(options.port)
-                .pkey_index(0)
-                .access(options.access),
-        )
+        self.modify(&options.init())
     }
 
     /// Changes attributes, and moves it to another state if one is given.
@@ -211,14 +208,17 @@ impl RcQp {
         self.send_modify(attributes)
     }
 
+    /// MODIFY has taken these.
+    pub(crate) fn note_change(&mut self, attributes: &QpAttr) {
+        self.state = attributes.state.unwrap_or(self.state);
+        self.psn = attributes.first_psn().unwrap_or(self.psn);
+    }
+
     fn send_modify(&mut self, attributes: &QpAttr) -> Result<()> {
         let mut words = [0; MESSAGE];
-        let mut message = Builder::new(&mut words, class::QP_RC, self.object.id().0);
-        attributes.write(&mut message);
-        self.context().call("modify a queue pair", method::MODIFY, message)?;
-        if let Some(state) = attributes.state {
-            self.state = state;
-        }
+        let message = attributes.message(&mut words, self.object.id());
+        self.context().call(MODIFYING, method::MODIFY, message)?;
+        self.note_change(attributes);
         Ok(())
     }
 

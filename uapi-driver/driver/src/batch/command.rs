@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The commands of a batch: what each sends, and what each makes of the answer.
+
+use super::ticket::{Made, Part, Ticket};
+use super::Owned;
+use crate::context::Answer;
+use crate::cq::CqBuilder;
+use crate::error::{Error, Result};
+use crate::object::Object;
+use crate::pd::Registration;
+use crate::qp::{self, Batched, Ground, Names, QpAttr, QpBuilder, Slots};
+use crate::{CompletionQueue, Context, ProtectionDomain, RcQp};
+use rdma_uapi::client::Builder;
+use rdma_uapi::wire::{method, ObjectId};
+
+/// A queue pair that a command changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// One that is there: its place in the batch's list.
+    Made(usize),
+    /// The one that this command makes.
+    New(usize),
+}
+
+pub(super) enum Command<'a> {
+    Pd,
+    Mr(Part<'a, ProtectionDomain>, Registration),
+    Cq(CqBuilder<'a>),
+    Qp(Box<QpBuilder<'a, Batched>>),
+    Modify(Target, QpAttr),
+    Destroy(Owned),
+}
+
+/// What the ids are that commands name, before and after they are sent.
+pub(super) struct Ids<'i, 'a> {
+    pub(super) batch: u64,
+    /// The first command of the chain at hand; those before it have been executed.
+    pub(super) begin: usize,
+    /// What the executed commands made.
+    pub(super) results: &'i [Option<Result<Made>>],
+    pub(super) targets: &'i [&'a mut RcQp],
+}
+
+impl Ids<'_, '_> {
+    /// The id of what command `n` makes: in this chain a reference to it, else its own; none if it failed.
+    fn of_command(&self, n: usize) -> ObjectId {
+        if n >= self.begin {
+            return ObjectId(ObjectId::CHAIN | (n - self.begin) as u32);
+        }
+        made(self.results, n)
+            .and_then(Made::object)
+            .map_or(ObjectId::NONE, Object::id)
+    }
+
+    fn of<T>(&self, part: &Part<'_, T>, made: impl FnOnce(&T) -> ObjectId) -> ObjectId {
+        match part {
+            Part::Made(object) => made(object),
+            Part::New(ticket) => self.of_command(ticket.command_in(self.batch)),
+        }
+    }
+
+    fn of_target(&self, target: Target) -> ObjectId {
+        match target {
+            Target::Made(n) => self.targets[n].object().id(),
+            Target::New(n) => self.of_command(n),
+        }
+    }
+}
+
+fn made(results: &[Option<Result<Made>>], n: usize) -> Option<&Made> {
+    results.get(n)?.as_ref()?.as_ref().ok()
+}
+
+/// What has been made so far, by this batch or before it.
+pub(super) struct Finished<'i> {
+    pub(super) batch: u64,
+    pub(super) results: &'i [Option<Result<Made>>],
+}
+
+impl Finished<'_> {
+    /// What a ticket stands for. It is there: a command that names it has just succeeded, unless its memory could not
+    /// be mapped here.
+    fn ticket<T>(&self, ticket: Ticket<T>) -> Result<&Made> {
+        made(self.results, ticket.command_in(self.batch))
+            .ok_or(Error::Argument("what it stands on could not be mapped"))
+    }
+
+    fn pd<'p>(&'p self, part: &Part<'p, ProtectionDomain>) -> Result<&'p ProtectionDomain> {
+        match part {
+            Part::Made(pd) => Ok(pd),
+            Part::New(ticket) => match self.ticket(*ticket)? {
+                Made::Pd(pd) => Ok(pd),
+                _ => unreachable!("the ticket is a protection domain's"),
+            },
+        }
+    }
+
+    fn cq<'p>(&'p self, part: &Part<'p, CompletionQueue>) -> Result<&'p CompletionQueue> {
+        match part {
+            Part::Made(cq) => Ok(cq),
+            Part::New(ticket) => match self.ticket(*ticket)? {
+                Made::Cq(cq) => Ok(cq),
+                _ => unreachable!("the ticket is a completion queue's"),
+            },
+        }
+    }
+}
+
+impl Command<'_> {
+    /// What it does, in a sentence.
+    pub(super) fn doing(&self) -> &'static str {
+        match self {
+            Command::Pd => ProtectionDomain::DOING,
+            Command::Mr(..) => Registration::DOING,
+            Command::Cq(_) => CqBuilder::DOING,
+            Command::Qp(_) => qp::CREATING,
+            Command::Modify(..) => qp::MODIFYING,
+            Command::Destroy(owned) => owned.0.object().map_or("destroy it", Object::destroying),
+        }
+    }
+
+    pub(super) fn method(&self) -> u8 {
+        match self {
+            Command::Pd | Command::Mr(..) | Command::Cq(_) | Command::Qp(_) => method::CREATE,
+            Command::Modify(..) => method::MODIFY,
+            Command::Destroy(_) => method::DESTROY,
+        }
+    }
+
+    /// What it needs of the context before it can be sent.
+    pub(super) fn prepare(&self, context: &Context) -> Result<Option<Slots>> {
+        match self {
+            Command::Qp(_) => Slots::take(context).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The message.
+    pub(super) fn message<'m>(&self, words: &'m mut [u64], ids: &Ids<'_, '_>, slots: Option<&Slots>) -> Builder<'m> {
+        let pd_id = |pd: &ProtectionDomain| pd.object.id();
+        let cq_id = |cq: &CompletionQueue| cq.shared.object.id();
+        match self {
+            Command::Pd => ProtectionDomain::message(words),
+            Command::Mr(pd, memory) => memory.message(words, ids.of(pd, pd_id)),
+            Command::Cq(builder) => builder.message(words),
+            Command::Qp(builder) => {
+                let names = Names {
+                    pd: ids.of(&builder.pd, pd_id),
+                    send_cq: ids.of(&builder.send_cq, cq_id),
+                    recv_cq: ids.of(&builder.recv_cq, cq_id),
+                };
+                builder.message(words, &names, slots.expect("a queue pair's slots were taken"))
+            }
+            Command::Modify(target, attributes) => attributes.message(words, ids.of_target(*target)),
+            Command::Destroy(owned) => {
+                let object = owned.0.object().expect("what is destroyed is an object");
+                Builder::new(words, object.class(), object.id().0)
+            }
+        }
+    }
+
+    /// It succeeded: what it made.
+    pub(super) fn made(
+        self,
+        context: &Context,
+        answer: &Answer<'_>,
+        finished: &Finished<'_>,
+        slots: Option<Slots>,
+    ) -> Result<Made> {
+        match self {
+            Command::Pd => ProtectionDomain::made(context, answer).map(Made::Pd),
+            Command::Mr(pd, memory) => {
+                let mr = memory.made(finished.pd(&pd)?, answer)?;
+                Ok(Made::Mr(Box::new(mr)))
+            }
+            Command::Cq(builder) => Ok(Made::Cq(Box::new(builder.made(answer)?))),
+            Command::Qp(builder) => {
+                let ground = Ground {
+                    pd: finished.pd(&builder.pd)?.object.clone(),
+                    send_cq: finished.cq(&builder.send_cq)?.shared.clone(),
+                    recv_cq: finished.cq(&builder.recv_cq)?.shared.clone(),
+                };
+                let slots = slots.expect("a queue pair's slots were taken");
+                Ok(Made::Qp(Box::new(builder.made(context, answer, ground, slots)?)))
+            }
+            Command::Modify(..) => Ok(Made::Nothing),
+            Command::Destroy(owned) => {
+                if let Some(object) = owned.0.object() {
+                    object.note_destroyed();
+                }
+                Ok(Made::Nothing)
+            }
+        }
+    }
+}

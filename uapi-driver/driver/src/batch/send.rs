@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sending a batch: commands to messages, messages to a chain, answers to results.
+
+use super::command::{Command, Finished, Ids, Target};
+use super::ticket::{canceled, Done, Made};
+use super::{Batch, OnFailure};
+use crate::context::{failed, Answer, MESSAGE};
+use crate::error::{Error, Result};
+use crate::qp::Slots;
+use crate::RcQp;
+use rdma_uapi::class::interface::{self, mode, Command as Entry, MAX_COMMANDS};
+use rdma_uapi::class::{self};
+use rdma_uapi::client::{Builder, Reply};
+use rdma_uapi::wire::method;
+use rdma_uapi::Errno;
+use zerocopy::IntoBytes;
+
+/// What the call as a whole is, in a sentence.
+const DOING: &str = "run a batch";
+
+pub(super) fn run(batch: Batch<'_>, on_failure: OnFailure) -> Result<Done> {
+    if on_failure == OnFailure::Undo && batch.commands.len() > MAX_COMMANDS {
+        return Err(Error::Argument("a batch that can be undone has at most 4096 commands"));
+    }
+    let Batch {
+        context,
+        serial,
+        commands,
+        mut targets,
+        known: _,
+    } = batch;
+    let mut done = Done {
+        batch: serial,
+        results: Vec::with_capacity(commands.len()),
+        executed: 0,
+        calls: 0,
+    };
+    let total = commands.len();
+    let mut commands = commands.into_iter();
+    let mut stopped = false;
+    while done.results.len() < total {
+        let chunk: Vec<_> = commands.by_ref().take(MAX_COMMANDS).collect();
+        if stopped {
+            let unsent = chunk.iter().map(|command| Some(Err(canceled(command.doing()))));
+            done.results.extend(unsent);
+            continue;
+        }
+        let chain = Chain::build(&context, chunk, &done, &targets)?;
+        stopped = chain.send(&mut done, &mut targets, on_failure, total)? && on_failure == OnFailure::Stop;
+    }
+    Ok(done)
+}
+
+/// Commands that go in one call.
+struct Chain<'a, 'c> {
+    context: &'c crate::Context,
+    commands: Vec<(Command<'a>, Option<Slots>)>,
+    /// The messages, one after the other, and where each begins and ends.
+    words: Vec<u64>,
+    places: Vec<(usize, usize)>,
+}
+
+impl<'a, 'c> Chain<'a, 'c> {
+    fn build(
+        context: &'c crate::Context,
+        commands: Vec<Command<'a>>,
+        done: &Done,
+        targets: &[&'a mut RcQp],
+    ) -> Result<Self> {
+        let ids = Ids {
+            batch: done.batch,
+            begin: done.results.len(),
+            results: &done.results,
+            targets,
+        };
+        let mut chain = Self {
+            context,
+            commands: Vec::with_capacity(commands.len()),
+            words: Vec::new(),
+            places: Vec::with_capacity(commands.len()),
+        };
+        for command in commands {
+            let slots = command.prepare(context)?;
+            let begin = chain.words.len();
+            chain.words.resize(begin + MESSAGE, 0);
+            let message = command
+                .message(&mut chain.words[begin..], &ids, slots.as_ref())
+                .finish();
+            let length = message.map_err(|_| Error::Argument("the message is too long"))?.len();
+            chain.words.truncate(begin + length / size_of::<u64>());
+            chain.places.push((begin, chain.words.len()));
+            chain.commands.push((command, slots));
+        }
+        Ok(chain)
+    }
+
+    /// Sends it, and adds the results to `done`. Whether a command failed.
+    fn send(
+        mut self,
+        done: &mut Done,
+        targets: &mut [&'a mut RcQp],
+        on_failure: OnFailure,
+        total: usize,
+    ) -> Result<bool> {
+        let count = self.commands.len();
+        // The kernel reads and writes the messages through this pointer, and nobody else touches them meanwhile.
+        let base = self.words.as_mut_ptr().expose_provenance() as u64;
+        let entry = |(place, command): (&(usize, usize), &(Command<'_>, _))| Entry {
+            message: base + (place.0 * size_of::<u64>()) as u64,
+            method: command.0.method().into(),
+            reserved: 0,
+            reserved2: 0,
+        };
+        let entries: Vec<_> = self.places.iter().zip(&self.commands).map(entry).collect();
+        let mut results = vec![u32::from(Errno::ECANCELED.0); count];
+
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::INTERFACE, 0);
+        let at = |bytes: &[u8]| bytes.as_ptr().expose_provenance() as u64;
+        message.by_pointer(
+            interface::COMMANDS,
+            at(entries.as_bytes()),
+            entries.as_bytes().len() as u64,
+        );
+        let room = results.as_mut_bytes();
+        message.by_pointer(
+            interface::RESULTS,
+            room.as_mut_ptr().expose_provenance() as u64,
+            room.len() as u64,
+        );
+        let mode = match on_failure {
+            OnFailure::Stop => mode::STOP,
+            OnFailure::Continue => mode::CONTINUE,
+            OnFailure::Undo => mode::ALL_OR_NOTHING,
+        };
+        message.put(interface::MODE, &mode).ask(interface::EXECUTED);
+        let message = message
+            .finish()
+            .map_err(|_| Error::Argument("the message is too long"))?;
+
+        done.calls += 1;
+        let outcome = self.context.send(method::EXECUTE, message);
+        let reply = Reply::new(message);
+        let executed = reply.get(interface::EXECUTED).map_or(0, |n| n as usize).min(count);
+        if let Err(errno) = outcome {
+            let culprit = executed.checked_sub(1).filter(|&n| results[n] != 0);
+            return Err(match culprit {
+                Some(n) if on_failure == OnFailure::Undo => Error::Undone {
+                    command: done.results.len() + n,
+                    of: total,
+                    source: Box::new(self.failure(n, results[n])),
+                },
+                _ => failed(DOING, method::EXECUTE, message, errno),
+            });
+        }
+        done.executed += executed;
+        Ok(self.finish(done, targets, &results, executed))
+    }
+
+    fn message(&self, n: usize) -> &[u8] {
+        let (begin, end) = self.places[n];
+        self.words[begin..end].as_bytes()
+    }
+
+    fn failure(&self, n: usize, errno: u32) -> Error {
+        let errno = Errno(u16::try_from(errno).unwrap_or(Errno::EIO.0));
+        let command = &self.commands[n].0;
+        failed(command.doing(), command.method(), self.message(n), errno)
+    }
+
+    /// Turns answers into results. Whether a command failed.
+    fn finish(mut self, done: &mut Done, targets: &mut [&'a mut RcQp], results: &[u32], executed: usize) -> bool {
+        let mut any_failed = false;
+        let commands = std::mem::take(&mut self.commands);
+        for (n, (command, slots)) in commands.into_iter().enumerate() {
+            let result = if n >= executed {
+                Err(canceled(command.doing()))
+            } else if results[n] != 0 {
+                let errno = Errno(u16::try_from(results[n]).unwrap_or(Errno::EIO.0));
+                Err(failed(command.doing(), command.method(), self.message(n), errno))
+            } else {
+                note_change(&command, done, targets);
+                let finished = Finished {
+                    batch: done.batch,
+                    results: &done.results,
+                };
+                command.made(self.context, &Answer::of(self.message(n)), &finished, slots)
+            };
+            any_failed |= result.is_err();
+            done.results.push(Some(result));
+        }
+        any_failed
+    }
+}
+
+/// A queue pair's own idea of what it is.
+fn note_change(command: &Command<'_>, done: &mut Done, targets: &mut [&mut RcQp]) {
+    let Command::Modify(target, attributes) = command else {
+        return;
+    };
+    match *target {
+        Target::Made(n) => targets[n].note_change(attributes),
+        Target::New(n) => {
+            if let Some(Some(Ok(Made::Qp(qp)))) = done.results.get_mut(n) {
+                qp.note_change(attributes);
+            }
+        }
+    }
+}
