@@ -16,6 +16,9 @@ pub struct Arguments {
     fix: bool,
 }
 
+/// One of cargo's commands: its name for a person, its arguments, what it has in its environment.
+type Step<'a> = (&'a str, &'a [&'a str], Option<(&'a str, &'a str)>);
+
 pub fn run(context: &Context, arguments: &Arguments) -> Result<()> {
     let format: &[&str] = if arguments.fix {
         &["fmt", "--all"]
@@ -31,7 +34,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<()> {
         "--deny",
         "warnings",
     ];
-    let steps: [(&str, &[&str], Option<(&str, &str)>); 4] = [
+    let steps: [Step<'_>; 4] = [
         ("formatting", format, None),
         ("lints", &lints, None),
         (

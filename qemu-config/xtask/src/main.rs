@@ -58,7 +58,7 @@ enum Command {
     Shell(shell::Arguments),
     /// What CI and a person run before a commit: formatting, lints, documentation, unit tests
     Check(check::Arguments),
-    /// Make everything that guests need, without booting one
+    /// Make everything that guests need, without booting one, and say where it is
     Setup(setup::Arguments),
 }
 

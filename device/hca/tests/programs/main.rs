@@ -7,12 +7,11 @@
 #[path = "../patience/mod.rs"]
 mod patience;
 
-use patience::{eventually, PATIENCE};
+use patience::eventually;
 use rustix::process::{kill_process, Pid, Signal};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Instant;
 use verbena_hw::regs;
 
 struct Server {
@@ -46,14 +45,12 @@ impl Server {
     }
 
     fn ended(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "the server does not end");
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
+        let mut status = None;
+        eventually("the server ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
     }
 }
 

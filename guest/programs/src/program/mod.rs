@@ -3,6 +3,7 @@
 
 pub mod ends;
 pub mod measure;
+mod pipe;
 pub mod spin;
 pub mod stream;
 
@@ -23,6 +24,7 @@ pub struct DeviceOptions {
 
 /// Runs a program: what it returns becomes its exit code, an error one line on stderr and exit code 1.
 pub fn main(name: &str, run: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
+    pipe::end_with_the_reader();
     match run() {
         Ok(code) => code,
         Err(error) => {
