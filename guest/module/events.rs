@@ -18,7 +18,7 @@ use rdma_uapi::context::GiveBack;
 use rdma_uapi::event::FdObject;
 use rdma_uapi::host::Wait;
 use rdma_uapi::sys::NoMemory;
-use rdma_uapi::{Driver, Errno};
+use rdma_uapi::{Driver, Errno, Host};
 
 /// Whoever waits for an event queue: in read(2), poll(2), epoll(7).
 pub(crate) struct Readers {
@@ -62,7 +62,7 @@ trait Descriptor: Send + Sync {
     fn readers(&self) -> &Readers;
 }
 
-impl<D: Driver<Host = crate::linux::Linux>> Descriptor for FdObject<D> {
+impl<H: Host<Wait = Readers>, D: Driver<Host = H>> Descriptor for FdObject<D> {
     fn dispatch(&self, method: u32, message: &mut [u8], give_back: &mut GiveBack<'_>) -> Result<(), Errno> {
         self.dispatch_and(method, message, give_back)
     }
@@ -88,7 +88,7 @@ impl<D: Driver<Host = crate::linux::Linux>> Descriptor for FdObject<D> {
 struct Private(KBox<dyn Descriptor>);
 
 /// A new descriptor in the calling process. If it fails, the object has been dropped.
-pub(crate) fn install<D: Driver<Host = crate::linux::Linux>>(object: FdObject<D>) -> Result<u32> {
+pub(crate) fn install<H: Host<Wait = Readers>, D: Driver<Host = H>>(object: FdObject<D>) -> Result<u32> {
     let object: KBox<dyn Descriptor> = KBox::new(object, GFP_KERNEL)?;
     let private = KBox::new(Private(object), GFP_KERNEL)?.into_foreign();
     // SAFETY: `private` is what the functions below expect. The file owns it from now on, if there is one.

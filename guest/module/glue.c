@@ -299,23 +299,101 @@ void verbena_node_del(struct verbena_node *node)
 	put_device(&node->dev);
 }
 
+/* ---- the system-wide node ---------------------------------------------------------------------------------- */
+
+struct verbena_system {
+	struct device dev;
+	struct cdev cdev;
+	void *system;
+};
+
+static void verbena_system_free(struct device *dev)
+{
+	struct verbena_system *node = container_of(dev, struct verbena_system, dev);
+
+	verbena_rs_system_put(node->system);
+	kfree(node);
+}
+
+static int verbena_system_open(struct inode *inode, struct file *file)
+{
+	struct verbena_system *node = container_of(inode->i_cdev, struct verbena_system, cdev);
+	int ret = verbena_rs_system_open(node->system, &file->private_data);
+
+	return ret ?: nonseekable_open(inode, file);
+}
+
+static int verbena_system_release(struct inode *inode, struct file *file)
+{
+	verbena_rs_system_release(file->private_data);
+	return 0;
+}
+
+static long verbena_system_ioctl(struct file *file, unsigned int command, unsigned long arg)
+{
+	return verbena_rs_system_ioctl(file->private_data, command, arg);
+}
+
+static const struct file_operations verbena_system_fops = {
+	.owner = THIS_MODULE,
+	.open = verbena_system_open,
+	.release = verbena_system_release,
+	.unlocked_ioctl = verbena_system_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};
+
+struct verbena_system *verbena_system_add(void *system)
+{
+	struct verbena_system *node = kzalloc_obj(*node);
+	int ret;
+
+	if (!node) {
+		verbena_rs_system_put(system);
+		return ERR_PTR(-ENOMEM);
+	}
+	node->system = system;
+	device_initialize(&node->dev);
+	node->dev.class = &verbena_class;
+	node->dev.release = verbena_system_free;
+	node->dev.devt = MKDEV(MAJOR(verbena_numbers), MINOR(verbena_numbers) + VERBENA_MINORS);
+	cdev_init(&node->cdev, &verbena_system_fops);
+	node->cdev.owner = THIS_MODULE;
+	ret = dev_set_name(&node->dev, "verbena");
+	if (!ret)
+		ret = cdev_device_add(&node->cdev, &node->dev);
+	if (ret) {
+		put_device(&node->dev);
+		return ERR_PTR(ret);
+	}
+	return node;
+}
+
+void verbena_system_del(struct verbena_system *node)
+{
+	cdev_device_del(&node->cdev, &node->dev);
+	put_device(&node->dev);
+}
+
+/* ---- all of it --------------------------------------------------------------------------------------------- */
+
 int verbena_glue_init(void)
 {
 	int ret;
 
-	ret = alloc_chrdev_region(&verbena_numbers, 0, VERBENA_MINORS, "verbena");
+	/* One more than there are devices: the system-wide node's. */
+	ret = alloc_chrdev_region(&verbena_numbers, 0, VERBENA_MINORS + 1, "verbena");
 	if (ret)
 		return ret;
 	ret = class_register(&verbena_class);
 	if (ret)
-		unregister_chrdev_region(verbena_numbers, VERBENA_MINORS);
+		unregister_chrdev_region(verbena_numbers, VERBENA_MINORS + 1);
 	return ret;
 }
 
 void verbena_glue_exit(void)
 {
 	class_unregister(&verbena_class);
-	unregister_chrdev_region(verbena_numbers, VERBENA_MINORS);
+	unregister_chrdev_region(verbena_numbers, VERBENA_MINORS + 1);
 	ida_destroy(&verbena_minors);
 }
 

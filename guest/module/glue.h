@@ -15,6 +15,7 @@ struct device;
 struct mm_struct;
 struct verbena_memory;
 struct verbena_node;
+struct verbena_system;
 
 /* What a mapping shows: filled by verbena_rs_mmap. */
 struct verbena_target {
@@ -39,6 +40,13 @@ void verbena_number_give(int number);
  */
 struct verbena_node *verbena_node_add(struct device *parent, int number, const char *name, void *hca);
 void verbena_node_del(struct verbena_node *node);
+
+/*
+ * The system-wide node, /dev/verbena, of the same class. It owns a reference to @system (also if adding fails), and gives
+ * it to verbena_rs_system_put when node and open files are gone.
+ */
+struct verbena_system *verbena_system_add(void *system);
+void verbena_system_del(struct verbena_system *node);
 
 /* A descriptor, installed in the calling process, whose operations are the verbena_rs_events_ functions on @events. */
 int verbena_events_fd(void *events);
@@ -71,6 +79,11 @@ void verbena_rs_release(void *file);
 long verbena_rs_ioctl(void *file, unsigned int command, unsigned long arg);
 int verbena_rs_mmap(void *file, u64 offset, u64 len, struct verbena_target *target);
 void verbena_rs_unmapped(void *keep);
+
+void verbena_rs_system_put(void *system);
+int verbena_rs_system_open(void *system, void **file);
+void verbena_rs_system_release(void *file);
+long verbena_rs_system_ioctl(void *file, unsigned int command, unsigned long arg);
 
 void verbena_rs_events_release(void *events);
 long verbena_rs_events_ioctl(void *events, unsigned int command, unsigned long arg);

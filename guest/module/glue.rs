@@ -23,6 +23,8 @@ macro_rules! opaque {
 opaque! {
     /// `struct verbena_node`.
     Node
+    /// `struct verbena_system`.
+    SystemNode
     /// `struct verbena_memory`.
     Memory
 }
@@ -56,6 +58,9 @@ extern "C" {
         hca: *mut c_void,
     ) -> *mut Node;
     pub(crate) fn verbena_node_del(node: *mut Node);
+
+    pub(crate) fn verbena_system_add(system: *mut c_void) -> *mut SystemNode;
+    pub(crate) fn verbena_system_del(node: *mut SystemNode);
 
     pub(crate) fn verbena_events_fd(events: *mut c_void) -> c_int;
 

@@ -4,6 +4,7 @@
 
 use crate::glue;
 use crate::linux::Linux;
+use crate::system;
 use core::ptr::NonNull;
 use kernel::device;
 use kernel::error::from_err_ptr;
@@ -45,6 +46,7 @@ impl Hca {
         let gone = device.state().is_gone();
         if gone {
             verbena_core::remove(device);
+            system::changed(device);
         }
         !gone
     }

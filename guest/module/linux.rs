@@ -34,6 +34,7 @@ struct Parts {
     device: ARef<device::Device>,
     number: Number,
     name: CString,
+    path: CString,
     registers: Registers,
     /// Physical address of BAR 2.
     doorbells: u64,
@@ -51,10 +52,12 @@ impl Linux {
     ) -> Result<Self> {
         let number = Number::take()?;
         let name = CString::try_from_fmt(fmt!("verbena{}", number.0))?;
+        let path = CString::try_from_fmt(fmt!("/dev/verbena{}", number.0))?;
         let parts = Parts {
             device: device.into(),
             number,
             name,
+            path,
             registers,
             doorbells,
             vectors,
@@ -88,6 +91,15 @@ impl Platform for Linux {
     fn name(&self) -> &str {
         // Ours, and ASCII.
         self.0.name.to_str().unwrap_or_default()
+    }
+
+    fn index(&self) -> u32 {
+        // The invariant of Number: it is not negative.
+        self.0.number.0 as u32
+    }
+
+    fn path(&self) -> &str {
+        self.0.path.to_str().unwrap_or_default()
     }
 
     fn read32(&self, offset: u32) -> u32 {
@@ -152,40 +164,19 @@ impl Host for Linux {
     type Charge = Charge;
 
     fn copy_in(&self, _owner: &(), addr: u64, into: &mut [u8]) -> Result<(), Errno> {
-        UserSlice::new(UserPtr::from_addr(addr as usize), into.len())
-            .reader()
-            .read_slice(into)
-            .map_err(errno)
+        copy_in(addr, into)
     }
 
     fn copy_out(&self, _owner: &(), addr: u64, from: &[u8]) -> Result<(), Errno> {
-        UserSlice::new(UserPtr::from_addr(addr as usize), from.len())
-            .writer()
-            .write_slice(from)
-            .map_err(errno)
+        copy_out(addr, from)
     }
 
     fn may(&self, _owner: &(), access: Access) -> bool {
-        let capability = match access {
-            Access::Any => return true,
-            Access::NetAdmin => bindings::CAP_NET_ADMIN,
-            Access::NetRaw => bindings::CAP_NET_RAW,
-            Access::SysAdmin => bindings::CAP_SYS_ADMIN,
-        };
-        // SAFETY: There is nothing to be met; this is the calling process's own call.
-        unsafe { bindings::capable(capability as c_int) }
+        may(access)
     }
 
     fn charge(&self, _owner: &(), bytes: u64) -> Outcome<Charge> {
-        let pages = bytes.div_ceil(PAGE) as c_ulong;
-        let mut mm = core::ptr::null_mut();
-        // SAFETY: `mm` is there to be written.
-        let result = to_result(unsafe { glue::verbena_charge(pages, &mut mm) });
-        match (result, NonNull::new(mm)) {
-            // INVARIANT: It has just been charged.
-            (Ok(()), Some(mm)) => Ok(Charge { pages, mm }),
-            _ => Err(Failure::new(Errno::ENOMEM, Reason::MEMLOCK)),
-        }
+        Charge::new(bytes)
     }
 
     fn install_fd<D: Driver<Host = Self>>(&self, _owner: &(), object: FdObject<D>) -> Result<u32, Errno> {
@@ -193,12 +184,45 @@ impl Host for Linux {
     }
 
     fn pause(&self) {
-        time::delay::fsleep(time::Delta::from_millis(1));
+        pause();
     }
 
     fn log(&self, line: fmt::Arguments<'_>) {
         dev_warn!(self.0.device, "{}\n", line);
     }
+}
+
+/// Reads the calling process's memory.
+pub(crate) fn copy_in(addr: u64, into: &mut [u8]) -> Result<(), Errno> {
+    UserSlice::new(UserPtr::from_addr(addr as usize), into.len())
+        .reader()
+        .read_slice(into)
+        .map_err(errno)
+}
+
+/// Writes the calling process's memory.
+pub(crate) fn copy_out(addr: u64, from: &[u8]) -> Result<(), Errno> {
+    UserSlice::new(UserPtr::from_addr(addr as usize), from.len())
+        .writer()
+        .write_slice(from)
+        .map_err(errno)
+}
+
+/// Whether the calling process may.
+pub(crate) fn may(access: Access) -> bool {
+    let capability = match access {
+        Access::Any => return true,
+        Access::NetAdmin => bindings::CAP_NET_ADMIN,
+        Access::NetRaw => bindings::CAP_NET_RAW,
+        Access::SysAdmin => bindings::CAP_SYS_ADMIN,
+    };
+    // SAFETY: There is nothing to be met; this is the calling process's own call.
+    unsafe { bindings::capable(capability as c_int) }
+}
+
+/// Waits a moment.
+pub(crate) fn pause() {
+    time::delay::fsleep(time::Delta::from_millis(1));
 }
 
 /// A number for a node.
@@ -233,6 +257,21 @@ impl Drop for Number {
 pub(crate) struct Charge {
     pages: c_ulong,
     mm: NonNull<bindings::mm_struct>,
+}
+
+impl Charge {
+    /// Accounts for pinned memory of the calling process.
+    pub(crate) fn new(bytes: u64) -> Outcome<Self> {
+        let pages = bytes.div_ceil(PAGE) as c_ulong;
+        let mut mm = core::ptr::null_mut();
+        // SAFETY: `mm` is there to be written.
+        let result = to_result(unsafe { glue::verbena_charge(pages, &mut mm) });
+        match (result, NonNull::new(mm)) {
+            // INVARIANT: It has just been charged.
+            (Ok(()), Some(mm)) => Ok(Charge { pages, mm }),
+            _ => Err(Failure::new(Errno::ENOMEM, Reason::MEMLOCK)),
+        }
+    }
 }
 
 // SAFETY: The count is atomic, and the last reference may be dropped anywhere.

@@ -11,6 +11,7 @@
 //! | [`linux`] | Linux as the place where the driver runs |
 //! | [`memory`] | memory that the device reaches |
 //! | [`file`] | open, ioctl, mmap, release |
+//! | [`system`] | the system-wide node |
 //! | [`events`] | event queues as file descriptors |
 //! | [`glue`] | the functions that C implements |
 
@@ -20,6 +21,7 @@ mod glue;
 mod hca;
 mod linux;
 mod memory;
+mod system;
 
 use hca::{Hca, Node, Running, Vector};
 use kernel::device::{Bound, Core};
@@ -33,6 +35,7 @@ use kernel::sync::Arc;
 use kernel::{bindings, cpu, driver, InPlaceModule};
 use linux::Linux;
 use memory::Reach;
+use system::{Listed, System};
 use verbena_core::Hardware;
 use verbena_hw::pci as hw;
 
@@ -51,6 +54,8 @@ struct Verbena;
 /// What exists while the driver is bound to a device. Fields are dropped in this order, each when what is above it
 /// cannot use it any more; a bring-up that fails half-way undoes what was done in the same order.
 struct Attached<'bound> {
+    /// The device is not in the list of devices any more.
+    _listed: Listed,
     /// Nobody opens the device any more, and its registers are out of all processes.
     _node: Node,
     /// No call is in the driver, the device is reset.
@@ -142,10 +147,12 @@ fn attach<'bound>(pdev: &'bound pci::Device<Core<'_>>) -> Result<Attached<'bound
         );
         EINVAL
     })?;
-    let running = Running::new(&hca, device, count);
+    let running = Running::new(&hca, device.clone(), count);
     let node = Node::publish(pdev.as_ref(), &linux, hca)?;
     dev_info!(pdev, "Verbena HCA, {} interrupt vectors\n", count);
+    let listed = Listed::new(device)?;
     Ok(Attached {
+        _listed: listed,
         _node: node,
         _running: running,
         _handlers: handlers,
@@ -208,6 +215,7 @@ struct Module {
     // Dropped in this order.
     #[pin]
     driver: driver::Registration<pci::Adapter<Verbena>>,
+    system: System,
     class: Class,
 }
 
@@ -215,6 +223,7 @@ impl InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             class: Class::register()?,
+            system: System::new()?,
             driver <- driver::Registration::new(<Self as kernel::ModuleMetadata>::NAME, module),
         })
     }

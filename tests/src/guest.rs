@@ -68,6 +68,10 @@ const SHARED: &[Scenario<World>] = &[
         run: remove_and_rescan,
     },
     Scenario {
+        name: "u17_system_wide_node_outlives_devices_and_reports_them",
+        run: system_node,
+    },
+    Scenario {
         name: "u13_kernel_log_has_no_complaint",
         run: no_complaint,
     },
@@ -396,6 +400,77 @@ fn remove_and_rescan(world: &mut World) -> Result<()> {
     wait_for_node(guest)?;
     guest.check(&Program::new(PING))?;
     dump::wait_for(&world.stage, &world.hca, 0, Objects::NONE, Duration::from_secs(30))
+}
+
+/// Waits until a program has said something.
+fn wait_for_words(guest: &Guest, running: Running, words: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let state = guest.state(running)?;
+        if state.stdout.text().contains(words) {
+            return Ok(());
+        }
+        if state.exit.is_some() || Instant::now() > deadline {
+            bail!(
+                "it does not say '{words}': {}{}",
+                state.stdout.text(),
+                state.stderr.text()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn system_node(world: &mut World) -> Result<()> {
+    let guest = &world.guest;
+    let list = || guest.check(&Program::new(["verbena-info", "--list"]).user(65534));
+    let node = guest.check(&Program::shell(
+        "stat -c '%A %F' /dev/verbena && readlink -f /sys/class/verbena/verbena",
+    ))?;
+    ensure!(
+        node.contains("crw-rw-rw- character special file") && node.contains("/devices/virtual/"),
+        "/dev/verbena is '{}'",
+        node.trim()
+    );
+    let before = list()?;
+    ensure!(
+        before.lines().count() == 1
+            && before.contains("kernel:/dev/verbena0")
+            && before.contains("1 of 1 ports active"),
+        "the list is '{before}'"
+    );
+    let watcher = guest.spawn(&Program::new(["verbena-info", "--list", "--watch", "600"]))?;
+    wait_for_words(guest, watcher, "verbena0")?;
+    guest.check(&Program::shell("echo 1 > /sys/class/verbena/verbena0/device/remove"))?;
+    wait_for_words(guest, watcher, "DeviceRemoved")?;
+    ensure!(list()?.is_empty(), "a removed device is listed: {}", list()?);
+    guest.check(&Program::new(["test", "-c", "/dev/verbena"]))?;
+    guest.check(&Program::shell("echo 1 > /sys/bus/pci/rescan"))?;
+    wait_for_words(guest, watcher, "DeviceAdded")?;
+    wait_for_node(guest)?;
+    ensure!(
+        list()?.contains("kernel:/dev/verbena0"),
+        "the device that came is not listed: {}",
+        list()?
+    );
+    // Who has the node open keeps the module, without any device being in use.
+    let busy = guest.run(&Program::new(["rmmod", "verbena"]))?;
+    ensure!(busy.stderr.contains("in use"), "rmmod says: {}", busy.stderr.trim());
+    guest.signal(watcher, 9)?;
+    guest
+        .wait(watcher, Duration::from_secs(30))?
+        .context("SIGKILL does not end the watcher")?;
+    guest.check(&Program::shell(
+        "rmmod verbena && ! [ -e /dev/verbena ] && insmod /opt/verbena/module/verbena.ko",
+    ))?;
+    wait_for_node(guest)?;
+    ensure!(
+        list()?.contains("verbena0"),
+        "after the module was loaded again: {}",
+        list()?
+    );
+    guest.check(&Program::new(PING))?;
+    Ok(())
 }
 
 fn no_complaint(world: &mut World) -> Result<()> {

@@ -22,6 +22,7 @@
 //! | `ring` | memory shared with a process and where in the mapping space it is |
 //! | `device`, `pd`, `mr`, `cq`, `qp`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
+//! | [`node`] | the system-wide node: the list of devices |
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ mod driver;
 mod events;
 mod hardware;
 mod mr;
+pub mod node;
 mod numbers;
 mod pages;
 mod pd;

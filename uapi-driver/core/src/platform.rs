@@ -25,6 +25,17 @@ pub trait Platform: Host + Clone {
     /// The device's name on this host.
     fn name(&self) -> &str;
 
+    /// The number in the device's name, for the list of devices.
+    fn index(&self) -> u32 {
+        0
+    }
+
+    /// What a program opens to use the device (its node, its socket), for the list of devices; empty if there is nothing
+    /// to open.
+    fn path(&self) -> &str {
+        ""
+    }
+
     /// Reads the 32-bit register at `offset` of BAR 0. A device that is gone reads as all ones, as on PCI.
     fn read32(&self, offset: u32) -> u32;
 

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 /// The device node that the kernel module makes for the first HCA.
 pub const DEFAULT_NODE: &str = "/dev/verbena0";
+/// The system-wide node that the kernel module makes: it belongs to no HCA.
+pub const DEFAULT_SYSTEM_NODE: &str = "/dev/verbena";
 
 /// How a context reaches its device.
 ///

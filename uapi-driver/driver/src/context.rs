@@ -46,7 +46,15 @@ impl Context {
     ///
     /// There is no device, it may not be opened, or it does not come up; the error says which, and what to do.
     pub fn open(attachment: &Attachment) -> Result<Self> {
-        let transport = attach::open(attachment)?;
+        Ok(Self::over(attachment, attach::open(attachment)?))
+    }
+
+    /// Opens the system-wide node of the attachment's kind.
+    pub(crate) fn open_node(attachment: &Attachment) -> Result<Self> {
+        Ok(Self::over(attachment, attach::open_node(attachment)?))
+    }
+
+    fn over(attachment: &Attachment, transport: Box<dyn Transport>) -> Self {
         let qps = Arc::new(QpTable::new());
         let inner = Inner {
             attachment: attachment.clone(),
@@ -54,7 +62,7 @@ impl Context {
             qps,
             doorbell: Mutex::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// How it was opened.
@@ -319,7 +327,13 @@ impl Context {
     }
 
     /// An array of unknown length, by QUERY.
-    fn array<T: Payload>(&self, doing: &'static str, class: u16, object: u32, attr: Attr<[T]>) -> Result<Vec<T>> {
+    pub(crate) fn array<T: Payload>(
+        &self,
+        doing: &'static str,
+        class: u16,
+        object: u32,
+        attr: Attr<[T]>,
+    ) -> Result<Vec<T>> {
         let bytes = self.bytes(doing, class, object, attr, 64 * size_of::<T>())?;
         Ok(bytes
             .chunks_exact(size_of::<T>())

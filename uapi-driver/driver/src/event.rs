@@ -21,6 +21,12 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EventKind {
+    /// A device came; this and the next two are the device list's ([`crate::DeviceList::watch`]).
+    DeviceAdded,
+    /// A device went.
+    DeviceRemoved,
+    /// A device does not answer any more.
+    DeviceChanged,
     /// An armed completion queue has completions.
     Completion,
     /// Events were lost because nobody read the queue; the data says how many.
@@ -57,6 +63,9 @@ impl From<u16> for EventKind {
             kind::COMPLETION => Self::Completion,
             kind::LOST => Self::Lost,
             kind::DEVICE_GONE => Self::DeviceGone,
+            kind::DEVICE_ADDED => Self::DeviceAdded,
+            kind::DEVICE_REMOVED => Self::DeviceRemoved,
+            kind::DEVICE_CHANGED => Self::DeviceChanged,
             kind::CQ_ERROR => Self::CqError,
             kind::QP_FATAL => Self::QpFatal,
             kind::QP_REQUEST_ERROR => Self::QpRequestError,
@@ -297,7 +306,7 @@ impl EventQueue {
         self.associate(object.class(), object.id(), cookie)
     }
 
-    fn associate(&self, class: u16, object: ObjectId, cookie: u64) -> Result<()> {
+    pub(crate) fn associate(&self, class: u16, object: ObjectId, cookie: u64) -> Result<()> {
         let association = Association {
             class,
             object,

@@ -7,8 +7,8 @@ use common::{pattern, Device, Side, LONG};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use verbena::{
-    Access, ArmKind, Attachment, Context, Errno, Error, EventKind, EventQueue, PostError, QpAttr, QpState, RcQp,
-    Reason, RecvWr, Remote, SendWr, WcOpcode, WcStatus,
+    Access, ArmKind, Attachment, Context, DeviceList, Errno, Error, EventKind, EventQueue, ListedDevice, PostError,
+    QpAttr, QpState, RcQp, Reason, RecvWr, Remote, SendWr, WcOpcode, WcStatus,
 };
 
 #[test]
@@ -673,6 +673,54 @@ fn u04_features_are_asked_for_first_or_not_at_all() {
     late.alloc_pd().unwrap();
     let error = late.ask_features(1).unwrap_err();
     assert_eq!(error.reason(), Some(Reason::NOT_FIRST), "{error}");
+}
+
+#[test]
+fn u17_attached_devices_are_listed_and_their_coming_and_going_is_reported() {
+    let mut device = Device::new(2);
+    // Other tests of this binary attach devices too: these are known by their sockets.
+    let root = device.path().canonicalize().unwrap();
+    let mine = |list: &DeviceList| -> Vec<ListedDevice> {
+        let all = list.devices().unwrap().into_iter();
+        all.filter(|listed| listed.attachment.path().starts_with(&root))
+            .collect()
+    };
+    let list = DeviceList::beside(&Attachment::direct("")).unwrap();
+    let events = list.watch().unwrap();
+    let wait_for = |kind, arrival| loop {
+        let event = events.next_event(Some(LONG)).unwrap().expect("it is reported");
+        if (event.kind, event.data) == (kind, arrival) {
+            break;
+        }
+    };
+    assert_eq!(mine(&list), []);
+    let (first, second) = (device.open(0), device.open(1));
+    let listed = mine(&list);
+    assert_eq!(listed.len(), 2);
+    for (listed, context) in listed.iter().zip([&first, &second]) {
+        wait_for(EventKind::DeviceAdded, listed.arrival);
+        assert_eq!(listed.name, context.name().unwrap());
+        assert_eq!(listed.node_guid, context.device().unwrap().node_guid);
+        assert_eq!(
+            (listed.driver.as_str(), listed.ports, listed.active_ports, listed.works),
+            ("verbena", 1, 1, true)
+        );
+        Context::open(&listed.attachment).unwrap().check().unwrap();
+    }
+    assert_ne!(listed[0].index, listed[1].index);
+    assert!(verbena::devices().unwrap().contains(&listed[0]));
+    let another = device.open(0);
+    drop(first);
+    assert_eq!(mine(&list).len(), 2, "it is still attached");
+    drop(another);
+    wait_for(EventKind::DeviceRemoved, listed[0].arrival);
+    assert_eq!(mine(&list), listed[1..]);
+    device.stop();
+    wait_for(EventKind::DeviceChanged, listed[1].arrival);
+    assert!(!mine(&list)[0].works);
+    drop(second);
+    wait_for(EventKind::DeviceRemoved, listed[1].arrival);
+    assert_eq!(mine(&list), []);
 }
 
 #[test]

@@ -167,13 +167,15 @@ fn associate<D: Driver>(call: &Call<'_, D>, what: &event_queue::Association, on:
     }
     let (context, queue) = (call.context(), call.queue());
     let subscription = on.then(|| Subscription::new(queue.clone(), what.cookie));
-    if what.class == class::DEVICE || what.class == class::PORT {
+    if let class::DEVICE | class::PORT | class::DEVICE_LIST = what.class {
         let number = what.object.0;
+        // The system-wide node has no device, and a device no list of them.
+        let there = call.core_device().table().class(what.class).is_some();
         let exists = match what.class {
-            class::DEVICE => number == 0,
-            _ => number >= 1 && number <= D::ports(call.device()),
+            class::PORT => number >= 1 && number <= D::ports(call.device()),
+            _ => number == 0,
         };
-        if !exists {
+        if !there || !exists {
             return Err(Failure::new(Errno::ENOENT, Reason::NO_OBJECT));
         }
         if on || context.source_reports_to(what.class, number, queue) {

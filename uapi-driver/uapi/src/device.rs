@@ -119,10 +119,10 @@ impl<D: Driver> Device<D> {
         context.begin_close(gone).then_some(cause)
     }
 
-    /// Reports an event of the device (`class::DEVICE`, 0) or a port (`class::PORT`, its number) to every context
-    /// that asked for it.
+    /// Reports an event of the device (`class::DEVICE`, 0), a port (`class::PORT`, its number) or the device list
+    /// (`class::DEVICE_LIST`, 0) to every context that asked for it.
     pub fn post(&self, class: u16, number: u32, kind: u16, data: u64) {
-        debug_assert!(class == class::DEVICE || class == class::PORT);
+        debug_assert!(matches!(class, class::DEVICE | class::PORT | class::DEVICE_LIST));
         for context in self.contexts.lock().iter() {
             context.post_source(class, number, kind, data);
         }

@@ -6,7 +6,7 @@ use clap::Parser;
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use verbena::{Context, Event, Gid};
+use verbena::{Context, DeviceList, Event, EventQueue, Gid};
 use verbena_guest::program::{self, DeviceOptions};
 
 /// Show what the device is.
@@ -15,13 +15,16 @@ use verbena_guest::program::{self, DeviceOptions};
 struct Options {
     #[command(flatten)]
     device: DeviceOptions,
+    /// List the devices of this host instead, through the system-wide node. With --watch: also as they come and go.
+    #[arg(long, conflicts_with_all = ["dump", "classes"])]
+    list: bool,
     /// Show every class, method and attribute of the device's interface instead.
     #[arg(long, conflicts_with_all = ["dump", "watch"])]
     classes: bool,
     /// Show the device's own dump (JSON) instead: registers, queues, objects.
     #[arg(long, conflicts_with = "watch")]
     dump: bool,
-    /// Show events of the device and its port as they happen, for this many seconds, instead.
+    /// Show events of the device and its port (with --list, of the list) as they happen, for this many seconds, instead.
     #[arg(long, value_name = "SECONDS")]
     watch: Option<u64>,
     /// Print JSON.
@@ -30,13 +33,20 @@ struct Options {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
+    if options.list {
+        list(options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let ctx = Context::open(&options.device.attach)?;
     if options.classes {
         classes(&ctx, options.json)?;
     } else if options.dump {
         println!("{}", ctx.dump()?);
     } else if let Some(seconds) = options.watch {
-        watch(&ctx, Duration::from_secs(seconds), options.json)?;
+        let events = ctx.create_event_queue()?;
+        events.associate_device(0)?;
+        events.associate_port(1, 1)?;
+        watch(&events, Duration::from_secs(seconds), options.json)?;
     } else {
         device(&ctx, options.json)?;
     }
@@ -167,10 +177,47 @@ fn device(ctx: &Context, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-fn watch(ctx: &Context, time: Duration, as_json: bool) -> Result<()> {
-    let events = ctx.create_event_queue()?;
-    events.associate_device(0)?;
-    events.associate_port(1, 1)?;
+fn list(options: &Options) -> Result<()> {
+    let list = DeviceList::beside(&options.device.attach)?;
+    // Before the list: nothing is missed in between.
+    let events = options.watch.map(|_| list.watch()).transpose()?;
+    for device in list.devices()? {
+        if options.json {
+            println!(
+                "{}",
+                json!({
+                    "arrival": device.arrival,
+                    "name": device.name,
+                    "attachment": device.attachment.to_string(),
+                    "index": device.index,
+                    "node_guid": format!("{:016x}", device.node_guid),
+                    "driver": device.driver,
+                    "ports": device.ports,
+                    "active_ports": device.active_ports,
+                    "works": device.works,
+                })
+            );
+        } else {
+            println!(
+                "{:>3} {} ({}), node GUID {:016x}, driver {}, {} of {} ports active{}",
+                device.arrival,
+                device.name,
+                device.attachment,
+                device.node_guid,
+                device.driver,
+                device.active_ports.count_ones(),
+                device.ports,
+                if device.works { "" } else { ", does not answer" }
+            );
+        }
+    }
+    match (events, options.watch) {
+        (Some(events), Some(seconds)) => watch(&events, Duration::from_secs(seconds), options.json),
+        _ => Ok(()),
+    }
+}
+
+fn watch(events: &EventQueue, time: Duration, as_json: bool) -> Result<()> {
     let end = Instant::now() + time;
     let show = |event: &Event| {
         let kind = format!("{:?}", event.kind);

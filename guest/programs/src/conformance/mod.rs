@@ -16,6 +16,7 @@ mod interface;
 mod isolation;
 mod kit;
 mod memory;
+mod node;
 mod objects;
 mod qp_life;
 mod qp_state;
@@ -32,6 +33,7 @@ const AREAS: &[&[Case]] = &[
     objects::CASES,
     discovery::CASES,
     batch::CASES,
+    node::CASES,
     memory::CASES,
     qp_state::CASES,
     qp_life::CASES,

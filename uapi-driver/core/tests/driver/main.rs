@@ -10,3 +10,4 @@ mod classes;
 mod engine;
 mod events;
 mod mapping;
+mod node;

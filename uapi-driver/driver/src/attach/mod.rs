@@ -63,6 +63,14 @@ pub(crate) fn open(attachment: &Attachment) -> Result<Box<dyn Transport>> {
     }
 }
 
+/// The system-wide node of the same kind: the kernel module's, or this process's own.
+pub(crate) fn open_node(attachment: &Attachment) -> Result<Box<dyn Transport>> {
+    match attachment {
+        Attachment::Kernel(path) => Ok(Box::new(kernel::Kernel::open(path)?)),
+        Attachment::Direct(_) => Ok(Box::new(direct::DirectNode::open()?)),
+    }
+}
+
 fn page_aligned(len: usize) -> Result<usize> {
     len.max(1)
         .checked_next_multiple_of(4096)

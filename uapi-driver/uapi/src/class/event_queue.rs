@@ -17,7 +17,7 @@ payload! {
         kind: u16,
         /// The class of the object that it is about.
         class: u16,
-        /// Its id (the port's number for a port, zero for the device).
+        /// Its id (the port's number for a port, zero for the device and the device list).
         object: u32,
         /// The cookie given when it was associated.
         cookie: u64,
@@ -35,7 +35,7 @@ payload! {
         class: u16,
         /// Zero.
         reserved: u16,
-        /// The object's id (the port's number for a port, zero for the device).
+        /// The object's id (the port's number for a port, zero for the device and the device list).
         object: ObjectId,
         /// Comes back in every event of the object.
         cookie: u64,
@@ -52,6 +52,12 @@ pub mod kind {
     pub const LOST: u16 = 2;
     /// The device is gone. The last event of any queue.
     pub const DEVICE_GONE: u16 = 3;
+    /// A device came. This and the next two are the device list's; the data is the device's arrival number.
+    pub const DEVICE_ADDED: u16 = 4;
+    /// A device went.
+    pub const DEVICE_REMOVED: u16 = 5;
+    /// A device's state in the list is another: it does not answer any more.
+    pub const DEVICE_CHANGED: u16 = 6;
 
     /// Asynchronous events from here on: this plus libibverbs' number.
     pub const ASYNC: u16 = 32;
@@ -120,7 +126,7 @@ pub const MAX_CAPACITY: u32 = 65536;
 pub static SCHEMA: ClassSchema = ClassSchema {
     id: super::EVENT_QUEUE,
     name: "event_queue",
-    flags: class_flags::FD,
+    flags: class_flags::FD | class_flags::GLOBAL,
     methods: &[
         MethodSchema {
             number: method::QUERY,

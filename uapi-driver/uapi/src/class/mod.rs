@@ -7,6 +7,7 @@
 
 pub mod cq;
 pub mod device;
+pub mod device_list;
 pub mod event_queue;
 pub mod interface;
 pub mod mr;
@@ -61,6 +62,8 @@ pub const QP_RAW: u16 = 21;
 pub const CM_ID: u16 = 24;
 /// Management datagrams.
 pub const MAD: u16 = 25;
+/// The devices of this host.
+pub const DEVICE_LIST: u16 = 26;
 
 /// Attribute numbers from here on mean the same in every class.
 pub const COMMON_ATTRS: u16 = 48;
@@ -80,4 +83,5 @@ pub static ALL: &[&ClassSchema] = &[
     &mr::SCHEMA,
     &cq::SCHEMA,
     &qp::RC,
+    &device_list::SCHEMA,
 ];

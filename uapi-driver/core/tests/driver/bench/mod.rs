@@ -325,6 +325,14 @@ impl Platform for Bench {
         "bench0"
     }
 
+    fn index(&self) -> u32 {
+        3
+    }
+
+    fn path(&self) -> &str {
+        "/bench/0"
+    }
+
     fn read32(&self, offset: u32) -> u32 {
         self.0.model.read(offset, 4) as u32
     }

@@ -47,7 +47,7 @@ impl Drop for Interrupts {
     }
 }
 
-fn serve(device: &Device, vectors: &[EventFd], died: &EventFd, stop: &EventFd) {
+fn serve(device: &Arc<Device>, vectors: &[EventFd], died: &EventFd, stop: &EventFd) {
     let stream = device.host().socket().stream();
     let watched: Vec<BorrowedFd<'_>> = [stop, died].into_iter().chain(vectors).map(borrow).collect();
     let mut gone = false;
@@ -75,6 +75,7 @@ fn serve(device: &Device, vectors: &[EventFd], died: &EventFd, stop: &EventFd) {
             log::warn!("the device is gone");
             device.host().socket().end();
             verbena_core::remove(device);
+            super::node::changed(device);
             gone = true;
         }
         if gone {

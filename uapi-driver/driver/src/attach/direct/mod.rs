@@ -7,11 +7,13 @@
 
 mod interrupts;
 mod memory;
+mod node;
 mod platform;
 mod socket;
 
 use self::interrupts::Interrupts;
 use self::memory::GuestMemory;
+pub(super) use self::node::DirectNode;
 use self::platform::{Descriptor, DirectPlatform, Owner};
 use self::socket::Socket;
 use super::{page_aligned, EventFd, Gone, Register, Transport};
@@ -23,7 +25,7 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use verbena_core::{Hardware, MmapTarget, RegisterMapping};
+use verbena_core::{Hardware, MmapTarget, Platform, RegisterMapping};
 use verbena_hw::doorbell::REG_RING;
 use vmm_sys_util::eventfd::{EventFd as RawEventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 use zerocopy::FromBytes;
@@ -41,7 +43,7 @@ struct Attached {
 }
 
 impl Attached {
-    fn new(path: &Path) -> Result<Self> {
+    fn new(path: &Path, index: u32) -> Result<Self> {
         let start = |reason: String, errno| Error::Start {
             path: path.to_owned(),
             reason,
@@ -69,15 +71,11 @@ impl Attached {
         let heard = died.try_clone().map_err(system)?;
         socket.set_vectors(&events).ok_or_else(silent)?;
 
-        let name = path
-            .file_name()
-            .unwrap_or(path.as_os_str())
-            .to_string_lossy()
-            .into_owned();
-        let platform = DirectPlatform::new(name, socket, memory, vectors as u16, died);
+        let platform = DirectPlatform::new(index, path, socket, memory, vectors as u16, died);
         let hardware = Hardware::start(platform.clone()).map_err(|error| start(error.to_string(), error.errno()))?;
         let device = Device::try_new(hardware, platform).map_err(|error| start(error.to_string(), Errno::EINVAL))?;
         let interrupts = Interrupts::start(device.clone(), events, heard)?;
+        node::add(&device);
         Ok(Self {
             device,
             interrupts: Mutex::new(Some(interrupts)),
@@ -90,6 +88,7 @@ impl Attached {
 
     /// The last context is closed: the device is stopped and let go.
     fn end(&self) {
+        node::remove(&self.device);
         // When the thread has ended no interrupt is served any more.
         drop(self.interrupts.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.device.state().stop();
@@ -125,7 +124,11 @@ impl Share {
             entry.contexts += 1;
             return Ok(Self(entry.attached.clone()));
         }
-        let attached = Arc::new(Attached::new(&path)?);
+        let used = |index| all.iter().any(|entry| entry.attached.device.host().index() == index);
+        let index = (0..)
+            .find(|&index| !used(index))
+            .expect("not so many devices are attached");
+        let attached = Arc::new(Attached::new(&path, index)?);
         all.push(Entry {
             path,
             contexts: 1,

@@ -14,6 +14,7 @@ use rdma_uapi::{Errno, Failure};
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use verbena_core::platform::{PinError, Pinned, Platform, Signal, PAGE};
@@ -25,7 +26,9 @@ use zerocopy::IntoBytes;
 pub(super) struct DirectPlatform(Arc<Shared>);
 
 struct Shared {
+    index: u32,
     name: String,
+    path: String,
     socket: Socket,
     memory: Arc<GuestMemory>,
     vectors: u16,
@@ -35,9 +38,19 @@ struct Shared {
 }
 
 impl DirectPlatform {
-    pub(super) fn new(name: String, socket: Socket, memory: Arc<GuestMemory>, vectors: u16, died: EventFd) -> Self {
+    pub(super) fn new(
+        index: u32,
+        path: &Path,
+        socket: Socket,
+        memory: Arc<GuestMemory>,
+        vectors: u16,
+        died: EventFd,
+    ) -> Self {
+        let name = path.file_name().unwrap_or(path.as_os_str());
         Self(Arc::new(Shared {
-            name,
+            index,
+            name: name.to_string_lossy().into_owned(),
+            path: path.to_string_lossy().into_owned(),
             socket,
             memory,
             vectors,
@@ -62,6 +75,14 @@ impl Platform for DirectPlatform {
 
     fn name(&self) -> &str {
         &self.0.name
+    }
+
+    fn index(&self) -> u32 {
+        self.0.index
+    }
+
+    fn path(&self) -> &str {
+        &self.0.path
     }
 
     fn read32(&self, offset: u32) -> u32 {
@@ -173,6 +194,17 @@ impl Owner {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&fd)
     }
+
+    /// A descriptor for an object, to be fetched.
+    pub(super) fn install<H: Host<Wait = Waiters>, D: Driver<Host = H>>(
+        &self,
+        object: FdObject<D>,
+    ) -> Result<u32, Errno> {
+        let fd = u32::try_from(object.queue().wait().0.as_raw_fd()).map_err(|_| Errno::EBADF)?;
+        let mut descriptors = self.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
+        descriptors.insert(fd, Box::new(object));
+        Ok(fd)
+    }
 }
 
 /// An object that stands for a descriptor: what the kernel's file operations would be.
@@ -182,7 +214,7 @@ pub(super) trait Descriptor: Send + Sync {
     fn read(&self, events: &mut [Event]) -> Result<usize, Errno>;
 }
 
-impl<D: Driver<Host = DirectPlatform>> Descriptor for FdObject<D> {
+impl<H: Host<Wait = Waiters>, D: Driver<Host = H>> Descriptor for FdObject<D> {
     fn fd(&self) -> BorrowedFd<'_> {
         self.queue().wait().fd()
     }
@@ -206,7 +238,7 @@ trait Settle {
     fn settle(&self);
 }
 
-impl<D: Driver<Host = DirectPlatform>> Settle for FdObject<D> {
+impl<H: Host<Wait = Waiters>, D: Driver<Host = H>> Settle for FdObject<D> {
     /// Readable if and only if there is something to be read, or the queue has ended. Cleared first and raised again
     /// where needed: whatever comes in between raises it by itself, and a reader at the wrong moment sees it readable
     /// once too often, never once too rarely.
@@ -250,33 +282,11 @@ impl Host for DirectPlatform {
     type Charge = ();
 
     fn copy_in(&self, _owner: &Owner, addr: u64, into: &mut [u8]) -> Result<(), Errno> {
-        let local = libc::iovec {
-            iov_base: into.as_mut_ptr().cast(),
-            iov_len: into.len(),
-        };
-        let remote = libc::iovec {
-            iov_base: addr as *mut _,
-            iov_len: into.len(),
-        };
-        // SAFETY: the kernel copies into `into`, which is ours, from an address that it checks as it does for any system
-        // call: what is not mapped is EFAULT.
-        let copied = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
-        check_copy(copied, into.len())
+        copy_in(addr, into)
     }
 
     fn copy_out(&self, _owner: &Owner, addr: u64, from: &[u8]) -> Result<(), Errno> {
-        let local = libc::iovec {
-            iov_base: from.as_ptr().cast_mut().cast(),
-            iov_len: from.len(),
-        };
-        let remote = libc::iovec {
-            iov_base: addr as *mut _,
-            iov_len: from.len(),
-        };
-        // SAFETY: the kernel reads `from` and writes to an address that it checks. That it belongs to the message is the
-        // promise of whoever made the message: the API's own calls, or `raw_call`, which is unsafe for this reason.
-        let copied = unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
-        check_copy(copied, from.len())
+        copy_out(addr, from)
     }
 
     fn may(&self, _owner: &Owner, _access: Access) -> bool {
@@ -290,19 +300,56 @@ impl Host for DirectPlatform {
     }
 
     fn install_fd<D: Driver<Host = Self>>(&self, owner: &Owner, object: FdObject<D>) -> Result<u32, Errno> {
-        let fd = u32::try_from(object.queue().wait().0.as_raw_fd()).map_err(|_| Errno::EBADF)?;
-        let mut descriptors = owner.descriptors.lock().unwrap_or_else(PoisonError::into_inner);
-        descriptors.insert(fd, Box::new(object));
-        Ok(fd)
+        owner.install(object)
     }
 
     fn pause(&self) {
-        std::thread::sleep(Duration::from_millis(1));
+        pause();
     }
 
     fn log(&self, line: fmt::Arguments<'_>) {
-        log::info!(target: "verbena", "{line}");
+        log(line);
     }
+}
+
+pub(super) fn pause() {
+    std::thread::sleep(Duration::from_millis(1));
+}
+
+pub(super) fn log(line: fmt::Arguments<'_>) {
+    log::info!(target: "verbena", "{line}");
+}
+
+/// Reads this process's memory at an address that anybody may have chosen.
+pub(super) fn copy_in(addr: u64, into: &mut [u8]) -> Result<(), Errno> {
+    let local = libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: into.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: addr as *mut _,
+        iov_len: into.len(),
+    };
+    // SAFETY: the kernel copies into `into`, which is ours, from an address that it checks as it does for any system
+    // call: what is not mapped is EFAULT.
+    let copied = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+    check_copy(copied, into.len())
+}
+
+/// Writes this process's memory at an address that belongs to a message.
+pub(super) fn copy_out(addr: u64, from: &[u8]) -> Result<(), Errno> {
+    let local = libc::iovec {
+        iov_base: from.as_ptr().cast_mut().cast(),
+        iov_len: from.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: addr as *mut _,
+        iov_len: from.len(),
+    };
+    // SAFETY: the kernel reads `from` and writes to an address that it checks. That it belongs to the message is the
+    // promise of whoever made the message: the API's own calls, or `raw_call`, which is unsafe for this reason.
+    let copied = unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
+    check_copy(copied, from.len())
 }
 
 fn check_copy(copied: isize, wanted: usize) -> Result<(), Errno> {
