@@ -61,6 +61,11 @@ impl CommandError {
         matches!(self, CommandError::Refused { status, .. } if *status == wanted)
     }
 
+    /// Whether the device refused the value of the field at this offset of the request.
+    pub fn is_field(&self, offset: usize) -> bool {
+        matches!(self, CommandError::Refused { status: Status::BAD_FIELD, detail, .. } if *detail as usize == offset)
+    }
+
     /// The errno that says it best.
     pub fn errno(&self) -> Errno {
         let CommandError::Refused { status, .. } = self else {

@@ -9,7 +9,8 @@ use crate::mr::Mr;
 use crate::pd::Pd;
 use crate::platform::Platform;
 use crate::qp::Qp;
-use crate::{cq, device, doorbell, mr, pd, qp, schema, CommandError, Device};
+use crate::srq::Srq;
+use crate::{cq, device, doorbell, mr, pd, qp, schema, srq, CommandError, Device};
 use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
@@ -31,6 +32,8 @@ pub enum Payload<P: Platform> {
     Mr(Mr<P>),
     /// A completion queue.
     Cq(Cq<P>),
+    /// A shared receive queue.
+    Srq(Srq<P>),
     /// A queue pair.
     Qp(Qp<P>),
     /// A doorbell page.
@@ -78,6 +81,15 @@ impl<P: Platform> Driver for Verbena<P> {
                 release: Some(cq::release::<P>),
             },
             ClassOps {
+                schema: &class::srq::SCHEMA,
+                methods: &[
+                    (method::CREATE, srq::create::<P>),
+                    (method::QUERY, srq::query::<P>),
+                    (method::MODIFY, srq::modify::<P>),
+                ],
+                release: Some(srq::release::<P>),
+            },
+            ClassOps {
                 schema: &class::qp::RC,
                 methods: &[
                     (method::CREATE, qp::create::<P>),
@@ -110,6 +122,21 @@ impl<P: Platform> Driver for Verbena<P> {
                 class: class::CQ,
                 method: method::QUERY,
                 attrs: &[schema::CQ_RING.output()],
+            },
+            Extension {
+                class: class::SRQ,
+                method: method::CREATE,
+                attrs: &[schema::SRQ_RING.output()],
+            },
+            Extension {
+                class: class::SRQ,
+                method: method::QUERY,
+                attrs: &[schema::SRQ_RING.output()],
+            },
+            Extension {
+                class: class::SRQ,
+                method: method::MODIFY,
+                attrs: &[schema::SRQ_RING.output()],
             },
             Extension {
                 class: class::QP_RC,

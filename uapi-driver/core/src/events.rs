@@ -133,6 +133,8 @@ fn deliver<P: Platform>(device: &Device<P>, hardware: &Hardware<P>, eqe: &Eqe) {
         Event::COMM_EST => hardware.post(Kind::Qp, eqe, kind::COMM_ESTABLISHED),
         Event::SQ_DRAINED => hardware.post(Kind::Qp, eqe, kind::SQ_DRAINED),
         Event::LAST_WQE_REACHED => hardware.post(Kind::Qp, eqe, kind::QP_LAST_WQE_REACHED),
+        Event::SRQ_ERR => hardware.post(Kind::Srq, eqe, kind::SRQ_ERROR),
+        Event::SRQ_LIMIT_REACHED => hardware.post(Kind::Srq, eqe, kind::SRQ_LIMIT_REACHED),
         Event::PORT_ACTIVE => device.post(class::PORT, eqe.number, kind::PORT_ACTIVE, eqe.data),
         Event::PORT_ERR => device.post(class::PORT, eqe.number, kind::PORT_ERROR, eqe.data),
         Event::GID_CHANGE => device.post(class::PORT, eqe.number, kind::GID_CHANGE, eqe.data),

@@ -20,7 +20,7 @@
 //! | `numbers` | from a device number to its object |
 //! | `pages` | page lists of pinned memory |
 //! | `ring` | memory shared with a process and where in the mapping space it is |
-//! | `device`, `pd`, `mr`, `cq`, `qp`, `doorbell` | the classes |
+//! | `device`, `pd`, `mr`, `cq`, `srq`, `qp`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
 
@@ -47,6 +47,7 @@ mod qp;
 mod qp_attrs;
 mod ring;
 pub mod schema;
+mod srq;
 
 pub use admin::CommandError;
 pub use driver::Verbena;

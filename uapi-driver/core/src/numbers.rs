@@ -19,6 +19,7 @@ pub(crate) struct Numbers<T> {
 pub(crate) enum Kind {
     Cq = 1,
     Qp = 2,
+    Srq = 3,
 }
 
 fn key(kind: Kind, number: u32) -> u64 {

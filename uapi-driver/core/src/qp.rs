@@ -36,6 +36,7 @@ pub struct Qp<P: Platform> {
     pd: ObjectId,
     send_cq: ObjectId,
     recv_cq: ObjectId,
+    srq: Option<ObjectId>,
 }
 
 /// log2 of entries and of bytes an entry of both rings.
@@ -45,11 +46,13 @@ struct Sizes {
     send_stride: u8,
     recv_entries: u8,
     recv_stride: u8,
+    /// Receives come from a shared receive queue: there is no receive ring.
+    shared: bool,
 }
 
 impl Sizes {
-    /// What holds `caps`; `None` if nothing does.
-    fn of(caps: &QpCaps) -> Option<Self> {
+    /// What holds `caps`, with a receive ring unless receives are `shared`; `None` if nothing does.
+    fn of(caps: &QpCaps, shared: bool) -> Option<Self> {
         let sges = |n: u32| u8::try_from(n).ok().filter(|&n| n <= wqe::MAX_SGE);
         let inline = u16::try_from(caps.max_inline).ok().filter(|&n| n <= wqe::MAX_INLINE)?;
         let entries = |n: u32| {
@@ -59,8 +62,13 @@ impl Sizes {
         Some(Sizes {
             send_entries: entries(caps.max_send_wr)?,
             send_stride: wqe::send_log_stride(false, sges(caps.max_send_sge)?, inline)?,
-            recv_entries: entries(caps.max_recv_wr)?,
-            recv_stride: wqe::recv_log_stride(sges(caps.max_recv_sge)?)?,
+            recv_entries: if shared { 0 } else { entries(caps.max_recv_wr)? },
+            recv_stride: if shared {
+                0
+            } else {
+                wqe::recv_log_stride(sges(caps.max_recv_sge)?)?
+            },
+            shared,
         })
     }
 
@@ -71,7 +79,18 @@ impl Sizes {
 
     /// Bytes of the receive ring.
     fn recv_bytes(&self) -> u64 {
+        if self.shared {
+            return 0;
+        }
         1 << (self.recv_entries + self.recv_stride)
+    }
+
+    /// Entries of the receive ring.
+    fn recv_count(&self) -> u32 {
+        if self.shared {
+            return 0;
+        }
+        1 << self.recv_entries
     }
 
     /// Where the receive ring begins: the device wants both on a page of their own.
@@ -102,18 +121,17 @@ struct Parts<P: Platform> {
     pd: Reference<P>,
     send_cq: Reference<P>,
     recv_cq: Reference<P>,
+    srq: Option<Reference<P>>,
     doorbell: Reference<P>,
 }
 
 impl<P: Platform> Parts<P> {
     fn of(call: &Handling<'_, P>) -> Outcome<Self> {
-        if call.has(qp::SRQ) {
-            return Err(call.fail(qp::SRQ, Errno::EOPNOTSUPP, Reason::UNSUPPORTED));
-        }
         Ok(Parts {
             pd: call.require_object(qp::PD)?,
             send_cq: call.require_object(qp::SEND_CQ)?,
             recv_cq: call.require_object(qp::RECV_CQ)?,
+            srq: call.object_at(qp::SRQ)?,
             doorbell: call.require_object(DOORBELL)?,
         })
     }
@@ -122,6 +140,14 @@ impl<P: Platform> Parts<P> {
         match self.pd.payload() {
             Some(Payload::Pd(pd)) => pd.pdn,
             _ => unreachable!("the attribute takes protection domains only"),
+        }
+    }
+
+    fn srqn(&self) -> Srqn {
+        match self.srq.as_ref().and_then(|srq| srq.payload()) {
+            Some(Payload::Srq(srq)) => srq.srqn,
+            Some(_) => unreachable!("the attribute takes shared receive queues only"),
+            None => Srqn::default(),
         }
     }
 
@@ -142,7 +168,7 @@ fn cqn<P: Platform>(call: &Handling<'_, P>, attr: Attr<ObjectId>, object: &Refer
 }
 
 /// The sizes asked for, within the device's limits.
-fn sizes<P: Platform>(call: &Handling<'_, P>, hardware: &Hardware<P>, caps: &QpCaps) -> Outcome<Sizes> {
+fn sizes<P: Platform>(call: &Handling<'_, P>, hardware: &Hardware<P>, caps: &QpCaps, shared: bool) -> Outcome<Sizes> {
     let limits = &hardware.limits;
     let over = caps.max_send_wr.max(caps.max_recv_wr) > limits.max_qp_wr
         || caps.max_send_sge.max(caps.max_recv_sge) > limits.max_sge
@@ -150,7 +176,7 @@ fn sizes<P: Platform>(call: &Handling<'_, P>, hardware: &Hardware<P>, caps: &QpC
     if caps.reserved != 0 {
         return Err(call.fail(qp::CAPS, Errno::EINVAL, Reason::NOT_ZERO));
     }
-    match Sizes::of(caps) {
+    match Sizes::of(caps, shared) {
         Some(sizes) if !over => Ok(sizes),
         _ => Err(call.out_of_range(qp::CAPS)),
     }
@@ -164,7 +190,11 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         cqn(call, qp::RECV_CQ, &parts.recv_cq)?,
     );
     let mut caps = call.require(qp::CAPS)?;
-    let sizes = sizes(call, hardware, &caps)?;
+    if parts.srq.is_some() {
+        // As with libibverbs: what it says of receives does not count.
+        (caps.max_recv_wr, caps.max_recv_sge) = (0, 0);
+    }
+    let sizes = sizes(call, hardware, &caps, parts.srq.is_some())?;
     let flags = call.get(qp::FLAGS)?.unwrap_or(0);
     if flags & !flag::ALL != 0 {
         return Err(call.fail(qp::FLAGS, Errno::EINVAL, Reason::UNKNOWN_FLAG));
@@ -178,12 +208,16 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let slot = Doorbell::take_slot(parts.page())?;
     let request = CreateQpReq {
         sq: PageList::direct(memory.addr(), sizes.send_bytes()),
-        rq: PageList::direct(memory.addr() + sizes.recv_offset(), sizes.recv_bytes()),
+        rq: if sizes.shared {
+            PageList::default()
+        } else {
+            PageList::direct(memory.addr() + sizes.recv_offset(), sizes.recv_bytes())
+        },
         cookie,
         pdn: parts.pdn(),
         send_cqn,
         recv_cqn,
-        srqn: Srqn::default(),
+        srqn: parts.srqn(),
         doorbell: slot.page_index(),
         slot: slot.number(),
         qp_type: QpType::RC,
@@ -214,10 +248,18 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         pd: parts.pd.id(),
         send_cq: parts.send_cq.id(),
         recv_cq: parts.recv_cq.id(),
+        srq: parts.srq.as_ref().map(|srq| srq.id()),
     };
     let (qpn, rings) = (queue_pair.qpn, queue_pair.rings(reservation.id()));
     let parents = [&parts.pd, &parts.send_cq, &parts.recv_cq, &parts.doorbell];
-    let object = call.publish(reservation, Some(Payload::Qp(queue_pair)), &parents);
+    let payload = Some(Payload::Qp(queue_pair));
+    let object = match &parts.srq {
+        Some(srq) => {
+            let [pd, send_cq, recv_cq, doorbell] = parents;
+            call.publish(reservation, payload, &[pd, send_cq, recv_cq, doorbell, srq])
+        }
+        None => call.publish(reservation, payload, &parents),
+    };
     // From here on the dispatcher ends the queue pair if anything fails.
     hardware.enlist(Kind::Qp, response.handle, object)?;
     for &(state, mask) in path.steps() {
@@ -225,7 +267,7 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     }
 
     caps.max_send_wr = 1 << sizes.send_entries;
-    caps.max_recv_wr = 1 << sizes.recv_entries;
+    caps.max_recv_wr = sizes.recv_count();
     call.put(qp::CAPS, &caps)?;
     call.put(qp::QPN, &qpn.get())?;
     call.put(QP_RINGS, &rings)
@@ -266,7 +308,7 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         unreachable!("the dispatcher checked the class")
     };
     let (qpn, pd, sizes) = (queue_pair.qpn, queue_pair.pd, queue_pair.sizes);
-    let (send_cq, recv_cq) = (queue_pair.send_cq, queue_pair.recv_cq);
+    let (send_cq, recv_cq, srq) = (queue_pair.send_cq, queue_pair.recv_cq, queue_pair.srq);
     let rings = queue_pair.rings(call.object().id());
     let request = HandleReq {
         handle: qpn.get(),
@@ -276,11 +318,14 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     call.put(qp::PD, &pd)?;
     call.put(qp::SEND_CQ, &send_cq)?;
     call.put(qp::RECV_CQ, &recv_cq)?;
+    if let Some(srq) = srq {
+        call.put(qp::SRQ, &srq)?;
+    }
     call.put(qp::QPN, &qpn.get())?;
     call.put(QP_RINGS, &rings)?;
     let caps = QpCaps {
         max_send_wr: 1 << sizes.send_entries,
-        max_recv_wr: 1 << sizes.recv_entries,
+        max_recv_wr: sizes.recv_count(),
         max_send_sge: u32::from(state.max_send_sge),
         max_recv_sge: u32::from(state.max_recv_sge),
         max_inline: u32::from(state.max_inline),

@@ -48,6 +48,24 @@ payload! {
         reserved: u32,
     }
 
+    /// Where a shared receive queue's memory is.
+    pub struct SrqRing (32) {
+        /// For mmap(2): the ring, at its beginning, and the record.
+        mmap_offset: u64,
+        /// Bytes to map.
+        mmap_length: u64,
+        /// Where in the mapping the record is ([`verbena_hw::srq::SrqRecord`]).
+        record_offset: u64,
+        /// After a MODIFY: receives that were posted and have moved to the ring's beginning; posting goes on behind them.
+        posted: u32,
+        /// log2 of the ring's entries.
+        log_entries: u8,
+        /// log2 of the bytes of one.
+        log_stride: u8,
+        /// Zero.
+        reserved: [u8; 2],
+    }
+
     /// Where a queue pair's memory is.
     pub struct QpRings (40) {
         /// For mmap(2): the send ring, at its beginning, and the receive ring.
@@ -85,6 +103,8 @@ pub const QP_RINGS: Attr<QpRings> = Attr::new(driver_attr(ID, 4), "verbena_qp_ri
 pub const CQE_COOKIE: Attr<u64> = Attr::new(driver_attr(ID, 5), "verbena_cqe_cookie");
 /// The device's own state, as JSON: registers, queues, objects. Of all contexts, so it takes CAP_NET_ADMIN.
 pub const DUMP: Attr<str> = Attr::text(driver_attr(ID, 6), "verbena_dump");
+/// A shared receive queue's memory. A MODIFY that resizes must ask for it: the queue is in new memory then.
+pub const SRQ_RING: Attr<SrqRing> = Attr::new(driver_attr(ID, 7), "verbena_srq_ring");
 
 /// Doorbell pages.
 pub static DOORBELL_SCHEMA: ClassSchema = ClassSchema {

@@ -5,7 +5,7 @@ use crate::attach::EventFd;
 use crate::context::{send_message, Answer, MESSAGE};
 use crate::error::{Error, Result};
 use crate::object::Object;
-use crate::{CompletionQueue, Context, RcQp};
+use crate::{CompletionQueue, Context, RcQp, SharedReceiveQueue};
 use rdma_uapi::class;
 use rdma_uapi::class::event_queue::{self as eq, kind, Association};
 use rdma_uapi::client::Builder;
@@ -45,6 +45,12 @@ pub enum EventKind {
     CommEstablished,
     /// The send queue has drained.
     SqDrained,
+    /// A queue pair on a shared receive queue broke, and the last receive that it had taken has completed.
+    LastWqeReached,
+    /// A shared receive queue broke.
+    SrqError,
+    /// A shared receive queue has fewer receives than the limit that was armed.
+    SrqLimitReached,
     /// The device broke.
     DeviceFatal,
     /// The port became active.
@@ -72,6 +78,9 @@ impl From<u16> for EventKind {
             kind::QP_ACCESS_ERROR => Self::QpAccessError,
             kind::COMM_ESTABLISHED => Self::CommEstablished,
             kind::SQ_DRAINED => Self::SqDrained,
+            kind::QP_LAST_WQE_REACHED => Self::LastWqeReached,
+            kind::SRQ_ERROR => Self::SrqError,
+            kind::SRQ_LIMIT_REACHED => Self::SrqLimitReached,
             kind::DEVICE_FATAL => Self::DeviceFatal,
             kind::PORT_ACTIVE => Self::PortActive,
             kind::PORT_ERROR => Self::PortError,
@@ -284,6 +293,15 @@ impl EventQueue {
         self.associate_object(qp.object(), cookie)
     }
 
+    /// From now on `srq` reports to this queue; closing as with [`EventQueue::associate_cq`].
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn associate_srq(&self, srq: &SharedReceiveQueue, cookie: u64) -> Result<()> {
+        self.associate_object(&srq.shared.object, cookie)
+    }
+
     /// From now on `cq`, if it reports to this queue, reports to none.
     ///
     /// # Errors
@@ -300,6 +318,15 @@ impl EventQueue {
     /// The device is gone.
     pub fn dissociate_qp(&self, qp: &RcQp) -> Result<()> {
         self.dissociate(qp.object().class(), qp.object().id())
+    }
+
+    /// From now on `srq`, if it reports to this queue, reports to none.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn dissociate_srq(&self, srq: &SharedReceiveQueue) -> Result<()> {
+        self.dissociate(srq.shared.object.class(), srq.shared.object.id())
     }
 
     fn associate_object(&self, object: &Object, cookie: u64) -> Result<()> {

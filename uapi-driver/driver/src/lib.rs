@@ -4,7 +4,7 @@
 //! A [`Context`] is an open device, reached through the kernel module in a guest or directly through the device's
 //! vfio-user socket without one ([`Attachment`]): the same objects, the same messages, the same `verbena-core` behind
 //! them. On it are made [`ProtectionDomain`]s with [`MemoryRegion`]s, [`CompletionQueue`]s, reliable connected queue pairs
-//! ([`RcQp`]) and [`EventQueue`]s.
+//! ([`RcQp`]), [`SharedReceiveQueue`]s and [`EventQueue`]s.
 //!
 //! The control path is the ioctl object model (`rdma-uapi`). The data path is memory that the application and the device
 //! share: posting writes an entry into a ring and sets a bit, polling reads an entry where the device wrote it. Neither
@@ -58,6 +58,7 @@ mod object;
 mod pd;
 mod qp;
 mod ring;
+mod srq;
 
 pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE, DEFAULT_SYSTEM_NODE};
 pub use batch::{Batch, Done, InBatch, OnFailure, Owned, Part, QpPart, Ticket};
@@ -73,6 +74,7 @@ pub use pd::{Access, MemoryRegion, ProtectionDomain};
 pub use qp::{path_to, Batched, ConnectOptions, QpAttr, QpBuilder, QpInfo, RcQp, SendBatch, Standing};
 pub use ring::complete::{ArmKind, Completion, WorkCompletion, WorkError};
 pub use ring::work::{PostError, RecvWr, Remote, SendWr};
+pub use srq::{SharedReceiveQueue, SrqBuilder};
 
 pub use rdma_uapi::class::qp::{Path, QpCaps};
 pub use rdma_uapi::{Errno, Failure, Reason};

@@ -22,6 +22,7 @@ mod qp_life;
 mod qp_state;
 mod raw;
 mod retries;
+mod srq;
 mod transfer;
 
 use crate::harness::Case;
@@ -41,6 +42,7 @@ const AREAS: &[&[Case]] = &[
     cq::CASES,
     errors::CASES,
     retries::CASES,
+    srq::CASES,
     events::CASES,
     isolation::CASES,
     cleanup::CASES,

@@ -12,7 +12,7 @@ use crate::ring::memory::Ring;
 use crate::ring::recv::RecvRing;
 use crate::ring::send::SendRing;
 use crate::ring::table::QpSlot;
-use crate::{CompletionQueue, Context, EventQueue, ProtectionDomain};
+use crate::{CompletionQueue, Context, EventQueue, ProtectionDomain, SharedReceiveQueue};
 use rdma_uapi::class::qp::{self, QpCaps};
 use rdma_uapi::class::{self};
 use rdma_uapi::client::Builder;
@@ -41,6 +41,7 @@ pub struct QpBuilder<'a, When = Standing> {
     pub(crate) pd: Part<'a, ProtectionDomain>,
     pub(crate) send_cq: Part<'a, CompletionQueue>,
     pub(crate) recv_cq: Part<'a, CompletionQueue>,
+    srq: Option<&'a SharedReceiveQueue>,
     caps: QpCaps,
     signal_all: bool,
     attributes: Option<QpAttr>,
@@ -96,6 +97,7 @@ impl<'a, When> QpBuilder<'a, When> {
             pd,
             send_cq,
             recv_cq,
+            srq: None,
             caps,
             signal_all: false,
             attributes: None,
@@ -113,6 +115,12 @@ impl<'a, When> QpBuilder<'a, When> {
     /// At least this many entries of the receive queue.
     pub fn recv_depth(mut self, entries: u32) -> Self {
         self.caps.max_recv_wr = entries;
+        self
+    }
+
+    /// It takes its receives from `srq`: it has no receive queue of its own.
+    pub fn shared_receives(mut self, srq: &'a SharedReceiveQueue) -> Self {
+        self.srq = Some(srq);
         self
     }
 
@@ -164,6 +172,7 @@ impl<'a, When> QpBuilder<'a, When> {
             pd: self.pd,
             send_cq: self.send_cq,
             recv_cq: self.recv_cq,
+            srq: self.srq,
             caps: self.caps,
             signal_all: self.signal_all,
             attributes: self.attributes,
@@ -189,6 +198,7 @@ impl<'a, When> QpBuilder<'a, When> {
         message.put(qp::PD, &on.pd);
         message.put(qp::SEND_CQ, &on.send_cq);
         message.put(qp::RECV_CQ, &on.recv_cq);
+        message.put_some(qp::SRQ, self.srq.map(|srq| srq.shared.object.id()));
         message.put(qp::CAPS, &self.caps);
         message.put(qp::FLAGS, &if self.signal_all { qp::flag::SIGNAL_ALL } else { 0 });
         message
@@ -217,7 +227,7 @@ impl<'a, When> QpBuilder<'a, When> {
         })?;
         let rings = answer.expect(DOING, QP_RINGS)?;
         let mapping = context.map(rings.mmap_offset, rings.mmap_length)?;
-        let (send, recv) = queues(mapping, &rings, &caps).ok_or(Error::Answer {
+        let (send, recv) = queues(mapping, &rings, &caps, self.srq.is_some()).ok_or(Error::Answer {
             doing: DOING,
             what: "its rings do not fit their memory",
         })?;
@@ -236,6 +246,7 @@ impl<'a, When> QpBuilder<'a, When> {
             caps,
             send_cq: on.send_cq,
             recv_cq: on.recv_cq,
+            _srq: self.srq.map(|srq| srq.shared.clone()),
             _pd: on.pd,
             _events: self.events.map(|(queue, _)| queue.shared().clone()),
         })
@@ -272,15 +283,21 @@ impl QpBuilder<'_> {
     }
 }
 
-fn queues(mapping: Arc<crate::memory::Mapping>, rings: &QpRings, caps: &QpCaps) -> Option<(SendRing, RecvRing)> {
+fn queues(
+    mapping: Arc<crate::memory::Mapping>,
+    rings: &QpRings,
+    caps: &QpCaps,
+    shared: bool,
+) -> Option<(SendRing, Option<RecvRing>)> {
     if rings.slot >= verbena_hw::doorbell::SLOTS as u16 {
         return None;
     }
     let send = Ring::new(mapping.clone(), 0, rings.send_log_entries, rings.send_log_stride)?;
+    let send = SendRing::new(send, caps.max_send_sge, caps.max_inline);
+    if shared {
+        return Some((send, None));
+    }
     let offset = usize::try_from(rings.recv_offset).ok()?;
     let recv = Ring::new(mapping, offset, rings.recv_log_entries, rings.recv_log_stride)?;
-    Some((
-        SendRing::new(send, caps.max_send_sge, caps.max_inline),
-        RecvRing::new(recv, caps.max_recv_sge),
-    ))
+    Some((send, Some(RecvRing::new(recv, caps.max_recv_sge))))
 }

@@ -21,6 +21,7 @@ use crate::ring::recv::RecvRing;
 use crate::ring::send::SendRing;
 use crate::ring::table::QpSlot;
 use crate::ring::work::{PostError, RecvWr, SendWr};
+use crate::srq::SrqShared;
 use crate::{Access, CompletionQueue, Context, ProtectionDomain};
 use rdma_uapi::class::qp::{self, QpCaps};
 use rdma_uapi::class::{self};
@@ -46,7 +47,8 @@ pub struct RcQp {
     // pair. The rings' memory stays mapped until nothing can post.
     object: Object,
     send: SendRing,
-    recv: RecvRing,
+    /// `None`: receives are shared.
+    recv: Option<RecvRing>,
     slot: QpSlot,
     /// As far as is known here: the device may have moved it to an error state.
     state: QpState,
@@ -57,6 +59,7 @@ pub struct RcQp {
     caps: QpCaps,
     send_cq: Arc<CqShared>,
     recv_cq: Arc<CqShared>,
+    _srq: Option<Arc<SrqShared>>,
     _pd: Arc<Object>,
     _events: Option<Arc<EventQueueShared>>,
 }
@@ -114,9 +117,9 @@ impl RcQp {
         self.send.entries()
     }
 
-    /// Entries of its receive queue.
+    /// Entries of its receive queue; 0 if its receives are shared.
     pub fn recv_depth(&self) -> u32 {
-        self.recv.entries()
+        self.recv.as_ref().map_or(0, RecvRing::entries)
     }
 
     /// The state that it was last moved to. The device may have moved it to an error state since: [`RcQp::query`].
@@ -251,7 +254,9 @@ impl RcQp {
         }
         self.slot.reset();
         self.send.reset();
-        self.recv.reset();
+        if let Some(recv) = &mut self.recv {
+            recv.reset();
+        }
         Ok(())
     }
 
@@ -325,13 +330,14 @@ impl RcQp {
     ///
     /// # Errors
     ///
-    /// [`PostError`]; nothing has happened then.
+    /// [`PostError`]; nothing has happened then. [`PostError::NoQueue`] if its receives are shared.
     #[inline(always)]
     pub fn post_recv(&mut self, wr: &RecvWr<'_>) -> Result<(), PostError> {
         if self.state == QpState::RESET {
             return Err(PostError::WrongState);
         }
-        self.recv.push(&self.slot, wr)
+        let recv = self.recv.as_mut().ok_or(PostError::NoQueue)?;
+        recv.push(&self.slot, wr)
     }
 
     /// Posts an entry for the send queue as it is given (its first word begins a [`verbena_hw::wqe::SendHeader`]), with
@@ -355,7 +361,8 @@ impl RcQp {
         if self.state == QpState::RESET {
             return Err(PostError::WrongState);
         }
-        self.recv.push_raw(&self.slot, entry)
+        let recv = self.recv.as_mut().ok_or(PostError::NoQueue)?;
+        recv.push_raw(&self.slot, entry)
     }
 
     /// Sends that were posted and whose entries are not known to be free again.
@@ -365,7 +372,7 @@ impl RcQp {
 
     /// Receives that were posted and whose completions have not been polled.
     pub fn recv_outstanding(&self) -> u32 {
-        self.recv.outstanding(&self.slot)
+        self.recv.as_ref().map_or(0, |recv| recv.outstanding(&self.slot))
     }
 
     /// Destroys it. Dropping it does the same.

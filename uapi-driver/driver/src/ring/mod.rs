@@ -5,5 +5,6 @@ pub(crate) mod complete;
 pub(crate) mod memory;
 pub(crate) mod recv;
 pub(crate) mod send;
+pub(crate) mod shared;
 pub(crate) mod table;
 pub(crate) mod work;

@@ -49,21 +49,7 @@ impl RecvRing {
     #[inline(always)]
     pub(crate) fn push(&mut self, slot: &QpSlot, wr: &RecvWr<'_>) -> Result<(), PostError> {
         self.reserve(slot)?;
-        if wr.sges.len() > self.max_sge as usize {
-            return Err(PostError::TooManySges { max: self.max_sge });
-        }
-        let ([word0, word1], body) = self.ring.entry(self.producer);
-        store_sges(body, wr.sges)?;
-        let words: [u64; HEAD] = zerocopy::transmute!(RecvHeader {
-            owner: phase(self.producer, self.ring.log_entries()),
-            reserved0: [0; 2],
-            num_sge: wr.sges.len() as u8,
-            reserved1: 0,
-            wr_id: wr.wr_id,
-        });
-        word1.store(words[1], Ordering::Relaxed);
-        // Release: the entry's other words before the owner bit.
-        word0.store(words[0], Ordering::Release);
+        write_entry(&self.ring, self.producer, self.max_sge, wr)?;
         self.producer = self.producer.wrapping_add(1);
         Ok(())
     }
@@ -94,6 +80,27 @@ impl RecvRing {
         }
         Ok(())
     }
+}
+
+/// Writes `wr` into the entry at `producer`, whose place is free: visible to the device when this returns.
+#[inline(always)]
+pub(crate) fn write_entry(ring: &Ring<HEAD>, producer: u32, max_sge: u32, wr: &RecvWr<'_>) -> Result<(), PostError> {
+    if wr.sges.len() > max_sge as usize {
+        return Err(PostError::TooManySges { max: max_sge });
+    }
+    let ([word0, word1], body) = ring.entry(producer);
+    store_sges(body, wr.sges)?;
+    let words: [u64; HEAD] = zerocopy::transmute!(RecvHeader {
+        owner: phase(producer, ring.log_entries()),
+        reserved0: [0; 2],
+        num_sge: wr.sges.len() as u8,
+        reserved1: 0,
+        wr_id: wr.wr_id,
+    });
+    word1.store(words[1], Ordering::Relaxed);
+    // Release: the entry's other words before the owner bit.
+    word0.store(words[0], Ordering::Release);
+    Ok(())
 }
 
 #[cfg(test)]

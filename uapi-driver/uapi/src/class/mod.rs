@@ -14,6 +14,7 @@ pub mod mr;
 pub mod pd;
 pub mod port;
 pub mod qp;
+pub mod srq;
 
 use crate::schema::{Attr, ClassSchema};
 use crate::wire::ObjectId;
@@ -82,6 +83,7 @@ pub static ALL: &[&ClassSchema] = &[
     &pd::SCHEMA,
     &mr::SCHEMA,
     &cq::SCHEMA,
+    &srq::SCHEMA,
     &qp::RC,
     &device_list::SCHEMA,
 ];
