@@ -9,6 +9,7 @@ mod batch;
 mod cleanup;
 mod control;
 mod cq;
+mod datagram;
 mod discovery;
 mod errors;
 mod events;
@@ -40,6 +41,7 @@ const AREAS: &[&[Case]] = &[
     qp_life::CASES,
     transfer::CASES,
     cq::CASES,
+    datagram::CASES,
     errors::CASES,
     retries::CASES,
     srq::CASES,

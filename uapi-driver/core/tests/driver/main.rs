@@ -7,6 +7,7 @@ mod bench;
 mod admin_queue;
 mod bring_up;
 mod classes;
+mod datagrams;
 mod engine;
 mod events;
 mod mapping;
