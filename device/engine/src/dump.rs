@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The device's state for people and tools: one set of structures, as JSON and as text.
 
+mod mw;
 mod srq;
 
+pub use mw::MwDump;
 pub use srq::SrqDump;
 
 use crate::hca::Hca;
+use crate::mr::Kind;
 use crate::qp::{Arriving, Qp, Wait};
 use crate::time::Time;
 use core::fmt::{self, Display, Formatter};
@@ -73,6 +76,9 @@ pub struct HcaDump {
     /// Memory regions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mrs: Vec<MrDump>,
+    /// Memory windows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mws: Vec<MwDump>,
     /// Shared receive queues.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub srqs: Vec<SrqDump>,
@@ -132,6 +138,8 @@ pub struct ObjectsDump {
     pub cqs: usize,
     /// Memory regions.
     pub mrs: usize,
+    /// Memory windows.
+    pub mws: usize,
     /// Shared receive queues.
     pub srqs: usize,
     /// Queue pairs.
@@ -304,6 +312,7 @@ fn rights(bits: u32) -> Vec<&'static str> {
         (access::REMOTE_ATOMIC, "REMOTE_ATOMIC"),
         (access::MW_BIND, "MW_BIND"),
         (access::ZERO_BASED, "ZERO_BASED"),
+        (access::FLUSH_GLOBAL, "FLUSH_GLOBAL"),
     ]
     .into_iter()
     .filter(|(bit, _)| bits & bit != 0)
@@ -375,7 +384,8 @@ impl HcaDump {
                 doorbells: hca.doorbells.iter().count(),
                 eqs: hca.eqs.iter().flatten().count(),
                 cqs: hca.cqs.len(),
-                mrs: hca.mrs.len(),
+                mrs: hca.mrs.iter().filter(|mr| matches!(mr.kind, Kind::Memory)).count(),
+                mws: hca.mrs.iter().filter(|mr| matches!(mr.kind, Kind::Window(_))).count(),
                 srqs: hca.srqs.len(),
                 qps: hca.qps.len(),
             },
@@ -383,6 +393,7 @@ impl HcaDump {
             eqs: Vec::new(),
             cqs: cqs(hca, select),
             mrs: mrs(hca, select),
+            mws: mw::mws(hca, select),
             srqs: srq::srqs(hca, select),
             qps: qps(hca, select),
             counters: Vec::new(),
@@ -487,6 +498,7 @@ fn cqs(hca: &Hca, select: Select) -> Vec<CqDump> {
 }
 
 fn mrs(hca: &Hca, select: Select) -> Vec<MrDump> {
+    let is_region = |mr: &crate::mr::Mr| matches!(mr.kind, Kind::Memory);
     let show = |mr: &crate::mr::Mr| MrDump {
         index: mr.key.index(),
         pdn: mr.pdn.0,
@@ -498,11 +510,17 @@ fn mrs(hca: &Hca, select: Select) -> Vec<MrDump> {
     };
     match select {
         Select::All | Select::Mr(u32::MAX) => {
-            let mut mrs: Vec<_> = hca.mrs.iter().map(show).collect();
+            let mut mrs: Vec<_> = hca.mrs.iter().filter(|mr| is_region(mr)).map(show).collect();
             mrs.sort_by_key(|mr| mr.index);
             mrs
         }
-        Select::Mr(index) => hca.mrs.get(index).map(show).into_iter().collect(),
+        Select::Mr(index) => hca
+            .mrs
+            .get(index)
+            .filter(|mr| is_region(mr))
+            .map(show)
+            .into_iter()
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -538,8 +556,8 @@ impl Display for HcaDump {
         let n = &self.objects;
         writeln!(
             f,
-            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} SRQ, {} QP",
-            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.srqs, n.qps
+            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} MW, {} SRQ, {} QP",
+            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.mws, n.srqs, n.qps
         )?;
         for d in &self.doorbells {
             writeln!(f, "  doorbell page {} at {:#x}, {} slots", d.index, d.addr, d.users)?;
@@ -582,6 +600,9 @@ impl Display for HcaDump {
                 mr.stretches,
                 mr.access.join("|")
             )?;
+        }
+        for mw in &self.mws {
+            writeln!(f, "  {mw}")?;
         }
         for srq in &self.srqs {
             writeln!(f, "  {srq}")?;

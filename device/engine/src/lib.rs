@@ -19,6 +19,7 @@
 //! | `regs`, `doorbell` | the two BARs |
 //! | `admin` | commands |
 //! | `mr`, `pages` | memory regions and keys |
+//! | `mw` | memory windows |
 //! | `cq`, `eq` | completions and events |
 //! | `srq` | receives that queue pairs share |
 //! | `qp` | queue pairs and the transport |
@@ -38,6 +39,7 @@ mod fabric;
 mod hca;
 mod limits;
 mod mr;
+mod mw;
 mod pages;
 mod qp;
 mod ram;

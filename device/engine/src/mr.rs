@@ -4,20 +4,22 @@
 //! A key is 32 bits that say nothing of its neighbours: its index runs through the 24-bit numbers in an order that the
 //! seed decides and comes round again only after 2^24 registrations, its tag is drawn each time.
 
-use crate::pages::Extents;
+use crate::mw::Window;
+use crate::pages::{Extent, Extents};
 use crate::rng::Rng;
 use core::hash::{BuildHasherDefault, Hasher};
 use std::collections::HashMap;
 use verbena_hw::cqe::vendor;
-use verbena_hw::id::{Key, Pdn};
+use verbena_hw::id::{Key, Pdn, Qpn};
 use verbena_hw::qp::access;
 
-/// A registered region.
+/// A registered region, or a window.
 #[derive(Debug)]
 pub(crate) struct Mr {
+    /// The key that opens it now, or [`NO_KEY`].
     pub(crate) key: Key,
     pub(crate) pdn: Pdn,
-    /// [`verbena_hw::qp::access`].
+    /// [`verbena_hw::qp::access`], and [`LOCAL`].
     pub(crate) access: u32,
     /// Address of the first byte in the region's own address space.
     pub(crate) iova: u64,
@@ -25,9 +27,28 @@ pub(crate) struct Mr {
     pub(crate) page_shift: u8,
     pub(crate) pages: u32,
     pub(crate) extents: Extents,
+    /// Windows that are bound to it.
+    pub(crate) users: u32,
+    pub(crate) kind: Kind,
 }
 
-const REMOTE: u32 = access::REMOTE_READ | access::REMOTE_WRITE | access::REMOTE_ATOMIC;
+/// What an entry of the table of keys is.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// Memory that a command has registered.
+    Memory,
+    /// A memory window.
+    Window(Window),
+}
+
+/// Beside the access rights of the format: the key may name the memory in its owner's own elements. A window's may not.
+pub(crate) const LOCAL: u32 = 1 << 31;
+/// A key that opens nothing: index 0 is never given out.
+pub(crate) const NO_KEY: Key = Key(0);
+/// A protection domain that nobody has: their numbers are shorter.
+pub(crate) const NOBODY: Pdn = Pdn(u32::MAX);
+
+const REMOTE: u32 = access::REMOTE_READ | access::REMOTE_WRITE | access::REMOTE_ATOMIC | access::FLUSH_GLOBAL;
 
 impl Mr {
     /// The R_Key, or 0 if the region grants nothing to peers.
@@ -53,6 +74,21 @@ pub(crate) struct Range<'a> {
 }
 
 impl Range<'_> {
+    /// Where it is.
+    pub(crate) fn region(&self) -> &Mr {
+        self.mr
+    }
+
+    /// Its stretches, as those of a region of their own.
+    pub(crate) fn extents(mut self) -> Extents {
+        let (mut list, mut start) = (Vec::new(), 0);
+        while let Some((addr, n)) = self.next(u64::MAX) {
+            list.push(Extent { start, addr });
+            start += n;
+        }
+        Extents::from_list(list)
+    }
+
     /// The next stretch of the range, at most `max` bytes, as DMA address and length; `None` at the end.
     #[inline]
     pub(crate) fn next(&mut self, max: u64) -> Option<(u64, u64)> {
@@ -119,10 +155,6 @@ impl MrTable {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.by_index.len()
-    }
-
     pub(crate) fn limit(&self) -> u32 {
         self.limit
     }
@@ -151,12 +183,61 @@ impl MrTable {
         self.by_index.get(&index)
     }
 
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Mr> {
+        self.by_index.get_mut(&index)
+    }
+
     pub(crate) fn remove(&mut self, index: u32) -> Option<Mr> {
         self.by_index.remove(&index)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Mr> {
         self.by_index.values()
+    }
+
+    /// Every entry with its index.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u32, &Mr)> {
+        self.by_index.iter().map(|(&index, mr)| (index, mr))
+    }
+
+    /// As [`MrTable::check`], for a request that has come to the queue pair `qpn`: it may also use the windows that are
+    /// bound to that queue pair.
+    #[inline]
+    pub(crate) fn check_remote(
+        &self,
+        key: Key,
+        (qpn, pdn): (Qpn, Pdn),
+        addr: u64,
+        len: u64,
+        rights: u32,
+    ) -> Result<Range<'_>, KeyFault> {
+        match self.check(key, pdn, addr, len, rights) {
+            Err(KeyFault(vendor::KEY_PD)) => self.check_window(key, (qpn, pdn), addr, len, rights),
+            result => result,
+        }
+    }
+
+    #[cold]
+    fn check_window(
+        &self,
+        key: Key,
+        (qpn, pdn): (Qpn, Pdn),
+        addr: u64,
+        len: u64,
+        rights: u32,
+    ) -> Result<Range<'_>, KeyFault> {
+        match self.by_index.get(&key.index()).map(|mr| &mr.kind) {
+            Some(Kind::Window(window)) if window.pdn != pdn => Err(KeyFault(vendor::KEY_PD)),
+            Some(Kind::Window(window)) if window.qpn == Some(qpn) => self.check(key, NOBODY, addr, len, rights),
+            Some(Kind::Window(_)) => Err(KeyFault(vendor::KEY_QP)),
+            _ => Err(KeyFault(vendor::KEY_PD)),
+        }
+    }
+
+    /// Whether a request to the queue pair may access the region with this key as a whole.
+    pub(crate) fn check_whole(&self, key: Key, by: (Qpn, Pdn), rights: u32) -> Result<(), KeyFault> {
+        let iova = self.by_index.get(&key.index()).map_or(0, |mr| mr.iova);
+        self.check_remote(key, by, iova, 0, rights).map(|_| ())
     }
 
     /// The `len` bytes at `addr` of the region with this key, if `pdn` may access them with all of `rights`.
@@ -199,6 +280,8 @@ mod tests {
             page_shift: 12,
             pages: 1,
             extents: Extents::One(0x8000),
+            users: 0,
+            kind: Kind::Memory,
         }
     }
 

@@ -39,6 +39,15 @@ impl Extents {
         }
     }
 
+    /// Stretches in order, the first from 0; none are a region without bytes.
+    pub(crate) fn from_list(list: Vec<Extent>) -> Self {
+        match list[..] {
+            [] => Extents::One(0),
+            [only] => Extents::One(only.addr),
+            _ => Extents::Many(list.into_boxed_slice()),
+        }
+    }
+
     /// Entries of device memory that the list takes.
     pub(crate) fn cost(&self) -> usize {
         match self {

@@ -102,6 +102,10 @@ open_enum! {
         /// State of a memory region: [`crate::cmd::QueryMrRsp`].
         QUERY_MR = 0x2a,
 
+        /// Takes everything away that stands on a memory region, and then the region: as DESTROY_MR, which answers
+        /// IN_USE. For a driver whose client is gone. [`crate::cmd::HandleReq`].
+        REVOKE_MR = 0x2b,
+
         /// Creates a shared receive queue: [`crate::cmd::CreateSrqReq`].
         CREATE_SRQ = 0x2c,
         /// Destroys a shared receive queue. Queue pairs on it must be destroyed first.
@@ -110,6 +114,15 @@ open_enum! {
         MODIFY_SRQ = 0x2e,
         /// State of a shared receive queue: [`crate::cmd::QuerySrqRsp`].
         QUERY_SRQ = 0x2f,
+
+        /// Makes a memory window, unbound: [`crate::cmd::CreateMwReq`].
+        CREATE_MW = 0x3c,
+        /// Unbinds a memory window and frees its key, by key index: [`crate::cmd::HandleReq`].
+        DESTROY_MW = 0x3d,
+        /// Binds a memory window of type 1: [`crate::cmd::BindMwReq`].
+        BIND_MW = 0x3e,
+        /// State of a memory window: [`crate::cmd::QueryMwRsp`].
+        QUERY_MW = 0x3f,
 
         /// Creates a queue pair in RESET: [`crate::cmd::CreateQpReq`].
         CREATE_QP = 0x30,
@@ -162,5 +175,7 @@ open_enum! {
         BAD_GID_INDEX = 16,
         /// The queue has failed: it can only be queried and destroyed.
         QUEUE_FAILED = 17,
+        /// The window cannot be bound as asked. `detail`: the [`crate::cqe::vendor`] reason.
+        BIND_REFUSED = 18,
     }
 }

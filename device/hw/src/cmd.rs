@@ -7,6 +7,7 @@
 use crate::admin::PAYLOAD;
 use crate::id::{Cqn, Eqn, Gid, Key, Pdn, Qpn, Srqn};
 use crate::layout::assert_layout;
+use crate::mw::MwType;
 use crate::qp::{QpAttrs, QpType};
 use crate::ring::PageList;
 use crate::srq::SrqType;
@@ -346,6 +347,74 @@ payload! {
         pub page_shift: u32,
         /// Number of pages.
         pub pages: u32,
+    }
+}
+
+payload! {
+    /// Request of CREATE_MW.
+    pub struct CreateMwReq: 8 {
+        /// The protection domain.
+        pub pdn: Pdn,
+        /// Type.
+        pub mw_type: MwType,
+        /// Zero.
+        pub reserved: [u8; 3],
+    }
+}
+
+payload! {
+    /// Response of CREATE_MW and of BIND_MW.
+    pub struct CreateMwRsp: 8 {
+        /// The R_Key. Its index ([`Key::index`]) is the window's number and stays; its tag changes with each bind.
+        pub rkey: Key,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+payload! {
+    /// Request of BIND_MW: a window of type 1 and the part of a region that it is bound to from now on.
+    pub struct BindMwReq: 40 {
+        /// Address of the part in the region's own address space.
+        pub addr: u64,
+        /// Length in bytes; 0 unbinds.
+        pub len: u64,
+        /// The window: its key's index.
+        pub index: u32,
+        /// L_Key of the region.
+        pub lkey: Key,
+        /// Remote rights that the window grants ([`crate::qp::access`]).
+        pub access: u32,
+        /// Zero.
+        pub reserved: [u32; 2],
+        /// Zero.
+        pub reserved1: u32,
+    }
+}
+
+payload! {
+    /// Response of QUERY_MW.
+    pub struct QueryMwRsp: 48 {
+        /// Bound: address of its first byte, as peers name it.
+        pub iova: u64,
+        /// Bound: length in bytes.
+        pub len: u64,
+        /// The R_Key that it has, or had last.
+        pub rkey: Key,
+        /// Bound: rights.
+        pub access: u32,
+        /// The protection domain.
+        pub pdn: Pdn,
+        /// Type 2, bound: the queue pair.
+        pub qpn: Qpn,
+        /// Type.
+        pub mw_type: MwType,
+        /// Non-zero: bound.
+        pub bound: u8,
+        /// Zero.
+        pub reserved: [u8; 6],
+        /// Zero.
+        pub reserved1: u64,
     }
 }
 

@@ -176,6 +176,14 @@ pub mod vendor {
 
     /// A datagram's address vector, or its destination, is malformed or names a GID table entry that is empty.
     pub const ADDRESS: u32 = 32;
+    /// A window is bound already, or is of the type that is bound otherwise.
+    pub const WINDOW_STATE: u32 = 33;
+    /// The key is a window's that another queue pair has bound.
+    pub const KEY_QP: u32 = 34;
+    /// The key is none that a work request may invalidate.
+    pub const NOT_INVALIDATABLE: u32 = 35;
+    /// A FLUSH asks for a placement or a level that there is not.
+    pub const FLUSH_OPERAND: u32 = 36;
 }
 
 /// The record of a completion queue, 64 bytes in guest memory, written by the driver alone.

@@ -20,6 +20,7 @@
 //! | [`wqe`] | work queue entries |
 //! | [`cqe`] | completion queue entries, and the record by which a CQ is armed |
 //! | [`srq`] | shared receive queues |
+//! | [`mw`] | memory windows |
 //! | [`eqe`] | event queue entries |
 //! | [`grh`] | what stands before a received datagram |
 //! | [`ring`] | ring indices, phases, and how rings and memory regions name their pages |
@@ -40,6 +41,7 @@ pub mod eqe;
 pub mod grh;
 pub mod id;
 mod layout;
+pub mod mw;
 pub mod pci;
 pub mod qp;
 pub mod regs;

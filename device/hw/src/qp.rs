@@ -91,10 +91,15 @@ pub mod access {
     pub const MW_BIND: u32 = 1 << 4;
     /// Addresses in the region begin at zero.
     pub const ZERO_BASED: u32 = 1 << 5;
+    /// Peers may make their WRITEs globally visible (FLUSH).
+    pub const FLUSH_GLOBAL: u32 = 1 << 8;
+    /// Peers may make their WRITEs persistent (FLUSH). No memory of a guest is, so nothing can have this right.
+    pub const FLUSH_PERSISTENT: u32 = 1 << 9;
     /// All bits that a memory region may have.
-    pub const MR_ALL: u32 = LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ | REMOTE_ATOMIC | MW_BIND | ZERO_BASED;
+    pub const MR_ALL: u32 =
+        LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ | REMOTE_ATOMIC | MW_BIND | ZERO_BASED | FLUSH_GLOBAL;
     /// All bits that a queue pair may have.
-    pub const QP_ALL: u32 = LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ | REMOTE_ATOMIC;
+    pub const QP_ALL: u32 = LOCAL_WRITE | REMOTE_WRITE | REMOTE_READ | REMOTE_ATOMIC | FLUSH_GLOBAL;
 }
 
 /// Bits of an attribute mask, with the values of `enum ibv_qp_attr_mask`.

@@ -5,7 +5,8 @@
 //! scatter/gather elements or inline bytes that its owner wants. A fixed stride means that the owner byte of an entry
 //! is never overlaid by another entry's data, so the phase rule of [`crate::ring`] holds without stamping.
 //!
-//! A send entry is a [`SendHeader`], then for atomics an [`AtomicArgs`], for UD a [`UdArgs`], then either `num_sge`
+//! A send entry is a [`SendHeader`], then for atomics an [`AtomicArgs`], for BIND_MW a [`BindArgs`], for FLUSH a
+//! [`FlushArgs`], for UD a [`UdArgs`], then either `num_sge`
 //! [`Sge`]s or `inline_len` bytes. A receive entry is a [`RecvHeader`] and its [`Sge`]s.
 
 use crate::id::{Key, Qpn};
@@ -45,17 +46,18 @@ open_enum! {
         COMPARE_SWAP = 5,
         /// Atomic fetch and add.
         FETCH_ADD = 6,
-        /// Invalidate a local key.
+        /// Invalidate a key of this side: the one in `imm`.
         LOCAL_INVALIDATE = 7,
-        /// Bind a memory window.
+        /// Bind a memory window of type 2 to `remote_addr` and what follows of a region: [`BindArgs`]. `rkey` is the key
+        /// that it will have: its index, and a tag of the poster's choice.
         BIND_MW = 8,
         /// SEND with invalidation of a key of the peer.
         SEND_WITH_INVALIDATE = 9,
         /// Register memory through the send queue.
         FAST_REGISTER = 10,
-        /// Make earlier WRITEs visible or persistent at the peer.
+        /// Make earlier WRITEs visible or persistent at the peer: [`FlushArgs`].
         FLUSH = 11,
-        /// Atomic write of 8 bytes.
+        /// Atomic write of 8 bytes, all at once, after everything before it is visible.
         ATOMIC_WRITE = 12,
     }
 }
@@ -109,6 +111,44 @@ pub struct AtomicArgs {
     pub swap: u64,
 }
 assert_layout!(AtomicArgs, 16);
+
+/// Operands of BIND_MW.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BindArgs {
+    /// Bytes of the window.
+    pub len: u64,
+    /// L_Key of the region that it is bound to.
+    pub lkey: Key,
+    /// What the window grants ([`crate::qp::access`]): remote rights, ZERO_BASED, FLUSH_GLOBAL.
+    pub access: u32,
+}
+assert_layout!(BindArgs, 16, len @ 0, lkey @ 8, access @ 12);
+
+/// Operands of FLUSH.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlushArgs {
+    /// Bytes from `remote_addr` on, with [`flush::RANGE`].
+    pub len: u64,
+    /// [`flush::GLOBAL`], [`flush::PERSISTENT`], or both.
+    pub placement: u32,
+    /// [`flush::RANGE`] or [`flush::REGION`].
+    pub level: u32,
+}
+assert_layout!(FlushArgs, 16, len @ 0, placement @ 8, level @ 12);
+
+/// What a FLUSH asks for, with the numbers of Linux's `enum ib_flush_type` and `enum ib_flush_level`.
+pub mod flush {
+    /// Placement: visible to everything that can access the memory.
+    pub const GLOBAL: u32 = 1 << 0;
+    /// Placement: survives the loss of power.
+    pub const PERSISTENT: u32 = 1 << 1;
+    /// Level: the range.
+    pub const RANGE: u32 = 0;
+    /// Level: the whole region, whatever the range says.
+    pub const REGION: u32 = 1;
+}
 
 /// Destination of a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

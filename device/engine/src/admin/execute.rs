@@ -2,7 +2,7 @@
 //! Which opcode is which function.
 
 use crate::admin::memory::{self, Registration};
-use crate::admin::{device, objects, srq, Failure, Reply};
+use crate::admin::{device, mw, objects, srq, Failure, Reply};
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::qp::modify;
@@ -67,6 +67,13 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
 
         Opcode::DESTROY_MR => memory::destroy(hca, &request(command)?),
         Opcode::QUERY_MR => memory::query(hca, &request(command)?),
+
+        Opcode::REVOKE_MR => memory::revoke(hca, &request(command)?),
+
+        Opcode::CREATE_MW => mw::create(hca, &request(command)?),
+        Opcode::DESTROY_MW => mw::destroy(hca, &request(command)?),
+        Opcode::BIND_MW => mw::bind(hca, &request(command)?),
+        Opcode::QUERY_MW => mw::query(hca, &request(command)?),
 
         Opcode::CREATE_SRQ => srq::create(hca, cx, &request(command)?),
         Opcode::DESTROY_SRQ => srq::destroy(hca, &request(command)?),

@@ -6,7 +6,7 @@ use crate::admin::{Failure, Reply};
 use crate::env::{Dma, Env};
 use crate::hca::{Cx, Hca};
 use crate::limits;
-use crate::mr::Mr;
+use crate::mr::{Kind, Mr, LOCAL};
 use crate::pages::{PageFault, Walk};
 use crate::Budget;
 use core::mem::offset_of;
@@ -124,12 +124,14 @@ impl Registration {
         let mr = hca.mrs.insert_with(|key| Mr {
             key,
             pdn: req.pdn,
-            access: req.access,
+            access: req.access | LOCAL,
             iova: req.iova,
             len: req.len,
             page_shift: req.pages.page_shift,
             pages: req.pages.count,
             extents,
+            users: 0,
+            kind: Kind::Memory,
         });
         Ok(Reply::new(&CreateMrRsp {
             lkey: mr.key,
@@ -142,7 +144,32 @@ impl Registration {
 /// DESTROY_MR. Transfers look their keys up for every slice, so after this none touches the region.
 pub(crate) fn destroy(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
     handle_reserved(req)?;
-    let mr = hca.mrs.remove(req.handle).ok_or(Failure::no_such_object(0))?;
+    let users = region(hca, req.handle)?.users;
+    if users > 0 {
+        return Err(Failure::in_use(users));
+    }
+    remove(hca, req.handle)
+}
+
+/// REVOKE_MR.
+pub(crate) fn revoke(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
+    handle_reserved(req)?;
+    if region(hca, req.handle)?.users > 0 {
+        hca.unbind_all_on(req.handle);
+    }
+    remove(hca, req.handle)
+}
+
+/// A window has a key in the same table, but is no region.
+fn region(hca: &Hca, index: u32) -> Result<&Mr, Failure> {
+    hca.mrs
+        .get(index)
+        .filter(|mr| matches!(mr.kind, Kind::Memory))
+        .ok_or(Failure::no_such_object(0))
+}
+
+fn remove(hca: &mut Hca, index: u32) -> Result<Reply, Failure> {
+    let mr = hca.mrs.remove(index).ok_or(Failure::no_such_object(0))?;
     hca.extents -= mr.extents.cost();
     release_pd(hca, mr.pdn);
     Ok(Reply::empty())
@@ -151,14 +178,14 @@ pub(crate) fn destroy(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> 
 /// QUERY_MR.
 pub(crate) fn query(hca: &Hca, req: &HandleReq) -> Result<Reply, Failure> {
     handle_reserved(req)?;
-    let mr = hca.mrs.get(req.handle).ok_or(Failure::no_such_object(0))?;
+    let mr = region(hca, req.handle)?;
     Ok(Reply::new(&QueryMrRsp {
         iova: mr.iova,
         len: mr.len,
         lkey: mr.key,
         rkey: mr.rkey(),
         pdn: mr.pdn,
-        access: mr.access,
+        access: mr.access & !LOCAL,
         page_shift: mr.page_shift.into(),
         pages: mr.pages,
     }))

@@ -8,11 +8,13 @@
 //! | [`device`] | commands about the device and its port |
 //! | [`objects`] | commands about queues, domains and doorbell pages |
 //! | [`srq`] | commands about shared receive queues |
+//! | [`mw`] | commands about memory windows |
 //! | [`memory`] | memory registration, which goes on over several polls |
 
 pub(crate) mod device;
 pub(crate) mod execute;
 pub(crate) mod memory;
+pub(crate) mod mw;
 pub(crate) mod objects;
 pub(crate) mod srq;
 

@@ -340,6 +340,7 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
             deadline: None,
             rescans: 0,
             last_wqe: false,
+            windows: 0,
         })
     });
     if req.qp_type == QpType::GSI {
@@ -416,6 +417,9 @@ fn count_cq(hca: &mut Hca, cqn: Cqn, by: i32) {
 /// DESTROY_QP. What is outstanding is forgotten: no completion comes after this one.
 pub(crate) fn destroy_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &HandleReq) -> Result<Reply, Failure> {
     handle_reserved(req)?;
+    if hca.qps.get(req.handle).is_some_and(|qp| qp.windows > 0) {
+        hca.unbind_all_of(Qpn::truncate(req.handle));
+    }
     let mut qp = hca.qps.remove(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
     // Its place in the list of active ones finds nothing when its turn comes.
     cx.schedule.disarm(hca.id, &mut qp);

@@ -16,7 +16,7 @@ use crate::env::{Env, HcaId};
 use crate::hca::{Cx, Hca, Side, MTU, PORT};
 use crate::limits::TURN;
 use crate::mr::KeyFault;
-use crate::qp::message::{BadRequest, Message, Receive, SendLimits};
+use crate::qp::message::{BadRequest, Message, Receive, SendLimits, Unsent};
 use crate::qp::requester::{self, Turn};
 use crate::qp::responder::{receive_protection, Fault, Refusal};
 use crate::qp::sg::{self, CopyFault, Stretches};
@@ -189,15 +189,16 @@ fn check<'a, E: Env>(
         Ok(()) if message.len <= u64::from(MTU.bytes().unwrap_or(0)) => {}
         // Nothing is sent, and nobody is told (IBA vol. 1, 9.8.3.1, C9-222 and 11.4.1.1).
         Ok(())
-        | Err(BadRequest {
+        | Err(Unsent::Bad(BadRequest {
             reason: vendor::MESSAGE_LEN,
             ..
-        }) => {
+        })) => {
             message.len = 0;
             hca.counters.count(Counter::SentTooLong);
             return Ok(None);
         }
-        Err(bad) => return Err(bad),
+        Err(Unsent::Bad(bad)) => return Err(bad),
+        Err(Unsent::Local) => return Err(BadRequest::operation(vendor::OPCODE)),
     }
     let sgid = address(hca, args).ok_or(BadRequest::operation(vendor::ADDRESS))?;
     if message.inline().is_none() {

@@ -100,8 +100,8 @@ fn source(hcas: &Hcas, at: QpRef, pdn: Pdn, message: &Message, request: &Request
 
 fn own_rights(operation: Operation) -> u32 {
     match operation {
-        Operation::Send | Operation::Write => 0,
         Operation::Read | Operation::CompareSwap | Operation::FetchAdd => access::LOCAL_WRITE,
+        _ => 0,
     }
 }
 
@@ -172,7 +172,7 @@ fn transfer<E: Env>(
             Stretches::Range(
                 there
                     .mrs
-                    .check(request.rkey, peer_qp.pdn, request.addr, len, rights)
+                    .check_remote(request.rkey, (peer.qpn, peer_qp.pdn), request.addr, len, rights)
                     .map_err(Side::Peer)?,
             )
         }
@@ -234,6 +234,22 @@ fn atomic<E: Env>(
     let unreachable = |_| Side::Peer(KeyFault(vendor::UNREACHABLE));
     let place = ram::whole(cx.env.ram(peer.hca), addr, 8, crate::Dma::Write).map_err(unreachable)?;
     let word = ram::word(&place, 0).map_err(unreachable)?;
+    if request.operation == Operation::AtomicWrite {
+        let mut value = [0; 8];
+        match (message.inline(), own) {
+            (Some(bytes), _) => value.copy_from_slice(bytes),
+            (None, own) => {
+                let from = match own {
+                    Some(addr) => Stretches::One { addr, left: 8 },
+                    None => Stretches::list(&here.mrs, pdn, message.elements(), 0, 0),
+                };
+                sg::load(cx.env.ram(at.hca), from, &mut value).map_err(Side::Own)?;
+            }
+        }
+        // Release: what was written before is visible to whoever sees the value.
+        word.store(u64::from_le_bytes(value), Ordering::Release);
+        return Ok(());
+    }
     let args = request.atomic;
     // A real atomic access: it is atomic against the guest's own processors too, and orders like a fence.
     let before = if request.operation == Operation::CompareSwap {

@@ -9,9 +9,11 @@ use crate::ram::{self, Unreachable};
 use crate::ring::Ring;
 use core::sync::atomic::Ordering;
 use verbena_hw::cqe::{self, vendor, Status};
-use verbena_hw::id::{Pdn, Psn};
+use verbena_hw::id::{Key, Pdn, Psn};
 use verbena_hw::ring::OWNER_PHASE;
-use verbena_hw::wqe::{send_flags, AtomicArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs, MAX_MESSAGE, MAX_SGE};
+use verbena_hw::wqe::{
+    flush, send_flags, AtomicArgs, FlushArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs, MAX_MESSAGE, MAX_SGE,
+};
 use vm_memory::VolatileMemory;
 use zerocopy::{transmute, IntoBytes};
 
@@ -68,6 +70,10 @@ pub(crate) enum Operation {
     Read,
     CompareSwap,
     FetchAdd,
+    AtomicWrite,
+    Flush,
+    LocalInvalidate,
+    BindWindow,
 }
 
 impl Operation {
@@ -79,11 +85,18 @@ impl Operation {
             Operation::Read => cqe::Opcode::RDMA_READ,
             Operation::CompareSwap => cqe::Opcode::COMP_SWAP,
             Operation::FetchAdd => cqe::Opcode::FETCH_ADD,
+            Operation::AtomicWrite => cqe::Opcode::ATOMIC_WRITE,
+            Operation::Flush => cqe::Opcode::FLUSH,
+            Operation::LocalInvalidate => cqe::Opcode::LOCAL_INV,
+            Operation::BindWindow => cqe::Opcode::BIND_MW,
         }
     }
 
     pub(crate) fn is_atomic(self) -> bool {
-        matches!(self, Operation::CompareSwap | Operation::FetchAdd)
+        matches!(
+            self,
+            Operation::CompareSwap | Operation::FetchAdd | Operation::AtomicWrite
+        )
     }
 }
 
@@ -94,7 +107,12 @@ pub(crate) const RC_OPCODES: u32 = 1 << SendOpcode::WRITE.0
     | 1 << SendOpcode::SEND_WITH_IMM.0
     | 1 << SendOpcode::READ.0
     | 1 << SendOpcode::COMPARE_SWAP.0
-    | 1 << SendOpcode::FETCH_ADD.0;
+    | 1 << SendOpcode::FETCH_ADD.0
+    | 1 << SendOpcode::LOCAL_INVALIDATE.0
+    | 1 << SendOpcode::BIND_MW.0
+    | 1 << SendOpcode::SEND_WITH_INVALIDATE.0
+    | 1 << SendOpcode::FLUSH.0
+    | 1 << SendOpcode::ATOMIC_WRITE.0;
 
 /// What the queue pair allows its send entries.
 #[derive(Clone, Copy, Debug)]
@@ -122,10 +140,53 @@ impl BadRequest {
     }
 }
 
+/// Why a checked message is not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unsent {
+    /// It cannot be.
+    Bad(BadRequest),
+    /// The device itself executes it.
+    Local,
+}
+
+impl Unsent {
+    fn operation(reason: u32) -> Self {
+        Unsent::Bad(BadRequest::operation(reason))
+    }
+
+    fn length(reason: u32) -> Self {
+        Unsent::Bad(BadRequest {
+            status: Status::LOC_LEN_ERR,
+            reason,
+        })
+    }
+}
+
+/// What the last packet of a message carries beside data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tail {
+    #[default]
+    Nothing,
+    /// ImmDt.
+    Imm(u32),
+    /// IETH: a key of the receiver's that the message ends.
+    Invalidate(Key),
+}
+
+/// Whether the opcode has 16 bytes of operands behind the header.
+#[inline]
+fn has_operands(opcode: SendOpcode) -> bool {
+    matches!(
+        opcode,
+        SendOpcode::COMPARE_SWAP | SendOpcode::FETCH_ADD | SendOpcode::BIND_MW | SendOpcode::FLUSH
+    )
+}
+
 /// A send work request in execution.
 #[derive(Debug, Default)]
 pub(crate) struct Message {
     pub(crate) header: SendHeader,
+    /// Operands, of whatever opcode has some.
     pub(crate) atomic: AtomicArgs,
     body: Body,
     pub(crate) operation: Operation,
@@ -154,7 +215,8 @@ impl Message {
         self.header = transmute!([word0, rest[0], rest[1], rest[2]]);
         let h = &self.header;
         let mut at = HEAD;
-        if h.opcode == SendOpcode::COMPARE_SWAP.0 || h.opcode == SendOpcode::FETCH_ADD.0 {
+        // One comparison for those that are frequent.
+        if h.opcode >= SendOpcode::COMPARE_SWAP.0 && has_operands(SendOpcode(h.opcode)) {
             let args: [u64; 2] = entry.get_ref(at).map_err(|_| Unreachable)?.load();
             self.atomic = transmute!(args);
             at += size_of::<AtomicArgs>();
@@ -190,26 +252,26 @@ impl Message {
 
     /// Checks the fetched entry and works out what it does and how long it is.
     #[inline]
-    pub(crate) fn check(&mut self, limits: SendLimits) -> Result<(), BadRequest> {
+    pub(crate) fn check(&mut self, limits: SendLimits) -> Result<(), Unsent> {
         let h = &self.header;
         self.operation = match SendOpcode(h.opcode) {
             SendOpcode::WRITE | SendOpcode::WRITE_WITH_IMM => Operation::Write,
-            SendOpcode::SEND | SendOpcode::SEND_WITH_IMM => Operation::Send,
+            SendOpcode::SEND | SendOpcode::SEND_WITH_IMM | SendOpcode::SEND_WITH_INVALIDATE => Operation::Send,
             SendOpcode::READ => Operation::Read,
             SendOpcode::COMPARE_SWAP => Operation::CompareSwap,
             SendOpcode::FETCH_ADD => Operation::FetchAdd,
-            _ => return Err(BadRequest::operation(vendor::OPCODE)),
+            _ => return self.check_rare(limits),
         };
         let sends_data = matches!(self.operation, Operation::Write | Operation::Send);
         let inline = h.flags & send_flags::INLINE != 0;
         if h.flags & !send_flags::ALL != 0 || (inline && !sends_data) {
-            return Err(BadRequest::operation(vendor::FLAGS));
+            return Err(Unsent::operation(vendor::FLAGS));
         }
         if h.num_sge > limits.max_sge || (inline && h.num_sge != 0) {
-            return Err(BadRequest::operation(vendor::SGE_COUNT));
+            return Err(Unsent::operation(vendor::SGE_COUNT));
         }
         if h.inline_len > limits.max_inline.into() || (!inline && h.inline_len != 0) {
-            return Err(BadRequest::operation(vendor::INLINE_LEN));
+            return Err(Unsent::operation(vendor::INLINE_LEN));
         }
         self.len = if inline {
             h.inline_len.into()
@@ -217,22 +279,78 @@ impl Message {
             total(self.elements())
         };
         if self.len > MAX_MESSAGE {
-            return Err(BadRequest {
-                status: Status::LOC_LEN_ERR,
-                reason: vendor::MESSAGE_LEN,
-            });
+            return Err(Unsent::length(vendor::MESSAGE_LEN));
         }
         if self.operation.is_atomic() && (self.header.num_sge != 1 || self.len != 8) {
-            return Err(BadRequest {
-                status: Status::LOC_LEN_ERR,
-                reason: vendor::ATOMIC_OPERAND,
-            });
+            return Err(Unsent::length(vendor::ATOMIC_OPERAND));
         }
         if !sends_data && limits.rd_atomic == 0 {
-            return Err(BadRequest::operation(vendor::RD_ATOMIC));
+            return Err(Unsent::operation(vendor::RD_ATOMIC));
         }
         self.offset = 0;
         Ok(())
+    }
+
+    /// [`Message::check`] for the opcodes that are not worth a place there.
+    #[cold]
+    fn check_rare(&mut self, limits: SendLimits) -> Result<(), Unsent> {
+        let h = &self.header;
+        let (operation, data) = match SendOpcode(h.opcode) {
+            SendOpcode::ATOMIC_WRITE => (Operation::AtomicWrite, true),
+            SendOpcode::FLUSH => (Operation::Flush, false),
+            SendOpcode::LOCAL_INVALIDATE => (Operation::LocalInvalidate, false),
+            SendOpcode::BIND_MW => (Operation::BindWindow, false),
+            _ => return Err(Unsent::operation(vendor::OPCODE)),
+        };
+        let inline = h.flags & send_flags::INLINE != 0;
+        if h.flags & !send_flags::ALL != 0 || (inline && !data) {
+            return Err(Unsent::operation(vendor::FLAGS));
+        }
+        if h.num_sge > limits.max_sge || (h.num_sge != 0 && (inline || !data)) {
+            return Err(Unsent::operation(vendor::SGE_COUNT));
+        }
+        if h.inline_len > limits.max_inline.into() || (!inline && h.inline_len != 0) {
+            return Err(Unsent::operation(vendor::INLINE_LEN));
+        }
+        self.operation = operation;
+        self.len = if inline {
+            h.inline_len.into()
+        } else {
+            total(self.elements())
+        };
+        self.offset = 0;
+        match operation {
+            Operation::AtomicWrite if self.len != 8 => return Err(Unsent::length(vendor::ATOMIC_OPERAND)),
+            Operation::Flush => {
+                let args = self.flush();
+                let placement = args.placement & !(flush::GLOBAL | flush::PERSISTENT) == 0 && args.placement != 0;
+                if !placement || args.level > flush::REGION {
+                    return Err(Unsent::operation(vendor::FLUSH_OPERAND));
+                }
+            }
+            Operation::LocalInvalidate | Operation::BindWindow => return Err(Unsent::Local),
+            _ => {}
+        }
+        // Both are answered like READs.
+        if limits.rd_atomic == 0 {
+            return Err(Unsent::operation(vendor::RD_ATOMIC));
+        }
+        Ok(())
+    }
+
+    /// The operands of a FLUSH.
+    fn flush(&self) -> FlushArgs {
+        transmute!(self.atomic)
+    }
+
+    /// What its last packet carries beside data.
+    #[inline]
+    pub(crate) fn tail(&self) -> Tail {
+        match SendOpcode(self.header.opcode) {
+            SendOpcode::WRITE_WITH_IMM | SendOpcode::SEND_WITH_IMM => Tail::Imm(self.header.imm),
+            SendOpcode::SEND_WITH_INVALIDATE => Tail::Invalidate(Key(self.header.imm)),
+            _ => Tail::Nothing,
+        }
     }
 
     #[inline]

@@ -80,6 +80,8 @@ pub(crate) struct Qp {
     pub(crate) rescans: u8,
     /// LAST_WQE_REACHED has been raised since it entered ERR.
     pub(crate) last_wqe: bool,
+    /// Memory windows that it has bound.
+    pub(crate) windows: u32,
 }
 
 /// The send queue's side of the transport.

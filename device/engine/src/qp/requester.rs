@@ -9,7 +9,8 @@ use crate::engine::Hcas;
 use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
 use crate::limits::{SLICE, TURN};
-use crate::qp::message::{BadRequest, Message, Operation, SendLimits};
+use crate::mw;
+use crate::qp::message::{BadRequest, Message, Operation, SendLimits, Tail, Unsent};
 use crate::qp::transport::{packets, response_timeout, rnr_time, Nak, Outcome, Request};
 use crate::qp::{flush, local, Qp, Wait};
 use crate::schedule::QpRef;
@@ -73,6 +74,10 @@ pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budge
                 fail(hca, cx, at, &message, bad);
                 (message, Next::Done)
             }
+            Taken::Local(message) => {
+                mw::work::execute(hca, cx, at, &message);
+                (message, Next::Done)
+            }
             Taken::Message(mut message) => {
                 let next = run(hcas, cx, at, &mut message, budget);
                 (message, next)
@@ -105,6 +110,8 @@ enum Taken {
     Empty,
     Message(Box<Message>),
     Bad(Box<Message>, BadRequest),
+    /// The device itself executes it.
+    Local(Box<Message>),
 }
 
 #[inline]
@@ -135,8 +142,10 @@ fn take<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Taken {
         max_inline: qp.max_inline,
         rd_atomic: qp.attrs.max_rd_atomic,
     };
-    if let Err(bad) = message.check(limits) {
-        return Taken::Bad(message, bad);
+    match message.check(limits) {
+        Ok(()) => {}
+        Err(Unsent::Bad(bad)) => return Taken::Bad(message, bad),
+        Err(Unsent::Local) => return Taken::Local(message),
     }
     message.psn = qp.req.psn;
     message.packets = packets(message.len, mtu(qp));
@@ -176,7 +185,7 @@ fn run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Mes
         } else {
             message.len
         },
-        imm: if last { message.immediate() } else { None },
+        tail: if last { message.tail() } else { Tail::Nothing },
         solicited: message.header.flags & send_flags::SOLICITED != 0,
         atomic: message.atomic,
     };
@@ -244,6 +253,11 @@ fn succeed<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Messa
             message.len as u32
         }
         Operation::CompareSwap | Operation::FetchAdd => 8,
+        Operation::AtomicWrite => {
+            hca.counters.add(Counter::SentBytes, message.len);
+            0
+        }
+        Operation::Flush | Operation::LocalInvalidate | Operation::BindWindow => 0,
     };
     if signaled {
         let cqe = Cqe {
@@ -257,7 +271,7 @@ fn succeed<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Messa
 }
 
 /// Ends the message, and with it the queue pair, in an error.
-fn fail<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Message, bad: BadRequest) {
+pub(crate) fn fail<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Message, bad: BadRequest) {
     let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
         return;
     };

@@ -8,15 +8,17 @@
 use crate::counters::Counter;
 use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
-use crate::qp::message::{Operation, Receive};
+use crate::qp::message::{Operation, Receive, Tail};
 use crate::qp::sg;
 use crate::qp::transport::{Nak, Outcome, Request};
 use crate::qp::{Arriving, Qp};
 use crate::srq::Taken;
+use core::sync::atomic::{fence, Ordering};
 use verbena_hw::cqe::{self, vendor, Cqe, Status};
 use verbena_hw::eqe::Event;
 use verbena_hw::id::{Qpn, Srqn};
 use verbena_hw::qp::{access, QpState};
+use verbena_hw::wqe::{flush, FlushArgs};
 
 /// Where the data of an accepted request is or goes on the responder's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +75,13 @@ impl Hca {
             Operation::Send => self.accept_send(cx, qpn, request),
             Operation::Write => self.accept_write(cx, qpn, request),
             Operation::Read => self.region(qpn, request, access::REMOTE_READ),
-            Operation::CompareSwap | Operation::FetchAdd => self.accept_atomic(qpn, request),
+            Operation::CompareSwap | Operation::FetchAdd => self.accept_atomic(qpn, request, access::REMOTE_ATOMIC),
+            Operation::AtomicWrite => self.accept_atomic(qpn, request, access::REMOTE_WRITE),
+            Operation::Flush => self.accept_flush(qpn, request),
+            // They are their requester's own.
+            Operation::LocalInvalidate | Operation::BindWindow => {
+                Err(Refusal::Fault(Fault::InvalidRequest(vendor::OPCODE)))
+            }
         };
         target.map_err(|refusal| match refusal {
             Refusal::NotReady => {
@@ -123,7 +131,7 @@ impl Hca {
 
     fn accept_write<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, request: &Request) -> Result<Target, Refusal> {
         let target = self.region(qpn, request, access::REMOTE_WRITE)?;
-        let consumes = request.last && request.imm.is_some();
+        let consumes = request.last && request.tail != Tail::Nothing;
         let mut wr_id = None;
         if consumes {
             let receive = self.take_receive(cx, qpn)?;
@@ -138,15 +146,36 @@ impl Hca {
         Ok(target)
     }
 
-    fn accept_atomic(&self, qpn: Qpn, request: &Request) -> Result<Target, Refusal> {
+    fn accept_atomic(&self, qpn: Qpn, request: &Request, rights: u32) -> Result<Target, Refusal> {
         if request.addr % 8 != 0 {
             return Err(Refusal::Fault(Fault::InvalidRequest(vendor::ATOMIC_OPERAND)));
         }
-        match self.region(qpn, request, access::REMOTE_ATOMIC)? {
+        match self.region(qpn, request, rights)? {
             Target::At(addr) if addr % 8 == 0 => Ok(Target::At(addr)),
             // Aligned in the region's addresses, but its bytes are not where one atomic access reaches.
             _ => Err(Refusal::Fault(Fault::InvalidRequest(vendor::ATOMIC_OPERAND))),
         }
+    }
+
+    /// A FLUSH: everything that was written before it is in memory already, because requests are executed one by one, and
+    /// is made visible by a fence when this one is.
+    #[cold]
+    fn accept_flush(&self, qpn: Qpn, request: &Request) -> Result<Target, Refusal> {
+        let args: FlushArgs = zerocopy::transmute!(request.atomic);
+        let pdn = self.qps.get(qpn.get()).map(|qp| qp.pdn).unwrap_or_default();
+        let checked = if args.level == flush::REGION {
+            self.mrs.check_whole(request.rkey, (qpn, pdn), flush_rights(&args))
+        } else if args.len == 0 {
+            // As with READ and WRITE: without bytes no memory is named.
+            Ok(())
+        } else {
+            self.mrs
+                .check_remote(request.rkey, (qpn, pdn), request.addr, args.len, flush_rights(&args))
+                .map(|_| ())
+        };
+        checked.map_err(|fault| Refusal::Fault(Fault::Access(fault.0)))?;
+        fence(Ordering::SeqCst);
+        Ok(Target::Region)
     }
 
     /// The request's range of the region that its R_Key names.
@@ -160,7 +189,7 @@ impl Hca {
         let len = if request.first { request.total } else { request.len };
         let mut range = self
             .mrs
-            .check(request.rkey, pdn, request.addr, len, rights)
+            .check_remote(request.rkey, (qpn, pdn), request.addr, len, rights)
             .map_err(|fault| Refusal::Fault(Fault::Access(fault.0)))?;
         match range.next(request.len) {
             Some((addr, n)) if n == request.len => Ok(Target::At(addr)),
@@ -264,10 +293,16 @@ impl Hca {
             Arriving::Write(Some(wr_id)) => (wr_id, cqe::Opcode::RECV_RDMA_WITH_IMM),
             Arriving::Write(None) | Arriving::Nothing => return ack,
         };
-        let mut flags = 0;
-        if request.imm.is_some() {
-            flags |= cqe::flags::IMM;
-        }
+        let (mut flags, imm) = match request.tail {
+            Tail::Nothing => (0, 0),
+            Tail::Imm(imm) => (cqe::flags::IMM, imm),
+            Tail::Invalidate(key) => {
+                if let Err(fault) = self.invalidate(qpn, key) {
+                    return self.refuse_invalidation(cx, qpn, wr_id, fault.0);
+                }
+                (cqe::flags::INVALIDATED, key.0)
+            }
+        };
         if request.solicited {
             flags |= cqe::flags::SOLICITED;
         }
@@ -276,11 +311,27 @@ impl Hca {
             flags,
             wr_id,
             byte_len: request.total as u32,
-            imm: request.imm.unwrap_or(0),
+            imm,
             ..Cqe::default()
         };
         self.complete(cx, qpn, Side::Recv, cqe);
         ack
+    }
+
+    /// The message is here, but the key that it was to invalidate cannot be: its receive ends in an error, and with it
+    /// the queue pair.
+    #[cold]
+    fn refuse_invalidation<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, wr_id: u64, reason: u32) -> Outcome {
+        let cqe = Cqe {
+            status: Status::REM_INV_REQ_ERR.0,
+            wr_id,
+            vendor_err: reason,
+            ..Cqe::default()
+        };
+        self.complete(cx, qpn, Side::Recv, cqe);
+        self.counters.count(Counter::InvalidReqErr);
+        self.enter_error(cx, qpn);
+        Outcome::Nak(Nak::InvalidRequest)
     }
 
     fn established<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) {
@@ -345,6 +396,18 @@ pub(crate) enum Refusal {
     Fault(Fault),
 }
 
+/// The rights that a FLUSH needs.
+fn flush_rights(args: &FlushArgs) -> u32 {
+    let mut rights = 0;
+    if args.placement & flush::GLOBAL != 0 {
+        rights |= access::FLUSH_GLOBAL;
+    }
+    if args.placement & flush::PERSISTENT != 0 {
+        rights |= access::FLUSH_PERSISTENT;
+    }
+    rights
+}
+
 /// A request whose PSN is not the expected one (IBA vol. 1, 9.7.5.1.3 and 9.7.5.1.4).
 fn out_of_sequence(qp: &Qp, request: &Request, ahead: i32) -> Outcome {
     if ahead > 0 {
@@ -355,7 +418,7 @@ fn out_of_sequence(qp: &Qp, request: &Request, ahead: i32) -> Outcome {
         Operation::Send | Operation::Write => Outcome::Ack(qp.resp.psn.add(u32::MAX)),
         // Its response was delivered together with its execution, so a requester that asks for it again has never
         // sent it here: nothing is remembered to answer it from.
-        Operation::Read | Operation::CompareSwap | Operation::FetchAdd => Outcome::Silence,
+        _ => Outcome::Silence,
     }
 }
 
@@ -375,6 +438,9 @@ fn allowed(qp: &Qp, request: &Request) -> Result<(), Fault> {
         Operation::Write => access::REMOTE_WRITE,
         Operation::Read => access::REMOTE_READ,
         Operation::CompareSwap | Operation::FetchAdd => access::REMOTE_ATOMIC,
+        Operation::AtomicWrite => access::REMOTE_WRITE,
+        Operation::Flush => flush_rights(&zerocopy::transmute!(request.atomic)),
+        Operation::LocalInvalidate | Operation::BindWindow => 0,
     };
     if right & !qp.attrs.access != 0 {
         return Err(Fault::InvalidRequest(vendor::QP_ACCESS));
@@ -387,7 +453,7 @@ fn allowed(qp: &Qp, request: &Request) -> Result<(), Fault> {
                 return Err(Fault::InvalidRequest(vendor::MESSAGE_LEN));
             }
         }
-        Operation::Read | Operation::CompareSwap | Operation::FetchAdd => {
+        _ => {
             if qp.attrs.max_dest_rd_atomic == 0 {
                 return Err(Fault::InvalidRequest(vendor::RD_ATOMIC));
             }

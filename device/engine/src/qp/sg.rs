@@ -2,7 +2,7 @@
 //! Scatter lists, and the one copy from guest memory to guest memory.
 
 use crate::env::{Dma, GuestRam};
-use crate::mr::{KeyFault, MrTable, Range};
+use crate::mr::{KeyFault, MrTable, Range, LOCAL};
 use crate::qp::message::SgeList;
 use core::sync::atomic::{fence, Ordering};
 use verbena_hw::cqe::vendor;
@@ -34,7 +34,7 @@ pub(crate) fn check(
             continue;
         }
         // The whole element, as it was posted: whether it is in its region does not depend on the message's length.
-        let mut range = mrs.check(sge.lkey, pdn, sge.addr, sge_len, rights)?;
+        let mut range = mrs.check(sge.lkey, pdn, sge.addr, sge_len, rights | LOCAL)?;
         let here = (sge_len - skip).min(left);
         if here == len && skip == 0 {
             if let Some((addr, n)) = range.next(len) {
@@ -121,7 +121,13 @@ impl<'a> Stretches<'a> {
                     *skip -= len;
                     continue;
                 }
-                *range = Some(mrs.check(sge.lkey, *pdn, sge.addr.wrapping_add(*skip), len - *skip, *rights)?);
+                *range = Some(mrs.check(
+                    sge.lkey,
+                    *pdn,
+                    sge.addr.wrapping_add(*skip),
+                    len - *skip,
+                    *rights | LOCAL,
+                )?);
                 *skip = 0;
             },
         }
@@ -214,6 +220,21 @@ pub(crate) fn reachable<S: GuestRam>(ram: &S, mut stretches: Stretches<'_>, len:
             let n = here.min(slice.len() as u64);
             here -= n;
             addr = addr.wrapping_add(n);
+        }
+    }
+    Ok(())
+}
+
+/// Reads bytes of guest memory for the device itself: the operand of an atomic write.
+pub(crate) fn load<S: GuestRam>(src_ram: &S, mut src: Stretches<'_>, mut bytes: &mut [u8]) -> Result<(), KeyFault> {
+    while !bytes.is_empty() {
+        let (mut from, mut from_len) = src.next(bytes.len() as u64)?.ok_or(UNREACHABLE)?;
+        while from_len > 0 {
+            let s = src_ram.slice(from, from_len as usize, Dma::Read).ok_or(UNREACHABLE)?;
+            let n = s.copy_to(&mut bytes[..s.len().min(from_len as usize)]);
+            bytes = &mut bytes[n..];
+            from += n as u64;
+            from_len -= n as u64;
         }
     }
     Ok(())

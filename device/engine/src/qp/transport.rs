@@ -5,7 +5,7 @@
 //! of the copy; on a wire it is one packet. Nothing else passes between the two sides, so that what is under them can be
 //! a single copy or RoCEv2.
 
-use crate::qp::message::Operation;
+use crate::qp::message::{Operation, Tail};
 use core::time::Duration;
 use verbena_hw::cqe::Status;
 use verbena_hw::id::{Key, Psn};
@@ -33,11 +33,11 @@ pub(crate) struct Request {
     pub(crate) len: u64,
     /// Bytes of the message.
     pub(crate) total: u64,
-    /// ImmDt; counts with `last`.
-    pub(crate) imm: Option<u32>,
+    /// ImmDt or IETH; counts with `last`.
+    pub(crate) tail: Tail,
     /// SE bit of the BTH; counts with `last`.
     pub(crate) solicited: bool,
-    /// AtomicETH.
+    /// AtomicETH, or FETH with the range's length.
     pub(crate) atomic: AtomicArgs,
 }
 

@@ -7,7 +7,7 @@ use verbena_hw::cqe::{CqRecord, Cqe};
 use verbena_hw::doorbell::{BITMAP, SUMMARY};
 use verbena_hw::id::{Cqn, Key, Qpn, Srqn};
 use verbena_hw::ring::{phase, slot};
-use verbena_hw::wqe::{send_flags, AtomicArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs};
+use verbena_hw::wqe::{send_flags, AtomicArgs, BindArgs, FlushArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The shape of a queue pair.
@@ -175,6 +175,39 @@ impl SendWr {
     pub fn to(mut self, args: UdArgs) -> Self {
         self.to = Some(args);
         self
+    }
+
+    /// Atomic write of the 8 bytes of an element.
+    pub fn atomic_write(wr_id: u64, sges: &[Sge], addr: u64, rkey: Key) -> Self {
+        Self::new(SendOpcode::ATOMIC_WRITE, wr_id, sges).at(addr, rkey)
+    }
+
+    /// FLUSH.
+    pub fn flush(wr_id: u64, addr: u64, rkey: Key, args: FlushArgs) -> Self {
+        let mut wr = Self::new(SendOpcode::FLUSH, wr_id, &[]).at(addr, rkey);
+        wr.atomic = Some(zerocopy::transmute!(args));
+        wr
+    }
+
+    /// SEND that invalidates a key of the peer's.
+    pub fn send_invalidate(wr_id: u64, sges: &[Sge], rkey: Key) -> Self {
+        let mut wr = Self::new(SendOpcode::SEND_WITH_INVALIDATE, wr_id, sges);
+        wr.header.imm = rkey.0;
+        wr
+    }
+
+    /// Invalidates an own key.
+    pub fn local_invalidate(wr_id: u64, key: Key) -> Self {
+        let mut wr = Self::new(SendOpcode::LOCAL_INVALIDATE, wr_id, &[]);
+        wr.header.imm = key.0;
+        wr
+    }
+
+    /// Binds a window, which gets this key, to memory from `addr` on.
+    pub fn bind(wr_id: u64, rkey: Key, addr: u64, args: BindArgs) -> Self {
+        let mut wr = Self::new(SendOpcode::BIND_MW, wr_id, &[]).at(addr, rkey);
+        wr.atomic = Some(zerocopy::transmute!(args));
+        wr
     }
 
     /// With immediate data: a SEND or a WRITE becomes the one that has some.

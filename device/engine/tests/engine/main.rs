@@ -16,3 +16,4 @@ mod scale;
 mod shared_receives;
 mod sleep;
 mod state_machine;
+mod windows;

@@ -26,6 +26,7 @@ const MODULES: &[(&str, &str)] = &[
     ("wqe", "Work queue entries"),
     ("cqe", "Completions"),
     ("srq", "Shared receive queues"),
+    ("mw", "Memory windows"),
     ("eqe", "Events"),
     ("grh", "The header of a datagram"),
     ("id", "Numbers"),
