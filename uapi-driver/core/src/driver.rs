@@ -2,7 +2,6 @@
 
 //! Verbena as a driver of the object model: the table of its classes, and what it keeps for an object.
 
-use crate::ah::Ah;
 use crate::cq::Cq;
 use crate::doorbell::Doorbell;
 use crate::hardware::Hardware;
@@ -11,11 +10,10 @@ use crate::pd::Pd;
 use crate::platform::Platform;
 use crate::qp::Qp;
 use crate::srq::Srq;
-use crate::{ah, cq, device, doorbell, mr, pd, qp, schema, srq, CommandError, Device};
+use crate::{cq, device, doorbell, mr, pd, qp, schema, srq, CommandError, Device};
 use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::schema::AttrSchema;
 use rdma_uapi::sys::Arc;
 use rdma_uapi::table::{Additions, ClassOps, Extension};
 use rdma_uapi::wire::{method, DriverId};
@@ -25,22 +23,6 @@ use verbena_hw::cmd::HandleReq;
 
 /// The driver.
 pub struct Verbena<P: Platform>(PhantomData<fn() -> P>);
-
-/// What accompanies CREATE of a class of queue pairs.
-const NEW_QP: &[AttrSchema] = &[
-    schema::DOORBELL.required(),
-    schema::CQE_COOKIE.input(),
-    schema::QP_RINGS.output(),
-];
-/// What accompanies its QUERY.
-const QP: &[AttrSchema] = &[schema::QP_RINGS.output()];
-
-/// What accompanies every method of a shared receive queue that has rings to tell of.
-const SRQ: &[AttrSchema] = &[schema::SRQ_RING.output()];
-
-const fn extension(class: u16, method: u8, attrs: &'static [AttrSchema]) -> Extension {
-    Extension { class, method, attrs }
-}
 
 /// What Verbena keeps for an object.
 pub enum Payload<P: Platform> {
@@ -54,8 +36,6 @@ pub enum Payload<P: Platform> {
     Srq(Srq<P>),
     /// A queue pair.
     Qp(Qp<P>),
-    /// An address handle.
-    Ah(Ah),
     /// A doorbell page.
     Doorbell(Arc<Doorbell<P>>),
 }
@@ -119,20 +99,6 @@ impl<P: Platform> Driver for Verbena<P> {
                 release: Some(qp::release::<P>),
             },
             ClassOps {
-                schema: &class::qp::UD,
-                methods: &[
-                    (method::CREATE, qp::create::<P>),
-                    (method::QUERY, qp::query::<P>),
-                    (method::MODIFY, qp::modify::<P>),
-                ],
-                release: Some(qp::release::<P>),
-            },
-            ClassOps {
-                schema: &class::ah::SCHEMA,
-                methods: &[(method::CREATE, ah::create::<P>), (method::QUERY, ah::query::<P>)],
-                release: Some(ah::release::<P>),
-            },
-            ClassOps {
                 schema: &schema::DOORBELL_SCHEMA,
                 methods: &[
                     (method::CREATE, doorbell::create::<P>),
@@ -157,13 +123,35 @@ impl<P: Platform> Driver for Verbena<P> {
                 method: method::QUERY,
                 attrs: &[schema::CQ_RING.output()],
             },
-            extension(class::SRQ, method::CREATE, SRQ),
-            extension(class::SRQ, method::QUERY, SRQ),
-            extension(class::SRQ, method::MODIFY, SRQ),
-            extension(class::QP_RC, method::CREATE, NEW_QP),
-            extension(class::QP_RC, method::QUERY, QP),
-            extension(class::QP_UD, method::CREATE, NEW_QP),
-            extension(class::QP_UD, method::QUERY, QP),
+            Extension {
+                class: class::SRQ,
+                method: method::CREATE,
+                attrs: &[schema::SRQ_RING.output()],
+            },
+            Extension {
+                class: class::SRQ,
+                method: method::QUERY,
+                attrs: &[schema::SRQ_RING.output()],
+            },
+            Extension {
+                class: class::SRQ,
+                method: method::MODIFY,
+                attrs: &[schema::SRQ_RING.output()],
+            },
+            Extension {
+                class: class::QP_RC,
+                method: method::CREATE,
+                attrs: &[
+                    schema::DOORBELL.required(),
+                    schema::CQE_COOKIE.input(),
+                    schema::QP_RINGS.output(),
+                ],
+            },
+            Extension {
+                class: class::QP_RC,
+                method: method::QUERY,
+                attrs: &[schema::QP_RINGS.output()],
+            },
         ],
         removals: &[],
     };
@@ -189,7 +177,7 @@ impl<P: Platform> Driver for Verbena<P> {
 
 /// Ends what an object is in the device.
 ///
-/// When it fails on DESTROY, the object lives on. When the context closes, there is no later: a device that refuses to
+/// When it fails on DESTROY, the object lives on, unless the device is gone. When the context closes, there is no later: a device that refuses to
 /// let go of memory that is about to be freed is reset, which takes it from everybody.
 pub(crate) fn end<P: Platform>(
     ending: &Ending<'_, Verbena<P>>,
@@ -211,6 +199,8 @@ pub(crate) fn end<P: Platform>(
             }
             Ok(())
         }
+        // Without a device there is nothing to end, and the program's teardown goes on.
+        Err(CommandError::Gone) => Ok(()),
         ended => ended,
     }
 }

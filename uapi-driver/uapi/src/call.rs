@@ -11,7 +11,7 @@ use crate::context::{resolve, Context};
 use crate::device::Device;
 use crate::driver::{Cause, Driver};
 use crate::errno::Errno;
-use crate::event::{EventQueue, FdObject, Subscription};
+use crate::event::{EventQueue, FdObject, Reporting, Subscription};
 use crate::failure::{Failure, Outcome, Reason};
 use crate::host::Host;
 use crate::object::{Body, Object, ObjectRef};
@@ -40,7 +40,7 @@ pub struct Reservation<'c, D: Driver> {
     context: &'c Context<D>,
     id: ObjectId,
     room: Option<ArcRoom<Object<D>>>,
-    subscription: Option<Mutex<Option<Subscription<D::Host>>>>,
+    reporting: Option<Mutex<Reporting<D::Host>>>,
 }
 
 impl<D: Driver> Reservation<'_, D> {
@@ -403,17 +403,18 @@ impl<'c, D: Driver> Call<'c, D> {
     ///
     /// ENOSPC at the context's limit, ENOMEM, or what is wrong with the event queue that the message names.
     pub fn reserve(&self) -> Outcome<Reservation<'c, D>> {
-        let subscription = if self.method.class.flags & class_flags::EVENTS == 0 {
+        let reporting = if self.method.class.flags & class_flags::EVENTS == 0 {
             None
         } else {
-            let subscription = match self.object_at(class::EVENT_QUEUE_OF)? {
+            let to = match self.object_at(class::EVENT_QUEUE_OF)? {
                 Some(object) => {
                     let queue = object.queue().expect("the class was checked");
-                    Some(Subscription::new(queue.clone(), self.get(class::COOKIE)?.unwrap_or(0)))
+                    let cookie = self.get(class::COOKIE)?.unwrap_or(0);
+                    Some(Subscription::try_new(queue.clone(), self.class(), cookie)?)
                 }
                 None => None,
             };
-            Some(Mutex::try_new(subscription, c"rdma_uapi_subscription")?)
+            Some(Mutex::try_new(Reporting::new(to), c"rdma_uapi_reporting")?)
         };
         let room = ArcRoom::try_new()?;
         let id = self.context.store().reserve()?;
@@ -421,7 +422,7 @@ impl<'c, D: Driver> Call<'c, D> {
             context: self.context,
             id,
             room: Some(room),
-            subscription,
+            reporting,
         })
     }
 
@@ -449,8 +450,8 @@ impl<'c, D: Driver> Call<'c, D> {
         parents: &[&ObjectRef<D>],
     ) -> Arc<Object<D>> {
         let room = reservation.room.take().expect("a reservation is used once");
-        let subscription = reservation.subscription.take();
-        let object = room.fill(Object::new(reservation.id, self.class(), parents, subscription, body));
+        let reporting = reservation.reporting.take();
+        let object = room.fill(Object::new(reservation.id, self.class(), parents, reporting, body));
         self.created = Some(ObjectRef::of_new(object.clone()));
         self.context.store().publish(&object);
         object
@@ -468,7 +469,13 @@ impl<'c, D: Driver> Call<'c, D> {
     /// EBUSY if something depends on it or another call uses it; what the class's release function says. The object
     /// lives on then.
     pub fn destroy(&mut self) -> Outcome {
-        self.context.destroy(self.object(), Cause::Destroy)
+        self.destroy_for(Cause::Destroy)
+    }
+
+    pub(crate) fn destroy_for(&mut self, cause: Cause) -> Outcome {
+        let given = self.context.destroy(self.object(), cause)?;
+        self.put(class::COMPLETION_EVENTS, &given.completions)?;
+        self.put(class::ASYNC_EVENTS, &given.others)
     }
 
     /// Whether the call is a command of a chain.

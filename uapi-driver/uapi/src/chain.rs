@@ -157,7 +157,7 @@ impl<D: Driver> Chain<'_, D> {
                         host.log(format_args!("a chain cannot undo object {:#x}: {failure}", id.0));
                         break;
                     }
-                    Ok(()) => break,
+                    Ok(_) => break,
                 }
             }
         }

@@ -166,7 +166,10 @@ fn associate<D: Driver>(call: &Call<'_, D>, what: &event_queue::Association, on:
         return Err(Failure::new(Errno::EINVAL, Reason::NOT_ZERO));
     }
     let (context, queue) = (call.context(), call.queue());
-    let subscription = on.then(|| Subscription::new(queue.clone(), what.cookie));
+    let subscription = match on {
+        true => Some(Subscription::try_new(queue.clone(), what.class, what.cookie)?),
+        false => None,
+    };
     if let class::DEVICE | class::PORT | class::DEVICE_LIST = what.class {
         let number = what.object.0;
         // The system-wide node has no device, and a device no list of them.
@@ -187,7 +190,7 @@ fn associate<D: Driver>(call: &Call<'_, D>, what: &event_queue::Association, on:
     if object.class() != what.class {
         return Err(Failure::new(Errno::EINVAL, Reason::WRONG_CLASS));
     }
-    if object.subscription.is_none() {
+    if object.reporting.is_none() {
         return Err(Failure::new(Errno::EOPNOTSUPP, Reason::UNSUPPORTED));
     }
     if on || object.reports_to(queue) {

@@ -10,7 +10,7 @@ use crate::class::{self, event_queue::Event, interface::feature};
 use crate::device::Device;
 use crate::driver::{Cause, Driver, Ending};
 use crate::errno::Errno;
-use crate::event::{EventQueue, FdObject, Subscription};
+use crate::event::{EventQueue, FdObject, Given, Subscription};
 use crate::failure::{Failure, Outcome, Reason};
 use crate::gate::Gate;
 use crate::host::Host;
@@ -49,6 +49,8 @@ pub struct Context<D: Driver> {
     sources: Mutex<Vec<Source<D::Host>>>,
     features: AtomicU64,
     gate: Gate,
+    /// What a DESTROY passes through when the device is gone.
+    aftermath: Gate,
     /// One of `OPEN`, `CLOSING`, `CLOSING_GONE`; changes once, under the lock of the device's list.
     closing: AtomicU32,
 }
@@ -79,6 +81,7 @@ impl<D: Driver> Context<D> {
             sources,
             features: AtomicU64::new(FRESH),
             gate: Gate::new(),
+            aftermath: Gate::new(),
             closing: AtomicU32::new(OPEN),
         }))
     }
@@ -173,7 +176,10 @@ impl<D: Driver> Context<D> {
         chain: Option<&[ObjectId]>,
         give_back: &mut GiveBack<'_>,
     ) -> Result<(), Failed> {
-        let _pass = this.gate.enter()?;
+        let _pass = match this.gate.enter() {
+            Ok(pass) => pass,
+            Err(_) => return this.destroy_removed(method, message, chain, give_back),
+        };
         let (header, words) = check_header(message)?;
         let class = this
             .device
@@ -204,6 +210,37 @@ impl<D: Driver> Context<D> {
             call.undo();
         }
         result
+    }
+
+    /// A call on a device that is gone. DESTROY alone still works, so that a program takes down what it has as it always
+    /// does; there is nothing to tell the hardware.
+    #[cold]
+    #[inline(never)]
+    fn destroy_removed(
+        self: &Arc<Self>,
+        method: u32,
+        message: &mut [u8],
+        chain: Option<&[ObjectId]>,
+        give_back: &mut GiveBack<'_>,
+    ) -> Result<(), Failed> {
+        // A command of a chain is inside the gate that is waited for below.
+        if method != u32::from(wire::method::DESTROY) || chain.is_some() || !self.device.is_removed() {
+            return Err(Failure::GONE.into());
+        }
+        let _pass = self.aftermath.enter()?;
+        while !self.gate.is_shut() {
+            self.device.host().pause();
+        }
+        let (header, words) = check_header(message)?;
+        let class = self.device.table().class(header.class);
+        let class = class.ok_or_else(|| no_class::<D>(header.class))?;
+        let destroy = class.method(wire::method::DESTROY).ok_or_else(no_method)?;
+        let mut index = Index::EMPTY;
+        parse::attributes(words, &destroy.layout, &mut index)?;
+        let object = self.target(destroy.schema.target, None, &header, None)?;
+        let mut call = Call::new(self, destroy, message, &index, object, None, None);
+        call.destroy_for(Cause::Removed)?;
+        give_back(call.finish()).map_err(|errno| Failed::Giving(not_given(errno)))
     }
 
     /// Whether this caller may call this method now.
@@ -270,7 +307,10 @@ impl<D: Driver> Context<D> {
             return;
         };
         this.gate.shut(this.device.host());
-        this.store.drain(|object| this.end_object(object, cause));
+        this.aftermath.shut(this.device.host());
+        this.store.drain(|object| {
+            this.end_object(object, cause);
+        });
         this.sources.lock().truncate(0);
         D::close(&this.device, &this.state);
         this.device.unlist(this);
@@ -290,7 +330,7 @@ impl<D: Driver> Context<D> {
         !self.gate.is_shut() || self.closing.load(Ordering::Relaxed) == CLOSING
     }
 
-    fn end_object(&self, object: &ObjectRef<D>, cause: Cause) {
+    fn end_object(&self, object: &ObjectRef<D>, cause: Cause) -> Given {
         if let Some(queue) = object.queue() {
             queue.end(None);
         }
@@ -300,32 +340,34 @@ impl<D: Driver> Context<D> {
                 "object {id:#x} of class {class:#x} did not end well: {failure}"
             ));
         }
-        object.subscribe(None);
+        let given = object.subscribe(None);
         object.end();
+        given
     }
 
-    /// Ends an object that the caller has a reference to.
+    /// Ends an object that the caller has a reference to; says how many of its events the program has been given.
     ///
     /// # Errors
     ///
     /// EBUSY if something depends on it or another call uses it; for [`Cause::Destroy`] also what the class's release
     /// function says. The object lives on then.
-    pub(crate) fn destroy(&self, object: &ObjectRef<D>, cause: Cause) -> Outcome {
+    pub(crate) fn destroy(&self, object: &ObjectRef<D>, cause: Cause) -> Outcome<Given> {
         object
             .begin_end()
             .map_err(|failure| failure.at(wire::FIELD_OBJECT, FIELD_OBJECT_OFFSET))?;
-        if cause == Cause::Destroy {
+        let given = if cause == Cause::Destroy {
             if let Err(failure) = self.release(object, cause) {
                 object.cancel_end();
                 return Err(failure);
             }
-            object.subscribe(None);
+            let given = object.subscribe(None);
             object.end();
+            given
         } else {
-            self.end_object(object, cause);
-        }
+            self.end_object(object, cause)
+        };
         self.store.free(object.id());
-        Ok(())
+        Ok(given)
     }
 
     /// Calls the class's release function.
@@ -400,8 +442,7 @@ impl<D: Driver> Context<D> {
             .iter()
             .position(|source| source.class == class && source.number == number)
         {
-            let old = sources.swap_remove(n);
-            old.subscription.queue().purge(class, number);
+            drop(sources.swap_remove(n));
         }
         if let Some(subscription) = to {
             sources.push(Source {

@@ -87,9 +87,9 @@ impl<D: Driver> Device<D> {
     }
 
     /// The device is gone (hot removal, the driver is unbound). When this returns, nothing of the driver's runs for any
-    /// context and nothing will, except, when contexts close, release functions with [`Cause::Removed`] and
+    /// context and nothing will, except, on DESTROY and when contexts close, release functions with [`Cause::Removed`], and
     /// [`Driver::close`]. Event queues have got their last event. Contexts stay open until their owners close them;
-    /// every call on them is ENODEV.
+    /// every call on them but DESTROY is ENODEV.
     ///
     /// Calls that wait for the hardware must be made to give up first, by the driver.
     pub fn remove(&self) {

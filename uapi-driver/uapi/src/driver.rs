@@ -53,7 +53,8 @@ pub enum Cause {
     Destroy,
     /// The context ends: an error is logged and the object is gone all the same.
     Close,
-    /// The context ends, and the device is gone: there is no hardware to talk to.
+    /// The context ends, or the object is destroyed, and the device is gone: there is no hardware to talk to. An error is
+    /// logged and the object is gone all the same.
     Removed,
 }
 

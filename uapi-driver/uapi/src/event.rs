@@ -7,22 +7,45 @@
 //! removes from the ring what was not read, both before the call returns: no event of a destroyed object is delivered
 //! afterwards.
 //!
-//! A queue holds a fixed number of events. A completion event that finds an unread one of the same object is counted
-//! into it, so completion events never need more room than there are objects; when a queue is full anyway, events are
-//! lost and a LOST event says how many.
+//! No event is lost. An unread completion event counts the next of its object into itself, and so does an unread
+//! asynchronous event of the same object and kind, which then takes the newer one's place at the end: the last word is
+//! the last. So an object has at most one unread event of each of its kinds, and association makes the room for them
+//! ([`kinds_of`]): it is association that can fail, not the event. What is not coalesced (devices that come and go,
+//! connection requests: each is news of its own) has the same room, and the capacity that the program asked for, which
+//! all share; when that is full, events are lost and a LOST event says how many.
 
-use crate::class::event_queue::{kind, Event};
+use crate::class::event_queue::{kind, kinds_of, Event};
 use crate::context::{Context, GiveBack};
 use crate::driver::Driver;
 use crate::errno::Errno;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, Wait};
-use crate::sys::{Arc, Mutex, Vec};
+use crate::sys::{Arc, Mutex, NoMemory, Vec};
 use crate::wire::ObjectId;
 use zerocopy::IntoBytes;
 
+/// How many events the program has been given of an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Completion events.
+    pub completions: u32,
+    /// All others.
+    pub others: u32,
+}
+
+/// An object that reports to the queue, as the queue knows it.
+enum Member {
+    /// The next free place.
+    Free(u32),
+    Taken(Given),
+}
+
+/// No member: an event of the queue itself, or the end of the list of free places.
+const NOBODY: u32 = u32::MAX;
+
+/// In the ring, an event's `reserved` is the member that it is of; the program sees zero.
 struct Ring {
-    /// Fixed length; a ring.
+    /// A ring that grows.
     events: Vec<Event>,
     /// The oldest event.
     first: usize,
@@ -30,6 +53,12 @@ struct Ring {
     count: usize,
     /// Number of the oldest event since the queue was made.
     sequence: u64,
+    /// Events that it holds beside those that its members have room for.
+    capacity: usize,
+    /// Room of the members.
+    reserved: usize,
+    members: Vec<Member>,
+    free: u32,
     /// Events lost since the last LOST event.
     lost: u64,
     ended: bool,
@@ -46,26 +75,85 @@ impl Ring {
         }
     }
 
+    /// Events that it holds. One more is the last word's.
+    fn room(&self) -> usize {
+        self.capacity + self.reserved
+    }
+
+    /// Makes it at least so long.
+    fn grow(&mut self, length: usize) -> Result<(), NoMemory> {
+        let now = self.events.len();
+        if length <= now {
+            return Ok(());
+        }
+        if self.first + self.count > now {
+            // It goes around the end, which is about to move.
+            self.events.rotate_left(self.first);
+            self.first = 0;
+        }
+        // By half at least, so that moving stays cheap however often it grows.
+        self.events.resize(length.max(now + now / 2), Event::default())
+    }
+
+    /// A new member, with room for so many events.
+    fn join(&mut self, kinds: usize) -> Result<u32, NoMemory> {
+        self.grow(self.room() + kinds + 1)?;
+        let member = Member::Taken(Given::default());
+        let number = if self.free == NOBODY {
+            self.members.push(member)?;
+            self.members.len() as u32 - 1
+        } else {
+            let number = self.free;
+            let Member::Free(next) = core::mem::replace(&mut self.members[number as usize], member) else {
+                unreachable!("the list of free places has free places only")
+            };
+            self.free = next;
+            number
+        };
+        self.reserved += kinds;
+        Ok(number)
+    }
+
+    /// The member leaves, and its unread events are gone.
+    fn leave(&mut self, number: u32, kinds: usize) -> Given {
+        let mut kept = 0;
+        for n in 0..self.count {
+            let event = self.events[self.place(n)];
+            if event.reserved != number {
+                let place = self.place(kept);
+                self.events[place] = event;
+                kept += 1;
+            }
+        }
+        self.count = kept;
+        self.reserved -= kinds;
+        let free = Member::Free(core::mem::replace(&mut self.free, number));
+        match core::mem::replace(&mut self.members[number as usize], free) {
+            Member::Taken(given) => given,
+            Member::Free(_) => unreachable!("it leaves once"),
+        }
+    }
+
     fn push(&mut self, event: Event) -> Option<u64> {
-        if self.count == self.events.len() {
+        if self.count >= self.room() {
             self.lost += 1;
             return None;
         }
+        Some(self.put(event))
+    }
+
+    /// Puts an event where there is room; its number.
+    fn put(&mut self, event: Event) -> u64 {
         let place = self.place(self.count);
         self.events[place] = event;
         self.count += 1;
-        Some(self.sequence + self.count as u64 - 1)
+        self.sequence + self.count as u64 - 1
     }
 
     fn pop(&mut self) -> Option<Event> {
-        if self.count > 0 {
-            let event = self.events[self.first];
-            self.first = self.place(1);
-            self.count -= 1;
-            self.sequence += 1;
-            return Some(event);
-        }
-        if self.lost > 0 {
+        // What was lost would have come here, or at least before the last word.
+        let last_word = self.count == 1 && self.events[self.first].reserved == NOBODY;
+        if self.lost > 0 && (self.count == 0 || last_word) {
             let lost = core::mem::take(&mut self.lost);
             return Some(Event {
                 kind: kind::LOST,
@@ -74,7 +162,43 @@ impl Ring {
                 ..Event::default()
             });
         }
+        if self.count > 0 {
+            let mut event = self.events[self.first];
+            self.first = self.place(1);
+            self.count -= 1;
+            self.sequence += 1;
+            let member = core::mem::take(&mut event.reserved);
+            if let Some(Member::Taken(given)) = self.members.get_mut(member as usize) {
+                match event.kind {
+                    kind::COMPLETION => given.completions = given.completions.wrapping_add(1),
+                    _ => given.others = given.others.wrapping_add(1),
+                }
+            }
+            return Some(event);
+        }
         None
+    }
+
+    /// Where the member's unread event of that kind is, if `newest` is the number that its newest event of this kind or
+    /// others had when it was put there.
+    fn unread(&self, newest: Option<u64>, member: u32, kind: u16) -> Option<usize> {
+        // Events are read in order: if the newest was, all were. Those that left before it have only brought it nearer.
+        let n = newest?.checked_sub(self.sequence)?;
+        (0..self.count.min(n as usize + 1)).rev().find(|&n| {
+            let event = &self.events[self.place(n)];
+            event.reserved == member && event.kind == kind
+        })
+    }
+
+    /// Takes an event out of the middle.
+    fn take_out(&mut self, n: usize) -> Event {
+        let event = self.events[self.place(n)];
+        for n in n + 1..self.count {
+            let (from, to) = (self.place(n), self.place(n - 1));
+            self.events[to] = self.events[from];
+        }
+        self.count -= 1;
+        event
     }
 
     fn pending(&self) -> usize {
@@ -90,16 +214,19 @@ pub struct EventQueue<H: Host> {
 
 impl<H: Host> EventQueue<H> {
     pub(crate) fn try_new(capacity: u32) -> Outcome<Self> {
-        let mut events = Vec::new();
-        events.resize(capacity as usize, Event::default())?;
-        let ring = Ring {
-            events,
+        let mut ring = Ring {
+            events: Vec::new(),
             first: 0,
             count: 0,
             sequence: 0,
+            capacity: capacity as usize,
+            reserved: 0,
+            members: Vec::new(),
+            free: NOBODY,
             lost: 0,
             ended: false,
         };
+        ring.grow(ring.room() + 1)?;
         Ok(EventQueue {
             ring: Mutex::try_new(ring, c"rdma_uapi_events")?,
             wait: H::Wait::try_new()?,
@@ -111,9 +238,15 @@ impl<H: Host> EventQueue<H> {
         &self.wait
     }
 
-    /// Events that it can hold.
+    /// Events that it can hold beside those that it keeps room for.
     pub fn capacity(&self) -> u32 {
-        self.ring.lock().events.len() as u32
+        self.ring.lock().capacity as u32
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        let ring = self.ring.lock();
+        size_of::<Self>() + size_of_val(&*ring.events) + size_of_val(&*ring.members)
     }
 
     /// Events to be read.
@@ -164,49 +297,35 @@ impl<H: Host> EventQueue<H> {
         }
     }
 
-    fn post(&self, event: Event) -> Option<u64> {
-        let sequence = {
+    /// Puts a member's event in; the number of the newest of its kind that is unread now. `newest` is what that was
+    /// before.
+    fn post(&self, mut event: Event, newest: Option<u64>) -> Option<u64> {
+        let number = {
             let mut ring = self.ring.lock();
             if ring.ended {
                 return None;
             }
-            ring.push(event)
+            let unread = match event.kind {
+                kind::COMPLETION | kind::ASYNC..=kind::LAST_ASYNC => ring.unread(newest, event.reserved, event.kind),
+                _ => None,
+            };
+            match unread {
+                // In place: nothing is waiting for a completion queue's place among the others.
+                Some(n) if event.kind == kind::COMPLETION => {
+                    let place = ring.place(n);
+                    let unread = &mut ring.events[place];
+                    unread.count = unread.count.saturating_add(1);
+                    return newest;
+                }
+                Some(n) => {
+                    event.count = event.count.saturating_add(ring.take_out(n).count);
+                    return Some(ring.put(event));
+                }
+                None => ring.push(event),
+            }
         };
         self.wait.wake();
-        sequence
-    }
-
-    /// Counts another event into the object's unread one, which had that number; `false` if it has been read.
-    fn absorb(&self, sequence: u64, class: u16, object: u32) -> bool {
-        let mut ring = self.ring.lock();
-        let Some(n) = sequence.checked_sub(ring.sequence) else {
-            return false;
-        };
-        // A purge moves events towards the front, so it is where it was, or before.
-        for n in (0..ring.count.min(n as usize + 1)).rev() {
-            let place = ring.place(n);
-            let event = &mut ring.events[place];
-            if event.kind == kind::COMPLETION && event.class == class && event.object == object {
-                event.count = event.count.saturating_add(1);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Removes what an object reported and nobody read.
-    pub(crate) fn purge(&self, class: u16, object: u32) {
-        let mut ring = self.ring.lock();
-        let mut kept = 0;
-        for n in 0..ring.count {
-            let event = ring.events[ring.place(n)];
-            if event.class != class || event.object != object {
-                let place = ring.place(kept);
-                ring.events[place] = event;
-                kept += 1;
-            }
-        }
-        ring.count = kept;
+        number
     }
 
     /// No more events, after this last one if there is one.
@@ -217,11 +336,11 @@ impl<H: Host> EventQueue<H> {
                 return;
             }
             if let Some(last) = last {
-                if ring.push(last).is_none() {
-                    // The last word must be heard: it takes the place of the newest event, which counts as lost.
-                    let place = ring.place(ring.count - 1);
-                    ring.events[place] = last;
-                }
+                // There is room for the last word, whatever else is there.
+                ring.put(Event {
+                    reserved: NOBODY,
+                    ..last
+                });
             }
             ring.ended = true;
         }
@@ -229,21 +348,35 @@ impl<H: Host> EventQueue<H> {
     }
 }
 
-/// That an object reports to a queue.
+/// That an object reports to a queue. When it is dropped, what the object reported and nobody read is gone.
 pub struct Subscription<H: Host> {
     queue: Arc<EventQueue<H>>,
     cookie: u64,
-    /// Number of the last completion event, which may be unread still.
+    member: u32,
+    kinds: usize,
+    /// Number of the newest completion event, which may be unread still.
     completion: Option<u64>,
+    /// The same of all other events.
+    other: Option<u64>,
 }
 
 impl<H: Host> Subscription<H> {
-    pub(crate) fn new(queue: Arc<EventQueue<H>>, cookie: u64) -> Self {
-        Subscription {
+    /// An object of that class reports to `queue` from now on.
+    ///
+    /// # Errors
+    ///
+    /// No memory for the events that it may have unread.
+    pub(crate) fn try_new(queue: Arc<EventQueue<H>>, class: u16, cookie: u64) -> Result<Self, NoMemory> {
+        let kinds = kinds_of(class);
+        let member = queue.ring.lock().join(kinds)?;
+        Ok(Subscription {
             queue,
             cookie,
+            member,
+            kinds,
             completion: None,
-        }
+            other: None,
+        })
     }
 
     pub(crate) fn queue(&self) -> &Arc<EventQueue<H>> {
@@ -251,27 +384,61 @@ impl<H: Host> Subscription<H> {
     }
 
     pub(crate) fn post(&mut self, class: u16, object: u32, event: u16, data: u64) {
-        let is_completion = event == kind::COMPLETION;
-        if is_completion
-            && self
-                .completion
-                .is_some_and(|sequence| self.queue.absorb(sequence, class, object))
-        {
-            return;
-        }
-        let cookie = self.cookie;
-        let sequence = self.queue.post(Event {
+        let newest = match event {
+            kind::COMPLETION => &mut self.completion,
+            _ => &mut self.other,
+        };
+        let event = Event {
             kind: event,
             class,
             object,
-            cookie,
+            cookie: self.cookie,
             data,
             count: 1,
-            reserved: 0,
-        });
-        if is_completion {
-            self.completion = sequence;
+            reserved: self.member,
+        };
+        // An event that was lost is not the newest; the one before still is.
+        *newest = self.queue.post(event, *newest).or(*newest);
+    }
+
+    /// Ends it, and says how many of its events the program was given. None is given afterwards.
+    fn end(&mut self) -> Given {
+        match core::mem::replace(&mut self.member, NOBODY) {
+            NOBODY => Given::default(),
+            member => self.queue.ring.lock().leave(member, self.kinds),
         }
+    }
+}
+
+impl<H: Host> Drop for Subscription<H> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Where an object reports to, now and before.
+pub(crate) struct Reporting<H: Host> {
+    pub(crate) to: Option<Subscription<H>>,
+    /// What the program was given through earlier subscriptions.
+    given: Given,
+}
+
+impl<H: Host> Reporting<H> {
+    pub(crate) fn new(to: Option<Subscription<H>>) -> Self {
+        Reporting {
+            to,
+            given: Given::default(),
+        }
+    }
+
+    /// From now on it reports there, or nowhere. How many of its events the program was given in all.
+    pub(crate) fn change(&mut self, to: Option<Subscription<H>>) -> Given {
+        if let Some(mut old) = core::mem::replace(&mut self.to, to) {
+            let more = old.end();
+            self.given.completions = self.given.completions.wrapping_add(more.completions);
+            self.given.others = self.given.others.wrapping_add(more.others);
+        }
+        self.given
     }
 }
 

@@ -12,7 +12,7 @@
 
 use crate::driver::Driver;
 use crate::errno::Errno;
-use crate::event::{EventQueue, Subscription};
+use crate::event::{EventQueue, Given, Reporting, Subscription};
 use crate::failure::{Failure, Outcome, Reason};
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::{Arc, Mutex};
@@ -42,7 +42,7 @@ pub struct Object<D: Driver> {
     class: u16,
     life: AtomicU64,
     parents: [Option<Arc<Object<D>>>; MAX_PARENTS],
-    pub(crate) subscription: Option<Mutex<Option<Subscription<D::Host>>>>,
+    pub(crate) reporting: Option<Mutex<Reporting<D::Host>>>,
     body: Body<D>,
 }
 
@@ -52,7 +52,7 @@ impl<D: Driver> Object<D> {
         id: ObjectId,
         class: u16,
         parents: &[&ObjectRef<D>],
-        subscription: Option<Mutex<Option<Subscription<D::Host>>>>,
+        reporting: Option<Mutex<Reporting<D::Host>>>,
         body: Body<D>,
     ) -> Self {
         assert!(
@@ -70,7 +70,7 @@ impl<D: Driver> Object<D> {
             class,
             life: AtomicU64::new(IN_FLIGHT),
             parents,
-            subscription,
+            reporting,
             body,
         }
     }
@@ -108,31 +108,29 @@ impl<D: Driver> Object<D> {
 
     /// Reports an event to the queue that the object is associated with, if any.
     pub fn post(&self, kind: u16, data: u64) {
-        if let Some(subscription) = &self.subscription {
-            if let Some(subscription) = &mut *subscription.lock() {
+        if let Some(reporting) = &self.reporting {
+            if let Some(subscription) = &mut reporting.lock().to {
                 subscription.post(self.class, self.id.0, kind, data);
             }
         }
     }
 
-    /// From now on the object reports there, or nowhere; what it had reported and nobody read is gone.
-    pub(crate) fn subscribe(&self, to: Option<Subscription<D::Host>>) {
-        if let Some(subscription) = &self.subscription {
-            let mut subscription = subscription.lock();
-            if let Some(old) = subscription.take() {
-                old.queue().purge(self.class, self.id.0);
-            }
-            *subscription = to;
+    /// From now on the object reports there, or nowhere; what it had reported and nobody read is gone. How many of its
+    /// events the program has been given.
+    pub(crate) fn subscribe(&self, to: Option<Subscription<D::Host>>) -> Given {
+        match &self.reporting {
+            Some(reporting) => reporting.lock().change(to),
+            None => Given::default(),
         }
     }
 
     /// Whether it reports to that queue.
     pub(crate) fn reports_to(&self, queue: &Arc<EventQueue<D::Host>>) -> bool {
-        match &self.subscription {
-            Some(subscription) => subscription
-                .lock()
-                .as_ref()
-                .is_some_and(|s| Arc::ptr_eq(s.queue(), queue)),
+        match &self.reporting {
+            Some(reporting) => {
+                let reporting = reporting.lock();
+                reporting.to.as_ref().is_some_and(|to| Arc::ptr_eq(to.queue(), queue))
+            }
             None => false,
         }
     }

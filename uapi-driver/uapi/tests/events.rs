@@ -4,10 +4,11 @@
 
 mod support;
 
-use rdma_uapi::class::{self, cq, event_queue as eq, COOKIE, EVENT_QUEUE_OF};
+use rdma_uapi::class::{self, cq, event_queue as eq, ASYNC_EVENTS, COMPLETION_EVENTS, COOKIE, EVENT_QUEUE_OF};
 use rdma_uapi::sys::Arc;
 use rdma_uapi::wire::{method, ObjectId};
 use rdma_uapi::{Errno, Failure, Object, Reason};
+use std::sync::atomic::{AtomicU64, Ordering};
 use support::verbs::{Process, State, Verbs};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -292,20 +293,232 @@ fn u09_thousands_of_objects_on_one_queue() {
 fn u09_a_full_queue_says_how_many_it_lost() {
     let p = process();
     let (fd, queue) = p.queue();
-    let cq = cq_reporting_to(&p, queue, 1);
-    let object = interrupt(&p, cq);
-    for n in 0..20 {
-        object.post(eq::kind::CQ_ERROR, n);
+    let object = interrupt(&p, cq_reporting_to(&p, queue, 1));
+    // News of their own, which are not counted together: 16 are the capacity, 2 the room of a CQ.
+    for n in 0..22 {
+        object.post(eq::kind::DEVICE_ADDED, n);
     }
     let events = read(&p, fd);
-    assert_eq!(events.len(), 17);
+    assert_eq!(events.len(), 19);
     assert_eq!(
-        events[..16].iter().map(|e| e.data).collect::<Vec<_>>(),
-        (0..16).collect::<Vec<_>>()
+        events[..18].iter().map(|e| e.data).collect::<Vec<_>>(),
+        (0..18).collect::<Vec<_>>()
     );
-    assert_eq!((events[16].kind, events[16].data), (eq::kind::LOST, 4));
-    object.post(eq::kind::CQ_ERROR, 99);
+    assert_eq!((events[18].kind, events[18].data), (eq::kind::LOST, 4));
+    object.post(eq::kind::DEVICE_ADDED, 99);
     assert_eq!(read(&p, fd).len(), 1, "and goes on");
+
+    for n in 0..20 {
+        object.post(eq::kind::DEVICE_ADDED, n);
+    }
+    p.device.remove();
+    let events = read(&p, fd);
+    let last: Vec<_> = events[events.len() - 2..].iter().map(|e| (e.kind, e.data)).collect();
+    assert_eq!(
+        last,
+        [(eq::kind::LOST, 2), (eq::kind::DEVICE_GONE, 0)],
+        "the last word is the last"
+    );
+}
+
+#[test]
+fn u09_completion_and_asynchronous_events_are_never_lost() {
+    let p = process();
+    let sent = p.call(method::CREATE_FD, class::EVENT_QUEUE, 0, |m| {
+        m.put(eq::CAPACITY, &1).ask(eq::ID);
+    });
+    let sent = sent.unwrap();
+    let (fd, queue) = (sent.object(), sent.reply().get(eq::ID).unwrap());
+    let cqs: Vec<_> = (0..500).map(|n| cq_reporting_to(&p, queue, n)).collect();
+    let pd = p.pd();
+    let qps: Vec<_> = (0..100).map(|_| p.qp(pd, cqs[0])).collect();
+    let qps_too: Vec<_> = qps.iter().map(|&qp| (class::QP_RC, qp, 0)).collect();
+    change(&p, fd, true, &qps_too).unwrap();
+    change(
+        &p,
+        fd,
+        true,
+        &[(class::DEVICE, 0, 0), (class::PORT, 1, 0), (class::PORT, 2, 0)],
+    )
+    .unwrap();
+
+    use eq::kind::*;
+    let of_qps = [
+        QP_FATAL,
+        QP_REQUEST_ERROR,
+        QP_ACCESS_ERROR,
+        COMM_ESTABLISHED,
+        SQ_DRAINED,
+        PATH_MIGRATED,
+        PATH_MIGRATION_ERROR,
+        QP_LAST_WQE_REACHED,
+    ];
+    let of_ports = [
+        PORT_ACTIVE,
+        PORT_ERROR,
+        LID_CHANGE,
+        PKEY_CHANGE,
+        SM_CHANGE,
+        CLIENT_REREGISTER,
+        GID_CHANGE,
+    ];
+    for _ in 0..3 {
+        for &cq in &cqs {
+            complete(&p, cq);
+            interrupt(&p, cq).post(CQ_ERROR, 0);
+        }
+        for &qp in &qps {
+            let qp = p.context.store().get(ObjectId(qp)).unwrap();
+            of_qps.iter().for_each(|&kind| qp.post(kind, 0));
+        }
+        for port in [1, 2] {
+            of_ports
+                .iter()
+                .for_each(|&kind| p.device.post(class::PORT, port, kind, 0));
+        }
+        p.device.post(class::DEVICE, 0, DEVICE_FATAL, 0);
+    }
+    let mut seen = std::collections::BTreeMap::new();
+    loop {
+        let events = read(&p, fd);
+        if events.is_empty() {
+            break;
+        }
+        for event in events {
+            assert_eq!((event.count, event.reserved), (3, 0), "{event:?}");
+            let twice = seen.insert((event.class, event.object, event.kind), ());
+            assert!(twice.is_none(), "{event:?} is there twice");
+        }
+    }
+    assert_eq!(seen.len(), 2 * 500 + 8 * 100 + 7 * 2 + 1);
+}
+
+#[test]
+fn u09_the_last_of_an_objects_asynchronous_events_is_read_last() {
+    let p = process();
+    let (fd, queue) = p.queue();
+    let cq = cq_reporting_to(&p, queue, 7);
+    change(&p, fd, true, &[(class::PORT, 1, 1)]).unwrap();
+    p.device.post(class::PORT, 1, eq::kind::PORT_ERROR, 10);
+    complete(&p, cq);
+    p.device.post(class::PORT, 1, eq::kind::PORT_ACTIVE, 11);
+    p.device.post(class::PORT, 1, eq::kind::PORT_ERROR, 12);
+    complete(&p, cq);
+    let got: Vec<_> = read(&p, fd).iter().map(|e| (e.kind, e.data, e.count)).collect();
+    assert_eq!(
+        got,
+        [
+            (eq::kind::COMPLETION, 0, 2),
+            (eq::kind::PORT_ACTIVE, 11, 1),
+            (eq::kind::PORT_ERROR, 12, 2)
+        ]
+    );
+}
+
+#[test]
+fn u09_destroy_answers_how_many_events_the_program_was_given() {
+    let p = process();
+    let ((first, queue), (second, _)) = (p.queue(), p.queue());
+    let cq = cq_reporting_to(&p, queue, 1);
+    for _ in 0..3 {
+        complete(&p, cq);
+        complete(&p, cq);
+        assert_eq!(read(&p, first).len(), 1);
+    }
+    interrupt(&p, cq).post(eq::kind::CQ_ERROR, 0);
+    assert_eq!(read(&p, first).len(), 1);
+    // What it is given elsewhere counts as well, what it never reads does not.
+    change(&p, second, true, &[(class::CQ, cq, 1)]).unwrap();
+    complete(&p, cq);
+    assert_eq!(read(&p, second).len(), 1);
+    complete(&p, cq);
+    let sent = p.call(method::DESTROY, class::CQ, cq, |m| {
+        m.ask(COMPLETION_EVENTS).ask(ASYNC_EVENTS);
+    });
+    let sent = sent.unwrap();
+    let given = (sent.reply().get(COMPLETION_EVENTS), sent.reply().get(ASYNC_EVENTS));
+    assert_eq!(given, (Some(4), Some(1)));
+    assert!(read(&p, second).is_empty());
+
+    let pd = p.pd();
+    let qp = p.qp(pd, p.cq());
+    let sent = p.call(method::DESTROY, class::QP_RC, qp, |m| {
+        m.ask(ASYNC_EVENTS);
+    });
+    assert_eq!(
+        sent.unwrap().reply().get(ASYNC_EVENTS),
+        Some(0),
+        "it never reported to any queue"
+    );
+}
+
+#[test]
+fn u09_every_event_reaches_exactly_one_of_several_readers() {
+    const POSTS: u64 = 20_000;
+    let p = process();
+    let (fd, queue) = p.queue();
+    let cqs: Vec<_> = (0..8).map(|n| interrupt(&p, cq_reporting_to(&p, queue, n))).collect();
+    let (counted, reads) = (AtomicU64::new(0), AtomicU64::new(0));
+    let posting = AtomicU64::new(2);
+    std::thread::scope(|threads| {
+        for half in cqs.chunks(4) {
+            let posting = &posting;
+            threads.spawn(move || {
+                for n in 0..POSTS {
+                    half[n as usize % 4].post(eq::kind::COMPLETION, 0);
+                }
+                posting.fetch_sub(1, Ordering::Release);
+            });
+        }
+        for _ in 0..3 {
+            threads.spawn(|| {
+                let object = p.bench.fd::<Verbs>(fd);
+                let mut events = [eq::Event::default(); 3];
+                loop {
+                    // In this order: what was posted before the end was noticed is still read.
+                    let over = posting.load(Ordering::Acquire) == 0;
+                    let n = object.queue().take(&mut events);
+                    for event in &events[..n] {
+                        counted.fetch_add(event.count.into(), Ordering::Relaxed);
+                        reads.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if over && n == 0 {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(
+        counted.load(Ordering::Relaxed),
+        2 * POSTS,
+        "no wake-up is missed, none is told twice"
+    );
+    let given: u64 = cqs
+        .iter()
+        .map(|cq| {
+            let sent = p.call(method::DESTROY, class::CQ, cq.id().0, |m| {
+                m.ask(COMPLETION_EVENTS);
+            });
+            u64::from(sent.unwrap().reply().get(COMPLETION_EVENTS).unwrap())
+        })
+        .sum();
+    assert_eq!(given, reads.load(Ordering::Relaxed));
+}
+
+#[test]
+fn u09_room_that_is_given_back_is_used_again() {
+    let p = process();
+    let (fd, _) = p.queue();
+    let cq = p.cq();
+    let bytes = || p.bench.fd::<Verbs>(fd).queue().bytes();
+    change(&p, fd, true, &[(class::CQ, cq, 0)]).unwrap();
+    let before = bytes();
+    for n in 0..10_000 {
+        complete(&p, cq);
+        change(&p, fd, n % 2 == 0, &[(class::CQ, cq, n)]).unwrap();
+    }
+    assert!(bytes() <= 2 * before, "{before} bytes became {}", bytes());
 }
 
 #[test]

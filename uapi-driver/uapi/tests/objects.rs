@@ -220,7 +220,7 @@ fn u13_hot_removal() {
     let p = process();
     let (fd, _) = p.queue();
     let (pd, cq) = (p.pd(), p.cq());
-    p.qp(pd, cq);
+    let qp = p.qp(pd, cq);
     let state = p.device.state();
     state.hold.store(true, Ordering::Relaxed);
     let removed = AtomicBool::new(false);
@@ -261,14 +261,27 @@ fn u13_hot_removal() {
 
     assert!(
         state.ended.lock().unwrap().is_empty(),
-        "objects stay until their owner closes"
+        "objects stay until their owner destroys them or closes"
     );
+    // A program takes down what it has as it always does, in the order that it always has to keep.
+    let failure = p.destroy(class::CQ, pd).unwrap_err();
+    assert_eq!(failure.reason, Reason::WRONG_CLASS);
+    let failure = p.destroy(class::PD, pd).unwrap_err();
+    assert_eq!((failure.errno, failure.reason), (Errno::EBUSY, Reason::IN_USE));
+    p.destroy(class::QP_RC, qp).unwrap();
+    p.destroy(class::PD, pd).unwrap();
+    assert_eq!(p.destroy(class::PD, pd).unwrap_err().errno, Errno::ENOENT);
     p.close();
     let ended = state.ended.lock().unwrap();
     assert_eq!(ended.len(), 3);
     assert!(
         ended.iter().all(|e| e.2 == Cause::Removed),
         "and no hardware is touched: {ended:?}"
+    );
+    assert_eq!(
+        p.destroy(class::CQ, cq).unwrap_err().errno,
+        Errno::ENODEV,
+        "it is closed"
     );
     p.bench.close_fd(fd);
 }

@@ -36,17 +36,17 @@ pub const CASES: &[Case] = &[
 ];
 
 /// A queue pair that is connected with itself, its completions, and where they are reported.
-struct Loopback {
-    qp: RcQp,
-    cq: CompletionQueue,
-    events: EventQueue,
+pub(super) struct Loopback {
+    pub(super) qp: RcQp,
+    pub(super) cq: CompletionQueue,
+    pub(super) events: EventQueue,
 }
 
 /// The cookie of the completion queue.
 const COOKIE: u64 = 0xfeed_0000_0000_c0de;
 
 impl Loopback {
-    fn new(ctx: &Context) -> Result<Self> {
+    pub(super) fn new(ctx: &Context) -> Result<Self> {
         let events = ctx.create_event_queue()?;
         let cq = CompletionQueue::builder(ctx)
             .entries(64)
@@ -65,14 +65,14 @@ impl Loopback {
     }
 
     /// A send to itself.
-    fn message(&mut self, solicited: bool) -> Result<()> {
+    pub(super) fn message(&mut self, solicited: bool) -> Result<()> {
         self.qp.post_recv(&RecvWr::new(&[]))?;
         let wr = SendWr::send();
         Ok(self.qp.post_send(&if solicited { wr.solicited() } else { wr })?)
     }
 
     /// The completion of the receive of the next message.
-    fn completion(&mut self) -> Result<()> {
+    pub(super) fn completion(&mut self) -> Result<()> {
         good(crate::link::next(&mut self.cq)?)?;
         Ok(())
     }

@@ -9,8 +9,8 @@ mod batch;
 mod cleanup;
 mod control;
 mod cq;
-mod datagram;
 mod discovery;
+mod epoll;
 mod errors;
 mod events;
 mod interface;
@@ -41,11 +41,11 @@ const AREAS: &[&[Case]] = &[
     qp_life::CASES,
     transfer::CASES,
     cq::CASES,
-    datagram::CASES,
     errors::CASES,
     retries::CASES,
     srq::CASES,
     events::CASES,
+    epoll::CASES,
     isolation::CASES,
     cleanup::CASES,
 ];

@@ -136,8 +136,9 @@ fn u13_hot_removal_ends_calls_and_tells_event_queues() {
     app.bench.model::<Scripted>().set(Fault::Gone);
     verbena_core::remove(&app.device);
 
-    let failure = app.destroy(class::PD, pd).unwrap_err();
+    let failure = app.call(method::QUERY, class::PD, pd, |_| {}).map(drop).unwrap_err();
     assert_eq!((failure.errno, failure.reason), (Errno::ENODEV, Reason::DEVICE_GONE));
+    app.destroy(class::PD, pd).expect("a program's teardown goes on");
     assert_eq!(
         app.next_event(fd).expect("an event").kind,
         event_queue::kind::DEVICE_GONE
@@ -152,8 +153,9 @@ fn u13_a_dead_device_is_noticed_by_the_next_call_and_reported_once() {
     let app = App::start(Bench::new(Scripted::default()));
     let pd = app.pd();
     app.bench.model::<Scripted>().set(Fault::Gone);
-    let failure = app.destroy(class::PD, pd).unwrap_err();
+    let failure = app.call(method::CREATE, class::PD, 0, |_| {}).map(drop).unwrap_err();
     assert_eq!(failure.errno, Errno::ENODEV);
+    app.destroy(class::PD, pd).expect("a program's teardown goes on");
     assert!(app.bench.logged("all ones"));
     assert_eq!(app.bench.0.died.load(std::sync::atomic::Ordering::Relaxed), 1);
     // What needs no hardware still answers; nothing waits.

@@ -2,7 +2,7 @@
 
 //! CQ: completion queue.
 
-use super::{COOKIE, EVENT_QUEUE_OF};
+use super::{ASYNC_EVENTS, COMPLETION_EVENTS, COOKIE, EVENT_QUEUE_OF};
 use crate::schema::{class_flags, Access, Attr, ClassSchema, MethodSchema, Target};
 use crate::wire::method;
 
@@ -55,7 +55,7 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             name: "destroy",
             target: Target::Object,
             access: Access::Any,
-            attrs: &[],
+            attrs: &[COMPLETION_EVENTS.output(), ASYNC_EVENTS.output()],
         },
     ],
 };

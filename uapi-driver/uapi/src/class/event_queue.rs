@@ -23,7 +23,8 @@ payload! {
         cookie: u64,
         /// More, by kind.
         data: u64,
-        /// How many equal events this one stands for: an unread completion event absorbs the next of the same object.
+        /// How many events this one stands for: an unread completion or asynchronous event of the same object and kind is
+        /// counted into the next. The data is the latest's.
         count: u32,
         /// Zero.
         reserved: u32,
@@ -48,7 +49,7 @@ payload! {
 pub mod kind {
     /// A completion queue has completions.
     pub const COMPLETION: u16 = 1;
-    /// Events were lost because nobody read the queue; the data says how many.
+    /// Events were lost because nobody read the queue; the data says how many. Never completions or asynchronous events.
     pub const LOST: u16 = 2;
     /// The device is gone. The last event of any queue.
     pub const DEVICE_GONE: u16 = 3;
@@ -59,8 +60,10 @@ pub mod kind {
     /// A device's state in the list is another: it does not answer any more.
     pub const DEVICE_CHANGED: u16 = 6;
 
-    /// Asynchronous events from here on: this plus libibverbs' number.
+    /// Asynchronous events from here on, to [`LAST_ASYNC`]: this plus libibverbs' number.
     pub const ASYNC: u16 = 32;
+    /// The last number of asynchronous events.
+    pub const LAST_ASYNC: u16 = 63;
     /// A completion queue overflowed or broke.
     pub const CQ_ERROR: u16 = ASYNC;
     /// A queue pair broke.
@@ -101,7 +104,18 @@ pub mod kind {
     pub const GID_CHANGE: u16 = ASYNC + 18;
 }
 
-/// Events that the queue holds before it loses some; without it, [`DEFAULT_CAPACITY`]. Answered with the real number.
+/// Kinds of events that an object of this class has: the unread events of it that a queue keeps room for.
+pub(crate) const fn kinds_of(class: u16) -> usize {
+    match class {
+        super::DEVICE => 1,
+        // Completion or limit, and error.
+        super::CQ | super::COUNTER | super::SRQ => 2,
+        // The eight asynchronous events of a queue pair, the seven of a port; enough for a driver's own.
+        _ => 8,
+    }
+}
+
+/// Events that the queue holds, beside those that it keeps room for, before it loses some; without it, [`DEFAULT_CAPACITY`]. Answered with the real number.
 pub const CAPACITY: Attr<u32> = Attr::new(1, "capacity");
 /// The id that other objects' messages refer to the queue by.
 pub const ID: Attr<ObjectId> = Attr::object(2, "id", &[super::EVENT_QUEUE]);

@@ -2,7 +2,7 @@
 
 //! SRQ: shared receive queue.
 
-use super::{COOKIE, EVENT_QUEUE_OF};
+use super::{ASYNC_EVENTS, COOKIE, EVENT_QUEUE_OF};
 use crate::schema::{class_flags, Access, Attr, ClassSchema, MethodSchema, Target};
 use crate::wire::{method, ObjectId};
 
@@ -63,7 +63,7 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             name: "destroy",
             target: Target::Object,
             access: Access::Any,
-            attrs: &[],
+            attrs: &[ASYNC_EVENTS.output()],
         },
     ],
 };

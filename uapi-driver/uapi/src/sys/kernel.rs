@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
 
-//! Memory and locks over the kernel's own.
+//! Memory and locks over the kernel's own. Memory is accounted to the memory cgroup of whoever calls.
 
 use super::NoMemory;
 use core::ops::{Deref, DerefMut};
 use core::pin::Pin;
-use kernel::alloc::flags::GFP_KERNEL;
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::alloc::{AllocError, KBox, KVVec};
 use kernel::init::InPlaceInit;
 use kernel::sync::lock::mutex::MutexBackend;
@@ -27,7 +27,7 @@ impl From<AllocError> for NoMemory {
 ///
 /// No memory.
 pub fn try_box<T>(value: T) -> Result<Box<T>, NoMemory> {
-    Ok(KBox::new(value, GFP_KERNEL)?)
+    Ok(KBox::new(value, GFP_KERNEL_ACCOUNT)?)
 }
 
 /// Puts a value on the heap, shared.
@@ -36,7 +36,7 @@ pub fn try_box<T>(value: T) -> Result<Box<T>, NoMemory> {
 ///
 /// No memory.
 pub fn try_arc<T>(value: T) -> Result<Arc<T>, NoMemory> {
-    Ok(Arc::new(value, GFP_KERNEL)?)
+    Ok(Arc::new(value, GFP_KERNEL_ACCOUNT)?)
 }
 
 /// Room for a shared value that does not exist yet: what can fail is done, what cannot is left.
@@ -49,7 +49,7 @@ impl<T> ArcRoom<T> {
     ///
     /// No memory.
     pub fn try_new() -> Result<Self, NoMemory> {
-        Ok(ArcRoom(UniqueArc::new_uninit(GFP_KERNEL)?))
+        Ok(ArcRoom(UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?))
     }
 
     /// Puts the value in.
@@ -73,7 +73,7 @@ impl<T> Vec<T> {
     ///
     /// No memory.
     pub fn push(&mut self, item: T) -> Result<(), NoMemory> {
-        Ok(self.0.push(item, GFP_KERNEL)?)
+        Ok(self.0.push(item, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Makes room for `more` items, so that pushing them cannot fail.
@@ -82,7 +82,7 @@ impl<T> Vec<T> {
     ///
     /// No memory.
     pub fn reserve(&mut self, more: usize) -> Result<(), NoMemory> {
-        Ok(self.0.reserve(more, GFP_KERNEL)?)
+        Ok(self.0.reserve(more, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Takes the last item.
@@ -135,7 +135,9 @@ impl<T> Mutex<T> {
     /// No memory.
     pub fn try_new(value: T, name: &'static core::ffi::CStr) -> Result<Self, NoMemory> {
         let lock = kernel::sync::Mutex::new(Loose(value), name, kernel::static_lock_class!());
-        KBox::pin_init(lock, GFP_KERNEL).map(Mutex).map_err(|_| NoMemory)
+        KBox::pin_init(lock, GFP_KERNEL_ACCOUNT)
+            .map(Mutex)
+            .map_err(|_| NoMemory)
     }
 
     /// Waits for the lock.
