@@ -147,6 +147,9 @@ const CTL_EXAMPLES: &str = "\
 Examples:
   verbena-ctl dump --socket /tmp/hca.ctl                 everything, as text
   verbena-ctl dump --socket /tmp/hca.ctl --hca 1 --json  one HCA, as JSON
+  verbena-ctl top --socket /tmp/hca.ctl                  rates and queue pairs, live
+  verbena-ctl top --socket /tmp/hca.ctl --batch --count 60 --plot rates.svg
+                                                         a minute of it, as lines and as a picture
   verbena-ctl port down --socket /tmp/hca.ctl --hca 0    unplug the cable of the first HCA";
 
 /// A subcommand of `verbena-ctl`.
@@ -163,6 +166,32 @@ pub enum CtlCommand {
         /// JSON instead of text.
         #[arg(long)]
         json: bool,
+    },
+    /// Shows what the HCAs are doing, second by second: rates, errors, the busiest queue pairs.
+    ///
+    /// On a terminal it fills the screen (q quits); elsewhere, or with --batch, it is a line for each HCA and interval.
+    Top {
+        /// The --control socket of the server.
+        #[arg(long, value_name = "CTRL")]
+        socket: PathBuf,
+        /// Only this HCA: its number in the order of the server's --socket, from 0.
+        #[arg(long, value_name = "N")]
+        hca: Option<usize>,
+        /// Seconds between two looks, 0.05 to 3600.
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_interval)]
+        interval: Duration,
+        /// End after so many intervals.
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+        /// Lines, also on a terminal.
+        #[arg(long)]
+        batch: bool,
+        /// A JSON object for each interval.
+        #[arg(long)]
+        json: bool,
+        /// When it ends, draw the rates over time into this SVG file.
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
     },
     /// Plugs or unplugs the cable of a port.
     Port {
@@ -192,6 +221,15 @@ pub enum PortState {
     Down,
 }
 
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds, as in 0.5".to_owned())?;
+    if (0.05..=3600.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("0.05 to 3600 seconds".into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +255,14 @@ mod tests {
         }
         assert!(parse_mac("03:00:00:00:00:01").is_err(), "multicast");
         assert!(parse_mac("00:00:00:00:00:00").is_err());
+    }
+
+    #[test]
+    fn h15_intervals_are_checked() {
+        assert_eq!(parse_interval("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "x", "0", "-1", "nan", "inf", "3601"] {
+            assert!(parse_interval(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

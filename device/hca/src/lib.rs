@@ -15,6 +15,7 @@
 //! | [`worker`] | the thread that polls, spins and sleeps |
 //! | [`listen`] | sockets with a name |
 //! | [`control`] | what an operator asks |
+//! | [`top`] | what the HCAs are doing, second by second, seen from outside |
 //! | [`cli`] | the command lines |
 #![deny(unsafe_code)]
 
@@ -27,6 +28,7 @@ pub mod pci;
 pub mod protocol;
 pub mod server;
 pub mod shared;
+pub mod top;
 pub mod worker;
 
 pub use server::{Config, Server, ServerError, Stopper};

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use verbena_hca::cli::{CtlArgs, CtlCommand, PortState};
 use verbena_hca::control::client::ask;
 use verbena_hca::control::{Answer, Format, Request};
+use verbena_hca::top;
 
 fn main() -> ExitCode {
     match run(CtlArgs::parse().command) {
@@ -35,6 +36,26 @@ fn run(command: CtlCommand) -> Result<String> {
         CtlCommand::Dump { socket, hca, json } => {
             let format = if json { Format::Json } else { Format::Text };
             (socket, Request::Dump { hca, format })
+        }
+        CtlCommand::Top {
+            socket,
+            hca,
+            interval,
+            count,
+            batch,
+            json,
+            plot,
+        } => {
+            top::run(&top::Options {
+                socket,
+                hca,
+                interval,
+                count,
+                json,
+                batch,
+                plot,
+            })?;
+            return Ok(String::new());
         }
         CtlCommand::Port { state, socket, hca } => (
             socket,

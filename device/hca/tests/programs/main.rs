@@ -225,3 +225,34 @@ fn h13_an_idle_server_uses_no_cpu() {
         ticks(pid) == before
     });
 }
+
+#[test]
+fn h15_top_shows_intervals_as_lines_as_json_and_as_a_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, control) = paths(dir.path());
+    let _server = Server::start(&[&socket], Some(&control));
+    let control = control.to_str().unwrap();
+    let plot = dir.path().join("rates.svg");
+    let look = ["top", "--socket", control, "--interval", "0.05", "--count", "2"];
+
+    let lines = ctl(&[&look[..], &["--plot", plot.to_str().unwrap()]].concat());
+    assert!(lines.status.success(), "{}", String::from_utf8_lossy(&lines.stderr));
+    let text = String::from_utf8(lines.stdout).unwrap();
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(text.lines().skip(1).all(|line| line.contains("nobody")), "{text}");
+    let picture = std::fs::read_to_string(&plot).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("messages a second"));
+
+    let json = ctl(&[&look[..], &["--json"]].concat());
+    let objects: Vec<serde_json::Value> = String::from_utf8(json.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(objects.len(), 2);
+    let rates = &objects[1]["hcas"][0]["rates"];
+    assert!(rates["seconds"].as_f64().unwrap() >= 0.05, "{rates}");
+    assert_eq!(rates["sent_msgs"], 0.0);
+
+    refused(&ctl(&["top", "--socket", "/nonexistent/ctl"]), "no server is listening");
+}
