@@ -5,6 +5,7 @@
 //! is a program of `guest/programs`, here or in a guest.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod conformance;
 pub mod demo;
 pub mod direct;
@@ -26,6 +27,8 @@ use verbena_launcher::{Options, Progress};
 /// A part of the test run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// Formatting, lints, documentation.
+    Check,
     /// Every crate's own tests.
     Unit,
     /// With no VM.
@@ -38,10 +41,11 @@ pub enum Part {
 
 impl Part {
     /// All of them, the quick ones first.
-    pub const ALL: [Part; 4] = [Part::Unit, Part::Direct, Part::Guest, Part::Pair];
+    pub const ALL: [Part; 5] = [Part::Check, Part::Unit, Part::Direct, Part::Guest, Part::Pair];
 
     fn name(self) -> &'static str {
         match self {
+            Part::Check => "check",
             Part::Unit => "unit",
             Part::Direct => "direct",
             Part::Guest => "guest",
@@ -87,6 +91,7 @@ fn run_parts(options: &TestOptions, reporter: &Reporter, progress: &Progress) ->
     for &part in &options.parts {
         let mark = reporter.mark();
         match part {
+            Part::Check => check::run(&stage, &options.selection, reporter)?,
             Part::Unit => unit::run(&stage, &options.selection, reporter)?,
             Part::Direct => direct::run(&stage, &options.selection, reporter)?,
             Part::Guest => guest::run(&stage, &options.selection, reporter)?,
@@ -108,6 +113,7 @@ pub fn list(options: &TestOptions) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for &part in &options.parts {
         rows.extend(match part {
+            Part::Check => check::list(),
             Part::Unit => unit::list(&stage)?,
             Part::Direct => direct::list(),
             Part::Guest => guest::list(),

@@ -52,7 +52,7 @@ struct Common {
 enum Command {
     /// The main job: RDMA in a guest, then between two guests, with every step told
     Demo(demo::Arguments),
-    /// Everything: unit tests, direct (no VM), one guest, two guests
+    /// Everything: checks, unit tests, direct (no VM), one guest, two guests
     Test(test::Arguments),
     /// A guest to type in, with the device, the tools and the module in it
     Shell(shell::Arguments),

@@ -28,6 +28,8 @@ pub struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Word {
+    /// Formatting, lints, documentation that builds
+    Check,
     /// Every crate's own tests
     Unit,
     /// The conformance suite with no VM, and what only the host sees
@@ -47,6 +49,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<()> {
     let mut parts: Vec<Part> = Vec::new();
     for word in &arguments.parts {
         parts.push(match word {
+            Word::Check => Part::Check,
             Word::Unit => Part::Unit,
             Word::Direct => Part::Direct,
             Word::Guest => Part::Guest,

@@ -391,7 +391,7 @@ bits! {
         ack_timeout, set_ack_timeout
     }
     Mra.bits8[6; 2] {
-        /// The [`Answered`] message.
+        /// The kind of message that this one answers.
         answered, set_answered
     }
     Mra.bits9[3; 5] {
@@ -399,7 +399,7 @@ bits! {
         service_timeout, set_service_timeout
     }
     Rej.bits8[6; 2] {
-        /// The [`Answered`] message.
+        /// The kind of message that this one answers.
         answered, set_answered
     }
     Rej.bits9[1; 7] {

@@ -2,6 +2,7 @@
 
 //! Verbena as a driver of the object model: the table of its classes, and what it keeps for an object.
 
+use crate::ah::Ah;
 use crate::cq::Cq;
 use crate::doorbell::Doorbell;
 use crate::hardware::Hardware;
@@ -10,10 +11,11 @@ use crate::pd::Pd;
 use crate::platform::Platform;
 use crate::qp::Qp;
 use crate::srq::Srq;
-use crate::{cq, device, doorbell, mr, pd, qp, schema, srq, CommandError, Device};
+use crate::{ah, cq, device, doorbell, mr, pd, qp, schema, srq, CommandError, Device};
 use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
+use rdma_uapi::schema::AttrSchema;
 use rdma_uapi::sys::Arc;
 use rdma_uapi::table::{Additions, ClassOps, Extension};
 use rdma_uapi::wire::{method, DriverId};
@@ -23,6 +25,22 @@ use verbena_hw::cmd::HandleReq;
 
 /// The driver.
 pub struct Verbena<P: Platform>(PhantomData<fn() -> P>);
+
+/// What accompanies CREATE of a class of queue pairs.
+const NEW_QP: &[AttrSchema] = &[
+    schema::DOORBELL.required(),
+    schema::CQE_COOKIE.input(),
+    schema::QP_RINGS.output(),
+];
+/// What accompanies its QUERY.
+const QP: &[AttrSchema] = &[schema::QP_RINGS.output()];
+
+/// What accompanies every method of a shared receive queue that has rings to tell of.
+const SRQ: &[AttrSchema] = &[schema::SRQ_RING.output()];
+
+const fn extension(class: u16, method: u8, attrs: &'static [AttrSchema]) -> Extension {
+    Extension { class, method, attrs }
+}
 
 /// What Verbena keeps for an object.
 pub enum Payload<P: Platform> {
@@ -36,6 +54,8 @@ pub enum Payload<P: Platform> {
     Srq(Srq<P>),
     /// A queue pair.
     Qp(Qp<P>),
+    /// An address handle.
+    Ah(Ah),
     /// A doorbell page.
     Doorbell(Arc<Doorbell<P>>),
 }
@@ -99,6 +119,20 @@ impl<P: Platform> Driver for Verbena<P> {
                 release: Some(qp::release::<P>),
             },
             ClassOps {
+                schema: &class::qp::UD,
+                methods: &[
+                    (method::CREATE, qp::create::<P>),
+                    (method::QUERY, qp::query::<P>),
+                    (method::MODIFY, qp::modify::<P>),
+                ],
+                release: Some(qp::release::<P>),
+            },
+            ClassOps {
+                schema: &class::ah::SCHEMA,
+                methods: &[(method::CREATE, ah::create::<P>), (method::QUERY, ah::query::<P>)],
+                release: Some(ah::release::<P>),
+            },
+            ClassOps {
                 schema: &schema::DOORBELL_SCHEMA,
                 methods: &[
                     (method::CREATE, doorbell::create::<P>),
@@ -123,35 +157,13 @@ impl<P: Platform> Driver for Verbena<P> {
                 method: method::QUERY,
                 attrs: &[schema::CQ_RING.output()],
             },
-            Extension {
-                class: class::SRQ,
-                method: method::CREATE,
-                attrs: &[schema::SRQ_RING.output()],
-            },
-            Extension {
-                class: class::SRQ,
-                method: method::QUERY,
-                attrs: &[schema::SRQ_RING.output()],
-            },
-            Extension {
-                class: class::SRQ,
-                method: method::MODIFY,
-                attrs: &[schema::SRQ_RING.output()],
-            },
-            Extension {
-                class: class::QP_RC,
-                method: method::CREATE,
-                attrs: &[
-                    schema::DOORBELL.required(),
-                    schema::CQE_COOKIE.input(),
-                    schema::QP_RINGS.output(),
-                ],
-            },
-            Extension {
-                class: class::QP_RC,
-                method: method::QUERY,
-                attrs: &[schema::QP_RINGS.output()],
-            },
+            extension(class::SRQ, method::CREATE, SRQ),
+            extension(class::SRQ, method::QUERY, SRQ),
+            extension(class::SRQ, method::MODIFY, SRQ),
+            extension(class::QP_RC, method::CREATE, NEW_QP),
+            extension(class::QP_RC, method::QUERY, QP),
+            extension(class::QP_UD, method::CREATE, NEW_QP),
+            extension(class::QP_UD, method::QUERY, QP),
         ],
         removals: &[],
     };

@@ -20,7 +20,7 @@
 //! | `numbers` | from a device number to its object |
 //! | `pages` | page lists of pinned memory |
 //! | `ring` | memory shared with a process and where in the mapping space it is |
-//! | `device`, `pd`, `mr`, `cq`, `srq`, `qp`, `doorbell` | the classes |
+//! | `device`, `pd`, `ah`, `mr`, `cq`, `srq`, `qp`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
 
@@ -31,6 +31,7 @@
 extern crate std;
 
 mod admin;
+mod ah;
 mod cq;
 mod device;
 mod doorbell;

@@ -13,6 +13,7 @@ use crate::ring::{memory_offset, shared};
 use crate::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS};
 use crate::Verbena;
 use rdma_uapi::class::qp::{self, flag, QpCaps};
+use rdma_uapi::class::{self};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::schema::Attr;
 use rdma_uapi::sys::Arc;
@@ -52,7 +53,7 @@ struct Sizes {
 
 impl Sizes {
     /// What holds `caps`, with a receive ring unless receives are `shared`; `None` if nothing does.
-    fn of(caps: &QpCaps, shared: bool) -> Option<Self> {
+    fn of(caps: &QpCaps, kind: QpType, shared: bool) -> Option<Self> {
         let sges = |n: u32| u8::try_from(n).ok().filter(|&n| n <= wqe::MAX_SGE);
         let inline = u16::try_from(caps.max_inline).ok().filter(|&n| n <= wqe::MAX_INLINE)?;
         let entries = |n: u32| {
@@ -61,7 +62,7 @@ impl Sizes {
         };
         Some(Sizes {
             send_entries: entries(caps.max_send_wr)?,
-            send_stride: wqe::send_log_stride(false, sges(caps.max_send_sge)?, inline)?,
+            send_stride: wqe::send_log_stride(kind == QpType::UD, sges(caps.max_send_sge)?, inline)?,
             recv_entries: if shared { 0 } else { entries(caps.max_recv_wr)? },
             recv_stride: if shared {
                 0
@@ -168,7 +169,13 @@ fn cqn<P: Platform>(call: &Handling<'_, P>, attr: Attr<ObjectId>, object: &Refer
 }
 
 /// The sizes asked for, within the device's limits.
-fn sizes<P: Platform>(call: &Handling<'_, P>, hardware: &Hardware<P>, caps: &QpCaps, shared: bool) -> Outcome<Sizes> {
+fn sizes<P: Platform>(
+    call: &Handling<'_, P>,
+    hardware: &Hardware<P>,
+    caps: &QpCaps,
+    kind: QpType,
+    shared: bool,
+) -> Outcome<Sizes> {
     let limits = &hardware.limits;
     let over = caps.max_send_wr.max(caps.max_recv_wr) > limits.max_qp_wr
         || caps.max_send_sge.max(caps.max_recv_sge) > limits.max_sge
@@ -176,9 +183,18 @@ fn sizes<P: Platform>(call: &Handling<'_, P>, hardware: &Hardware<P>, caps: &QpC
     if caps.reserved != 0 {
         return Err(call.fail(qp::CAPS, Errno::EINVAL, Reason::NOT_ZERO));
     }
-    match Sizes::of(caps, shared) {
+    match Sizes::of(caps, kind, shared) {
         Some(sizes) if !over => Ok(sizes),
         _ => Err(call.out_of_range(qp::CAPS)),
+    }
+}
+
+/// The device's type of a class's queue pairs.
+fn kind(class: u16) -> QpType {
+    match class {
+        class::QP_RC => QpType::RC,
+        class::QP_UD => QpType::UD,
+        _ => unreachable!("the handler is in the table for classes of queue pairs only"),
     }
 }
 
@@ -190,18 +206,19 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         cqn(call, qp::RECV_CQ, &parts.recv_cq)?,
     );
     let mut caps = call.require(qp::CAPS)?;
+    let kind = kind(call.class());
     if parts.srq.is_some() {
         // As with libibverbs: what it says of receives does not count.
         (caps.max_recv_wr, caps.max_recv_sge) = (0, 0);
     }
-    let sizes = sizes(call, hardware, &caps, parts.srq.is_some())?;
+    let sizes = sizes(call, hardware, &caps, kind, parts.srq.is_some())?;
     let flags = call.get(qp::FLAGS)?.unwrap_or(0);
     if flags & !flag::ALL != 0 {
         return Err(call.fail(qp::FLAGS, Errno::EINVAL, Reason::UNKNOWN_FLAG));
     }
     let cookie = call.get(CQE_COOKIE)?.unwrap_or(0);
     let given = Given::read(call)?;
-    let path = qp_attrs::path_from_reset(call, &given)?;
+    let path = qp_attrs::path_from_reset(call, kind, &given)?;
 
     let reservation = call.reserve()?;
     let memory = shared::<P>(&hardware.platform, (sizes.recv_offset() + sizes.recv_bytes()) as usize)?;
@@ -220,7 +237,7 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         srqn: parts.srqn(),
         doorbell: slot.page_index(),
         slot: slot.number(),
-        qp_type: QpType::RC,
+        qp_type: kind,
         flags: if flags & flag::SIGNAL_ALL != 0 {
             QP_SIGNAL_ALL
         } else {

@@ -9,12 +9,12 @@ use crate::CommandError;
 use core::mem::offset_of;
 use rdma_uapi::class::qp;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::schema::Attr;
+use rdma_uapi::schema::{Access, Attr};
 use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::ModifyQpReq;
 use verbena_hw::id::{Gid, Psn, Qpn};
-use verbena_hw::qp::{attr, transition, Mtu, Path, QpAttrs, QpState, QpType};
+use verbena_hw::qp::{attr, transition, Mtu, Path, QpAttrs, QpState, QpType, QKEY_CONTROLLED};
 
 /// Attributes that a message gives.
 pub(crate) struct Given {
@@ -73,6 +73,7 @@ static KNOWN: &[Known] = &[
         qp::MAX_DEST_RD_ATOMIC,
     ),
     known(attr::DEST_QPN, offset_of!(QpAttrs, dest_qpn), qp::DEST_QPN),
+    known(attr::QKEY, offset_of!(QpAttrs, qkey), qp::QKEY),
 ];
 
 /// A failure that names an attribute by its id.
@@ -125,6 +126,7 @@ impl Given {
         attrs.path.port = number(qp::PORT, attr::PORT, u32::from(u8::MAX))? as u8;
         attrs.pkey_index = number(qp::PKEY_INDEX, attr::PKEY_INDEX, u32::from(u16::MAX))? as u16;
         attrs.access = number(qp::ACCESS, attr::ACCESS_FLAGS, u32::MAX)?;
+        attrs.qkey = number(qp::QKEY, attr::QKEY, u32::MAX)?;
         attrs.dest_qpn = Qpn::truncate(number(qp::DEST_QPN, attr::DEST_QPN, Qpn::MAX)?);
         attrs.sq_psn = Psn::truncate(number(qp::SQ_PSN, attr::SQ_PSN, Psn::MASK)?);
         attrs.rq_psn = Psn::truncate(number(qp::RQ_PSN, attr::RQ_PSN, Psn::MASK)?);
@@ -139,6 +141,9 @@ impl Given {
         if mask & attr::PATH_MTU != 0 {
             attrs.path_mtu = mtu_code(mtu).ok_or_else(|| call.out_of_range(qp::PATH_MTU))?.0;
         }
+        if attrs.qkey & QKEY_CONTROLLED != 0 && !call.host().may(call.context().owner(), Access::NetRaw) {
+            return Err(call.fail(qp::QKEY, Errno::EPERM, Reason::NOT_PERMITTED));
+        }
         given.mask = mask;
         given.read_path(call)?;
         Ok(given)
@@ -146,36 +151,47 @@ impl Given {
 
     fn read_path<P: Platform>(&mut self, call: &Handling<'_, P>) -> Outcome {
         let Some(path) = call.get(qp::PATH)? else { return Ok(()) };
-        let Ok(sgid_index) = u8::try_from(path.sgid_index) else {
-            return Err(call.out_of_range(qp::PATH));
+        // A path without a port means the only one.
+        let port = if self.mask & attr::PORT != 0 {
+            self.attrs.path.port
+        } else {
+            1
         };
-        if path.flow_label >= 1 << 20 {
-            return Err(call.out_of_range(qp::PATH));
-        }
-        if path.reserved != [0; 7] {
-            return Err(call.fail(qp::PATH, Errno::EINVAL, Reason::NOT_ZERO));
-        }
         self.mask |= attr::AV;
-        self.attrs.path = Path {
-            dgid: Gid(path.dgid),
-            flow_label: path.flow_label,
-            sgid_index,
-            hop_limit: path.hop_limit,
-            traffic_class: path.traffic_class,
-            sl: path.sl,
-            // Zero: the device derives the MAC address from the GID.
-            dmac: [0; 6],
-            vlan: NO_VLAN,
-            // A path without a port means the only one.
-            port: if self.mask & attr::PORT != 0 {
-                self.attrs.path.port
-            } else {
-                1
-            },
-            ..Path::default()
-        };
+        self.attrs.path = checked_path(call, qp::PATH, &path, port)?;
         Ok(())
     }
+}
+
+/// A path as the device takes it, by what can be said of it without the device.
+pub(crate) fn checked_path<P: Platform>(
+    call: &Handling<'_, P>,
+    attr: Attr<qp::Path>,
+    path: &qp::Path,
+    port: u8,
+) -> Outcome<Path> {
+    let Ok(sgid_index) = u8::try_from(path.sgid_index) else {
+        return Err(call.out_of_range(attr));
+    };
+    if path.flow_label >= 1 << 20 {
+        return Err(call.out_of_range(attr));
+    }
+    if path.reserved != [0; 7] {
+        return Err(call.fail(attr, Errno::EINVAL, Reason::NOT_ZERO));
+    }
+    Ok(Path {
+        dgid: Gid(path.dgid),
+        flow_label: path.flow_label,
+        sgid_index,
+        hop_limit: path.hop_limit,
+        traffic_class: path.traffic_class,
+        sl: path.sl,
+        // Zero: the device derives the MAC address from the GID.
+        dmac: [0; 6],
+        vlan: NO_VLAN,
+        port,
+        ..Path::default()
+    })
 }
 
 /// [`Path::vlan`]: none.
@@ -206,7 +222,7 @@ impl Steps {
 /// # Errors
 ///
 /// A state that a new queue pair cannot have; an attribute that no step takes; one that is missing.
-pub(crate) fn path_from_reset<P: Platform>(call: &Handling<'_, P>, given: &Given) -> Outcome<Steps> {
+pub(crate) fn path_from_reset<P: Platform>(call: &Handling<'_, P>, kind: QpType, given: &Given) -> Outcome<Steps> {
     let states = [QpState::RESET, QpState::INIT, QpState::RTR, QpState::RTS];
     let count = usize::from(given.attrs.state);
     if count >= states.len() {
@@ -218,7 +234,7 @@ pub(crate) fn path_from_reset<P: Platform>(call: &Handling<'_, P>, given: &Given
     };
     let mut left = given.mask & !attr::STATE;
     for n in 0..count {
-        let Some(takes) = transition(QpType::RC, states[n], states[n + 1]) else {
+        let Some(takes) = transition(kind, states[n], states[n + 1]) else {
             unreachable!("IBA's state machine has the way from RESET to RTS")
         };
         let missing = takes.required & !given.mask;
@@ -280,6 +296,7 @@ pub(crate) fn answer<P: Platform>(call: &mut Handling<'_, P>, attrs: &QpAttrs) -
         (qp::PORT, u32::from(attrs.path.port)),
         (qp::PKEY_INDEX, u32::from(attrs.pkey_index)),
         (qp::ACCESS, attrs.access),
+        (qp::QKEY, attrs.qkey),
         (qp::DEST_QPN, attrs.dest_qpn.get()),
         (qp::SQ_PSN, attrs.sq_psn.get()),
         (qp::RQ_PSN, attrs.rq_psn.get()),

@@ -151,8 +151,13 @@ fn listing_is_complete(fixture: &Fixture) -> Outcome {
         (class::PD, &[method::CREATE, method::QUERY, method::DESTROY]),
         (class::MR, &[method::CREATE, method::QUERY, method::DESTROY]),
         (class::CQ, &[method::CREATE, method::QUERY, method::DESTROY]),
+        (class::AH, &[method::CREATE, method::QUERY, method::DESTROY]),
         (
             class::QP_RC,
+            &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
+        ),
+        (
+            class::QP_UD,
             &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
         ),
     ];

@@ -9,6 +9,7 @@ mod batch;
 mod cleanup;
 mod control;
 mod cq;
+mod datagram;
 mod discovery;
 mod epoll;
 mod errors;
@@ -41,6 +42,7 @@ const AREAS: &[&[Case]] = &[
     qp_life::CASES,
     transfer::CASES,
     cq::CASES,
+    datagram::CASES,
     errors::CASES,
     retries::CASES,
     srq::CASES,

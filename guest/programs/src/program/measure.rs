@@ -34,9 +34,9 @@ pub struct RunOptions {
     json: bool,
 }
 
-/// The line that [`RunOptions::marks`] writes before.
+/// The line that `RunOptions::marks` writes before.
 pub const MARK_BEGIN: &str = "verbena-mark: steady state begins";
-/// The line that [`RunOptions::marks`] writes after.
+/// The line that `RunOptions::marks` writes after.
 pub const MARK_END: &str = "verbena-mark: steady state ends";
 
 /// What is reported.

@@ -2,8 +2,8 @@
 //! Verified traffic between two ends: every byte of every iteration is compared with the pattern that belongs there and
 //! then.
 //!
-//! An iteration is two steps. The first end sends ([`End::ping`]), the second one answers ([`End::pong`]), the first takes the
-//! answer ([`End::take_pong`]): each side waits for the other, so one thread can be both. Nothing here makes a system
+//! An iteration is two steps. The first end sends (`End::ping`), the second one answers (`End::pong`), the first takes the
+//! answer (`End::take_pong`): each side waits for the other, so one thread can be both. Nothing here makes a system
 //! call or allocates once it is set up.
 
 use super::spin::Waiting;

@@ -10,6 +10,7 @@ use crate::object::Object;
 use crate::pd::Registration;
 use crate::qp::{self, Batched, Ground, Names, QpAttr, QpBuilder, Slots};
 use crate::{CompletionQueue, Context, ProtectionDomain, RcQp};
+use rdma_uapi::class;
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::{method, ObjectId};
 
@@ -151,7 +152,7 @@ impl Command<'_> {
                 };
                 builder.message(words, &names, slots.expect("a queue pair's slots were taken"))
             }
-            Command::Modify(target, attributes) => attributes.message(words, ids.of_target(*target)),
+            Command::Modify(target, attributes) => attributes.message(words, class::QP_RC, ids.of_target(*target)),
             Command::Destroy(owned) => {
                 let object = owned.0.object().expect("what is destroyed is an object");
                 Builder::new(words, object.class(), object.id().0)

@@ -5,7 +5,6 @@ use crate::endpoint::Endpoint;
 use crate::error::Result;
 use crate::{Access, Context};
 use rdma_uapi::class::qp::{self, Path, QpCaps};
-use rdma_uapi::class::{self};
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::ObjectId;
 use verbena_hw::id::{Gid, Psn};
@@ -44,6 +43,8 @@ attributes! {
     port: u32 => PORT, |port| port;
     /// Entry in the port's P_Key table.
     pkey_index: u32 => PKEY_INDEX, |index| index;
+    /// The Q_Key. Setting one with bit 31 takes CAP_NET_RAW.
+    qkey: u32 => QKEY, |qkey| qkey;
     /// What the peer may do through it.
     access: Access => ACCESS, |access| access.bits();
     /// The path to the peer.
@@ -82,8 +83,8 @@ impl QpAttr {
     }
 
     /// The message of MODIFY.
-    pub(crate) fn message<'m>(&self, words: &'m mut [u64], qp: ObjectId) -> Builder<'m> {
-        let mut message = Builder::new(words, class::QP_RC, qp.0);
+    pub(crate) fn message<'m>(&self, words: &'m mut [u64], class: u16, qp: ObjectId) -> Builder<'m> {
+        let mut message = Builder::new(words, class, qp.0);
         self.write(&mut message);
         message
     }
@@ -241,7 +242,7 @@ impl Connection<'_> {
     }
 }
 
-/// What QUERY says of a queue pair.
+/// What QUERY says of a queue pair. What its type does not have is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QpInfo {
     /// Its state.
@@ -254,6 +255,8 @@ pub struct QpInfo {
     pub port: u32,
     /// Entry in the port's P_Key table.
     pub pkey_index: u32,
+    /// The Q_Key.
+    pub qkey: u32,
     /// What the peer may do.
     pub access: Access,
     /// The path to the peer.
@@ -283,6 +286,7 @@ pub struct QpInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rdma_uapi::class;
     use rdma_uapi::wire::{AttrHead, ATTR_HEAD, ATTR_ID, HEADER};
     use zerocopy::FromBytes;
 

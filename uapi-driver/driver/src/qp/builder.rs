@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Making a queue pair.
 
-use super::{QpAttr, RcQp};
+use super::{Qp, QpAttr, Rc, Transport};
 use crate::batch::Part;
 use crate::context::{Answer, MESSAGE};
 use crate::cq::CqShared;
@@ -37,7 +37,7 @@ pub struct Batched(());
 
 /// What is to be chosen of a new queue pair. [`QpBuilder::build`] makes it at once, [`crate::Batch::create_qp`] with others.
 #[must_use = "a builder makes nothing until `build`"]
-pub struct QpBuilder<'a, When = Standing> {
+pub struct QpBuilder<'a, When = Standing, T: Transport = Rc> {
     pub(crate) pd: Part<'a, ProtectionDomain>,
     pub(crate) send_cq: Part<'a, CompletionQueue>,
     pub(crate) recv_cq: Part<'a, CompletionQueue>,
@@ -46,7 +46,7 @@ pub struct QpBuilder<'a, When = Standing> {
     signal_all: bool,
     attributes: Option<QpAttr>,
     events: Option<(&'a EventQueue, u64)>,
-    when: PhantomData<When>,
+    when: PhantomData<(When, T)>,
 }
 
 /// The ids of what a queue pair stands on.
@@ -79,7 +79,7 @@ impl Slots {
     }
 }
 
-impl<'a, When> QpBuilder<'a, When> {
+impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
     pub(super) fn new(
         pd: Part<'a, ProtectionDomain>,
         send_cq: Part<'a, CompletionQueue>,
@@ -167,7 +167,7 @@ impl<'a, When> QpBuilder<'a, When> {
     }
 
     /// The same choices, for a batch.
-    pub(crate) fn for_batch(self) -> QpBuilder<'a, Batched> {
+    pub(crate) fn for_batch(self) -> QpBuilder<'a, Batched, T> {
         QpBuilder {
             pd: self.pd,
             send_cq: self.send_cq,
@@ -194,7 +194,7 @@ impl<'a, When> QpBuilder<'a, When> {
 
     /// The message of CREATE.
     pub(crate) fn message<'m>(&self, words: &'m mut [u64], on: &Names, slots: &Slots) -> Builder<'m> {
-        let mut message = Builder::new(words, class::QP_RC, 0);
+        let mut message = Builder::new(words, T::CLASS, 0);
         message.put(qp::PD, &on.pd);
         message.put(qp::SEND_CQ, &on.send_cq);
         message.put(qp::RECV_CQ, &on.recv_cq);
@@ -217,8 +217,8 @@ impl<'a, When> QpBuilder<'a, When> {
     }
 
     /// From what CREATE answered.
-    pub(crate) fn made(self, context: &Context, answer: &Answer<'_>, on: Ground, slots: Slots) -> Result<RcQp> {
-        let object = Object::new(context, class::QP_RC, answer.object(), "destroy a queue pair");
+    pub(crate) fn made(self, context: &Context, answer: &Answer<'_>, on: Ground, slots: Slots) -> Result<Qp<T>> {
+        let object = Object::new(context, T::CLASS, answer.object(), "destroy a queue pair");
         let caps = answer.expect(DOING, qp::CAPS)?;
         let qpn = Qpn::new(answer.expect(DOING, qp::QPN)?);
         let qpn = qpn.ok_or(Error::Answer {
@@ -232,7 +232,8 @@ impl<'a, When> QpBuilder<'a, When> {
             what: "its rings do not fit their memory",
         })?;
         let psn = self.first_psn();
-        Ok(RcQp {
+        Ok(Qp {
+            transport: PhantomData,
             send,
             recv,
             state: self.state(),
@@ -253,14 +254,14 @@ impl<'a, When> QpBuilder<'a, When> {
     }
 }
 
-impl QpBuilder<'_> {
+impl<T: Transport> QpBuilder<'_, Standing, T> {
     /// Makes it: in RESET, unless [`QpBuilder::attributes`] name another state.
     ///
     /// # Errors
     ///
     /// A size is more than the device allows; an attribute is missing or out of range; the device has no more queue pairs,
     /// or is gone.
-    pub fn build(self) -> Result<RcQp> {
+    pub fn build(self) -> Result<Qp<T>> {
         let (Part::Made(pd), Part::Made(send_cq), Part::Made(recv_cq)) = (self.pd, self.send_cq, self.recv_cq) else {
             unreachable!("only a batch's builder is made of tickets")
         };

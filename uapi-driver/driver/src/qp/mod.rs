@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reliable connected queue pairs.
+//! Queue pairs: what all types have, and those that are connected.
 
 mod attrs;
 mod builder;
+mod datagram;
+mod transport;
 
 pub(crate) use attrs::Known;
 pub use attrs::{path_to, ConnectOptions, QpAttr, QpInfo};
 pub use builder::{Batched, QpBuilder, Standing};
 pub(crate) use builder::{Ground, Names, Slots, DOING as CREATING};
+pub use datagram::{AddressError, AddressHandle, CheckedAddress, Destination, UdQp, GRH_LEN};
+pub use transport::{Connected, Rc, Transport, Ud};
 
 use crate::batch::Part;
 use crate::context::MESSAGE;
@@ -23,11 +27,12 @@ use crate::ring::table::QpSlot;
 use crate::ring::work::{PostError, RecvWr, SendWr};
 use crate::srq::SrqShared;
 use crate::{Access, CompletionQueue, Context, ProtectionDomain};
-use rdma_uapi::class::qp::{self, QpCaps};
-use rdma_uapi::class::{self};
+use rdma_uapi::class::qp::{self, Path, QpCaps};
 use rdma_uapi::client::Builder;
+use rdma_uapi::schema::Attr;
 use rdma_uapi::wire::method;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use verbena_hw::id::{Gid, Psn, Qpn};
 use verbena_hw::qp::QpState;
@@ -35,14 +40,14 @@ use verbena_hw::qp::QpState;
 /// What MODIFY is, in a sentence.
 pub(crate) const MODIFYING: &str = "modify a queue pair";
 
-/// A reliable connected queue pair.
+/// A queue pair of type `T`: [`RcQp`], [`UdQp`].
 ///
 /// Posting makes no system call (but to wake a device that sleeps, on the direct attachment), takes no lock and
 /// allocates nothing. One thread at a time uses it; its completions may be polled by another.
 ///
 /// When it is dropped, work that is outstanding ends without completions, and completions that were not polled are
 /// not delivered any more.
-pub struct RcQp {
+pub struct Qp<T: Transport> {
     // Field order: the object is destroyed before what it stands on can go, and before its slot serves another queue
     // pair. The rings' memory stays mapped until nothing can post.
     object: Object,
@@ -62,25 +67,19 @@ pub struct RcQp {
     _srq: Option<Arc<SrqShared>>,
     _pd: Arc<Object>,
     _events: Option<Arc<EventQueueShared>>,
+    transport: PhantomData<T>,
 }
 
-impl RcQp {
+/// A reliable connected queue pair.
+pub type RcQp = Qp<Rc>;
+
+impl<T: Transport> Qp<T> {
     /// A new one: its sends complete to `send_cq`, its receives to `recv_cq`, which may be the same.
     pub fn builder<'a>(
         pd: &'a ProtectionDomain,
         send_cq: &'a CompletionQueue,
         recv_cq: &'a CompletionQueue,
-    ) -> QpBuilder<'a> {
-        QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
-    }
-
-    /// A new one for a [`crate::Batch`]: what it stands on may be made by the same batch, and is then named by its
-    /// [`crate::Ticket`].
-    pub fn batched<'a>(
-        pd: impl Into<Part<'a, ProtectionDomain>>,
-        send_cq: impl Into<Part<'a, CompletionQueue>>,
-        recv_cq: impl Into<Part<'a, CompletionQueue>>,
-    ) -> QpBuilder<'a, Batched> {
+    ) -> QpBuilder<'a, Standing, T> {
         QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
     }
 
@@ -122,9 +121,223 @@ impl RcQp {
         self.recv.as_ref().map_or(0, RecvRing::entries)
     }
 
-    /// The state that it was last moved to. The device may have moved it to an error state since: [`RcQp::query`].
+    /// The state that it was last moved to. The device may have moved it to an error state since: [`Qp::query`].
     pub fn state(&self) -> QpState {
         self.state
+    }
+
+    /// Changes attributes, and moves it to another state if one is given.
+    ///
+    /// RESET is not for this: see [`Qp::reset`].
+    ///
+    /// # Errors
+    ///
+    /// The transition does not exist, lacks an attribute or forbids one; a value is out of range; the device is gone.
+    pub fn modify(&mut self, attributes: &QpAttr) -> Result<()> {
+        if attributes.state == Some(QpState::RESET) {
+            return Err(Error::Argument(
+                "a queue pair goes to RESET by `reset`, which takes its completion queues along",
+            ));
+        }
+        self.send_modify(attributes)
+    }
+
+    /// MODIFY has taken these.
+    pub(crate) fn note_change(&mut self, attributes: &QpAttr) {
+        self.state = attributes.state.unwrap_or(self.state);
+        self.psn = attributes.first_psn().unwrap_or(self.psn);
+    }
+
+    fn send_modify(&mut self, attributes: &QpAttr) -> Result<()> {
+        let mut words = [0; MESSAGE];
+        let message = attributes.message(&mut words, T::CLASS, self.object.id());
+        self.context().call(MODIFYING, method::MODIFY, message)?;
+        self.note_change(attributes);
+        Ok(())
+    }
+
+    /// Moves it to the error state: what is outstanding completes with a flush error.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn set_error(&mut self) -> Result<()> {
+        self.modify(&QpAttr::to(QpState::ERR))
+    }
+
+    /// Moves it to RESET. Outstanding work is forgotten, and so are its completions that have not been polled: both of
+    /// its completion queues must be given for that.
+    ///
+    /// # Errors
+    ///
+    /// A completion queue of it is missing; the device is gone.
+    pub fn reset(&mut self, completion_queues: &mut [&mut CompletionQueue]) -> Result<()> {
+        let given = |shared: &Arc<CqShared>| completion_queues.iter().any(|cq| Arc::ptr_eq(&cq.shared, shared));
+        if !given(&self.send_cq) || !given(&self.recv_cq) {
+            return Err(Error::Argument(
+                "`reset` takes both completion queues of the queue pair",
+            ));
+        }
+        self.send_modify(&QpAttr::to(QpState::RESET))?;
+        // The device touches rings and completion queues for it no more.
+        for cq in completion_queues {
+            cq.ring.forget(self.slot.cookie());
+        }
+        self.slot.reset();
+        self.send.reset();
+        if let Some(recv) = &mut self.recv {
+            recv.reset();
+        }
+        Ok(())
+    }
+
+    /// Its state and attributes, from the device.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn query(&self) -> Result<QpInfo> {
+        const DOING: &str = "query a queue pair";
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, T::CLASS, self.object.id().0);
+        message.ask(qp::STATE).ask(qp::CAPS).ask(qp::QPN).ask(qp::PORT);
+        message.ask(qp::PKEY_INDEX).ask(qp::SQ_PSN);
+        let known: &[Attr<u32>] = T::ATTRS;
+        for &attr in known {
+            message.ask(attr);
+        }
+        if T::IS_CONNECTED {
+            message.ask(qp::PATH);
+        }
+        let answer = self.context().call(DOING, method::QUERY, message)?;
+        let state = answer.expect(DOING, qp::STATE)?;
+        let number = |attr: Attr<u32>| {
+            if known.iter().any(|known| known.id() == attr.id()) {
+                answer.expect(DOING, attr)
+            } else {
+                Ok(0)
+            }
+        };
+        Ok(QpInfo {
+            state: QpState(u8::try_from(state).unwrap_or(u8::MAX)),
+            caps: answer.expect(DOING, qp::CAPS)?,
+            qpn: answer.expect(DOING, qp::QPN)?,
+            port: answer.expect(DOING, qp::PORT)?,
+            pkey_index: answer.expect(DOING, qp::PKEY_INDEX)?,
+            qkey: number(qp::QKEY)?,
+            access: Access::from_bits_retain(number(qp::ACCESS)?),
+            path: if T::IS_CONNECTED {
+                answer.expect(DOING, qp::PATH)?
+            } else {
+                Path::default()
+            },
+            dest_qpn: number(qp::DEST_QPN)?,
+            sq_psn: answer.expect(DOING, qp::SQ_PSN)?,
+            rq_psn: number(qp::RQ_PSN)?,
+            path_mtu: number(qp::PATH_MTU)?,
+            timeout: number(qp::TIMEOUT)?,
+            retry_cnt: number(qp::RETRY_CNT)?,
+            rnr_retry: number(qp::RNR_RETRY)?,
+            min_rnr_timer: number(qp::MIN_RNR_TIMER)?,
+            max_rd_atomic: number(qp::MAX_RD_ATOMIC)?,
+            max_dest_rd_atomic: number(qp::MAX_DEST_RD_ATOMIC)?,
+        })
+    }
+
+    /// Begins a batch: sends that become visible to the device together, with one doorbell.
+    #[inline(always)]
+    pub fn send_batch(&mut self) -> SendBatch<'_, T> {
+        SendBatch { qp: self }
+    }
+
+    /// Posts a receive.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; nothing has happened then. [`PostError::NoQueue`] if its receives are shared.
+    #[inline(always)]
+    pub fn post_recv(&mut self, wr: &RecvWr<'_>) -> Result<(), PostError> {
+        if self.state == QpState::RESET {
+            return Err(PostError::WrongState);
+        }
+        let recv = self.recv.as_mut().ok_or(PostError::NoQueue)?;
+        recv.push(&self.slot, wr)
+    }
+
+    /// Posts an entry for the send queue as it is given (its first word begins a [`verbena_hw::wqe::SendHeader`]), with
+    /// only the phase bit set right. What the device makes of it is its business: this is for tests of just that.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; nothing has happened then.
+    pub fn post_raw_send(&mut self, entry: &[u64]) -> Result<(), PostError> {
+        self.check_send_state()?;
+        self.send.push_raw(&self.slot, entry)?;
+        self.publish()
+    }
+
+    /// As [`Qp::post_raw_send`], for the receive queue.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; nothing has happened then.
+    pub fn post_raw_recv(&mut self, entry: &[u64]) -> Result<(), PostError> {
+        if self.state == QpState::RESET {
+            return Err(PostError::WrongState);
+        }
+        let recv = self.recv.as_mut().ok_or(PostError::NoQueue)?;
+        recv.push_raw(&self.slot, entry)
+    }
+
+    /// Sends that were posted and whose entries are not known to be free again.
+    pub fn send_outstanding(&self) -> u32 {
+        self.send.outstanding(&self.slot)
+    }
+
+    /// Receives that were posted and whose completions have not been polled.
+    pub fn recv_outstanding(&self) -> u32 {
+        self.recv.as_ref().map_or(0, |recv| recv.outstanding(&self.slot))
+    }
+
+    /// Destroys it. Dropping it does the same.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn destroy(self) -> Result<()> {
+        self.object.destroy()
+    }
+
+    #[inline(always)]
+    fn check_send_state(&self) -> Result<(), PostError> {
+        // RTS, SQD and the error states come after the others. In SQD sends wait, in error states they are flushed.
+        if self.state < QpState::RTS {
+            return Err(PostError::WrongState);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> Result<(), PostError> {
+        if self.send.publish() {
+            // The doorbell's read-modify-writes order the entries before it.
+            self.doorbell
+                .ring(self.doorbell_slot)
+                .map_err(|_| PostError::DeviceGone)?;
+        }
+        Ok(())
+    }
+}
+
+impl Qp<Rc> {
+    /// A new one for a [`crate::Batch`]: what it stands on may be made by the same batch, and is then named by its
+    /// [`crate::Ticket`].
+    pub fn batched<'a>(
+        pd: impl Into<Part<'a, ProtectionDomain>>,
+        send_cq: impl Into<Part<'a, CompletionQueue>>,
+        recv_cq: impl Into<Part<'a, CompletionQueue>>,
+    ) -> QpBuilder<'a, Batched> {
+        QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
     }
 
     /// What a peer must know to connect to it: with entry 0 of port 1's GID table.
@@ -194,120 +407,9 @@ impl RcQp {
     pub fn init_with(&mut self, options: &ConnectOptions) -> Result<()> {
         self.modify(&options.init())
     }
+}
 
-    /// Changes attributes, and moves it to another state if one is given.
-    ///
-    /// RESET is not for this: see [`RcQp::reset`].
-    ///
-    /// # Errors
-    ///
-    /// The transition does not exist, lacks an attribute or forbids one; a value is out of range; the device is gone.
-    pub fn modify(&mut self, attributes: &QpAttr) -> Result<()> {
-        if attributes.state == Some(QpState::RESET) {
-            return Err(Error::Argument(
-                "a queue pair goes to RESET by `reset`, which takes its completion queues along",
-            ));
-        }
-        self.send_modify(attributes)
-    }
-
-    /// MODIFY has taken these.
-    pub(crate) fn note_change(&mut self, attributes: &QpAttr) {
-        self.state = attributes.state.unwrap_or(self.state);
-        self.psn = attributes.first_psn().unwrap_or(self.psn);
-    }
-
-    fn send_modify(&mut self, attributes: &QpAttr) -> Result<()> {
-        let mut words = [0; MESSAGE];
-        let message = attributes.message(&mut words, self.object.id());
-        self.context().call(MODIFYING, method::MODIFY, message)?;
-        self.note_change(attributes);
-        Ok(())
-    }
-
-    /// Moves it to the error state: what is outstanding completes with a flush error.
-    ///
-    /// # Errors
-    ///
-    /// The device is gone.
-    pub fn set_error(&mut self) -> Result<()> {
-        self.modify(&QpAttr::to(QpState::ERR))
-    }
-
-    /// Moves it to RESET. Outstanding work is forgotten, and so are its completions that have not been polled: both of
-    /// its completion queues must be given for that.
-    ///
-    /// # Errors
-    ///
-    /// A completion queue of it is missing; the device is gone.
-    pub fn reset(&mut self, completion_queues: &mut [&mut CompletionQueue]) -> Result<()> {
-        let given = |shared: &Arc<CqShared>| completion_queues.iter().any(|cq| Arc::ptr_eq(&cq.shared, shared));
-        if !given(&self.send_cq) || !given(&self.recv_cq) {
-            return Err(Error::Argument(
-                "`reset` takes both completion queues of the queue pair",
-            ));
-        }
-        self.send_modify(&QpAttr::to(QpState::RESET))?;
-        // The device touches rings and completion queues for it no more.
-        for cq in completion_queues {
-            cq.ring.forget(self.slot.cookie());
-        }
-        self.slot.reset();
-        self.send.reset();
-        if let Some(recv) = &mut self.recv {
-            recv.reset();
-        }
-        Ok(())
-    }
-
-    /// Its state and attributes, from the device.
-    ///
-    /// # Errors
-    ///
-    /// The device is gone.
-    pub fn query(&self) -> Result<QpInfo> {
-        const DOING: &str = "query a queue pair";
-        let mut words = [0; MESSAGE];
-        let mut message = Builder::new(&mut words, class::QP_RC, self.object.id().0);
-        message
-            .ask(qp::STATE)
-            .ask(qp::CAPS)
-            .ask(qp::QPN)
-            .ask(qp::PORT)
-            .ask(qp::PKEY_INDEX)
-            .ask(qp::ACCESS);
-        message
-            .ask(qp::PATH)
-            .ask(qp::DEST_QPN)
-            .ask(qp::SQ_PSN)
-            .ask(qp::RQ_PSN)
-            .ask(qp::PATH_MTU)
-            .ask(qp::TIMEOUT);
-        message.ask(qp::RETRY_CNT).ask(qp::RNR_RETRY).ask(qp::MIN_RNR_TIMER);
-        message.ask(qp::MAX_RD_ATOMIC).ask(qp::MAX_DEST_RD_ATOMIC);
-        let answer = self.context().call(DOING, method::QUERY, message)?;
-        let state = answer.expect(DOING, qp::STATE)?;
-        Ok(QpInfo {
-            state: QpState(u8::try_from(state).unwrap_or(u8::MAX)),
-            caps: answer.expect(DOING, qp::CAPS)?,
-            qpn: answer.expect(DOING, qp::QPN)?,
-            port: answer.expect(DOING, qp::PORT)?,
-            pkey_index: answer.expect(DOING, qp::PKEY_INDEX)?,
-            access: Access::from_bits_retain(answer.expect(DOING, qp::ACCESS)?),
-            path: answer.expect(DOING, qp::PATH)?,
-            dest_qpn: answer.expect(DOING, qp::DEST_QPN)?,
-            sq_psn: answer.expect(DOING, qp::SQ_PSN)?,
-            rq_psn: answer.expect(DOING, qp::RQ_PSN)?,
-            path_mtu: answer.expect(DOING, qp::PATH_MTU)?,
-            timeout: answer.expect(DOING, qp::TIMEOUT)?,
-            retry_cnt: answer.expect(DOING, qp::RETRY_CNT)?,
-            rnr_retry: answer.expect(DOING, qp::RNR_RETRY)?,
-            min_rnr_timer: answer.expect(DOING, qp::MIN_RNR_TIMER)?,
-            max_rd_atomic: answer.expect(DOING, qp::MAX_RD_ATOMIC)?,
-            max_dest_rd_atomic: answer.expect(DOING, qp::MAX_DEST_RD_ATOMIC)?,
-        })
-    }
-
+impl<T: Connected> Qp<T> {
     /// Posts a send.
     ///
     /// # Errors
@@ -319,105 +421,21 @@ impl RcQp {
         self.send.push(&self.slot, wr)?;
         self.publish()
     }
-
-    /// Begins a batch: sends that become visible to the device together, with one doorbell.
-    #[inline(always)]
-    pub fn send_batch(&mut self) -> SendBatch<'_> {
-        SendBatch { qp: self }
-    }
-
-    /// Posts a receive.
-    ///
-    /// # Errors
-    ///
-    /// [`PostError`]; nothing has happened then. [`PostError::NoQueue`] if its receives are shared.
-    #[inline(always)]
-    pub fn post_recv(&mut self, wr: &RecvWr<'_>) -> Result<(), PostError> {
-        if self.state == QpState::RESET {
-            return Err(PostError::WrongState);
-        }
-        let recv = self.recv.as_mut().ok_or(PostError::NoQueue)?;
-        recv.push(&self.slot, wr)
-    }
-
-    /// Posts an entry for the send queue as it is given (its first word begins a [`verbena_hw::wqe::SendHeader`]), with
-    /// only the phase bit set right. What the device makes of it is its business: this is for tests of just that.
-    ///
-    /// # Errors
-    ///
-    /// [`PostError`]; nothing has happened then.
-    pub fn post_raw_send(&mut self, entry: &[u64]) -> Result<(), PostError> {
-        self.check_send_state()?;
-        self.send.push_raw(&self.slot, entry)?;
-        self.publish()
-    }
-
-    /// As [`RcQp::post_raw_send`], for the receive queue.
-    ///
-    /// # Errors
-    ///
-    /// [`PostError`]; nothing has happened then.
-    pub fn post_raw_recv(&mut self, entry: &[u64]) -> Result<(), PostError> {
-        if self.state == QpState::RESET {
-            return Err(PostError::WrongState);
-        }
-        let recv = self.recv.as_mut().ok_or(PostError::NoQueue)?;
-        recv.push_raw(&self.slot, entry)
-    }
-
-    /// Sends that were posted and whose entries are not known to be free again.
-    pub fn send_outstanding(&self) -> u32 {
-        self.send.outstanding(&self.slot)
-    }
-
-    /// Receives that were posted and whose completions have not been polled.
-    pub fn recv_outstanding(&self) -> u32 {
-        self.recv.as_ref().map_or(0, |recv| recv.outstanding(&self.slot))
-    }
-
-    /// Destroys it. Dropping it does the same.
-    ///
-    /// # Errors
-    ///
-    /// The device is gone.
-    pub fn destroy(self) -> Result<()> {
-        self.object.destroy()
-    }
-
-    #[inline(always)]
-    fn check_send_state(&self) -> Result<(), PostError> {
-        // RTS, SQD and the error states come after the others. In SQD sends wait, in error states they are flushed.
-        if self.state < QpState::RTS {
-            return Err(PostError::WrongState);
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn publish(&mut self) -> Result<(), PostError> {
-        if self.send.publish() {
-            // The doorbell's read-modify-writes order the entries before it.
-            self.doorbell
-                .ring(self.doorbell_slot)
-                .map_err(|_| PostError::DeviceGone)?;
-        }
-        Ok(())
-    }
 }
 
-impl fmt::Debug for RcQp {
+impl<T: Transport> fmt::Debug for Qp<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RcQp({}, {})", self.qpn, self.state)
+        write!(f, "{}({}, {})", T::NAME, self.qpn, self.state)
     }
 }
 
 /// Sends that become visible to the device together. Dropped without [`SendBatch::ring`] they are forgotten.
 #[must_use = "a batch that is not rung is forgotten"]
-pub struct SendBatch<'a> {
-    qp: &'a mut RcQp,
+pub struct SendBatch<'a, T: Transport> {
+    qp: &'a mut Qp<T>,
 }
 
-impl SendBatch<'_> {
+impl<T: Connected> SendBatch<'_, T> {
     /// Adds a send.
     ///
     /// # Errors
@@ -428,7 +446,9 @@ impl SendBatch<'_> {
         self.qp.check_send_state()?;
         self.qp.send.push(&self.qp.slot, wr)
     }
+}
 
+impl<T: Transport> SendBatch<'_, T> {
     /// Hands the batch to the device.
     ///
     /// # Errors
@@ -440,7 +460,7 @@ impl SendBatch<'_> {
     }
 }
 
-impl Drop for SendBatch<'_> {
+impl<T: Transport> Drop for SendBatch<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.qp.send.has_unpublished() {

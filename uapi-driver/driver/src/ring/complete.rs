@@ -212,6 +212,37 @@ impl Completion<'_> {
         (self.flags() & flags::IMM != 0).then(|| u32::from_be((self.word(2) >> 32) as u32))
     }
 
+    /// Whether the receive begins with a datagram's header, of [`crate::GRH_LEN`] bytes, which count in
+    /// [`Completion::byte_len`].
+    #[inline(always)]
+    pub fn has_grh(&self) -> bool {
+        self.flags() & flags::GRH != 0
+    }
+
+    /// Of a datagram's receive: the sender's queue pair.
+    #[inline(always)]
+    pub fn src_qpn(&self) -> u32 {
+        self.word(5) as u32
+    }
+
+    /// Of a datagram's receive: the P_Key's index.
+    #[inline(always)]
+    pub fn pkey_index(&self) -> u16 {
+        (self.word(5) >> 32) as u16
+    }
+
+    /// Of a datagram's receive: its service level.
+    #[inline(always)]
+    pub fn sl(&self) -> u8 {
+        (self.word(5) >> 48) as u8
+    }
+
+    /// Of a datagram's receive: the sender's MAC address.
+    pub fn src_mac(&self) -> [u8; 6] {
+        let [mac @ .., _, _] = self.word(6).to_le_bytes();
+        mac
+    }
+
     /// The key that the message invalidated.
     #[inline(always)]
     pub fn invalidated_rkey(&self) -> Option<u32> {
@@ -241,6 +272,8 @@ impl Completion<'_> {
             qpn: self.qpn(),
             byte_len: self.byte_len(),
             imm: self.imm(),
+            grh: self.has_grh(),
+            src_qpn: self.src_qpn(),
             vendor_err: self.vendor_err(),
             timestamp: self.timestamp(),
         }
@@ -297,6 +330,10 @@ pub struct WorkCompletion {
     pub byte_len: u32,
     /// See [`Completion::imm`].
     pub imm: Option<u32>,
+    /// See [`Completion::has_grh`].
+    pub grh: bool,
+    /// See [`Completion::src_qpn`].
+    pub src_qpn: u32,
     /// See [`Completion::vendor_err`].
     pub vendor_err: u32,
     /// See [`Completion::timestamp`].
@@ -375,6 +412,7 @@ fn vendor_text(reason: u32) -> Option<&'static str> {
         vendor::ATOMIC_OPERAND => "an atomic operand is not 8 bytes long, or not aligned",
         vendor::RD_ATOMIC => "the peer allows fewer outstanding READs and atomics",
         vendor::RING_UNREACHABLE => "the queue's ring is not mapped for the device any more",
+        vendor::ADDRESS => "the destination is malformed, or names an empty entry of the GID table",
         _ => return None,
     })
 }
@@ -454,7 +492,11 @@ mod tests {
             owner: 0xfe,
             opcode: Opcode::RECV_RDMA_WITH_IMM.0,
             status: Status::SUCCESS.0,
-            flags: flags::RECV | flags::IMM | flags::SOLICITED,
+            flags: flags::RECV | flags::IMM | flags::SOLICITED | flags::GRH,
+            src_qpn: Qpn::truncate(0x123456),
+            pkey_index: 0x789,
+            sl: 11,
+            smac: [1, 2, 3, 4, 5, 6],
             qpn: Qpn::truncate(0xabcdef),
             wr_id: u64::MAX - 5,
             byte_len: 12345,
@@ -476,12 +518,16 @@ mod tests {
                 qpn: 0xabcdef,
                 byte_len: 12345,
                 imm: Some(0x0102_0304),
+                grh: true,
+                src_qpn: 0x123456,
                 vendor_err: 0,
                 timestamp: 77,
             }
         );
         assert_eq!(completion.ok(), Ok(()));
         assert_eq!(completion.invalidated_rkey(), None);
+        assert_eq!((completion.pkey_index(), completion.sl()), (0x789, 11));
+        assert_eq!(completion.src_mac(), [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

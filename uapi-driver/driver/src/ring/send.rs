@@ -11,10 +11,13 @@ use super::table::{QpSlot, Side};
 use super::work::{Data, PostError, SendWr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use verbena_hw::ring::{phase, OWNER_PHASE};
-use verbena_hw::wqe::{SendHeader, Sge};
+use verbena_hw::wqe::{SendHeader, Sge, UdArgs};
 
 /// Words of a [`SendHeader`].
 pub(crate) const HEAD: usize = size_of::<SendHeader>() / 8;
+
+/// Words of a [`UdArgs`].
+const ADDRESS: usize = size_of::<UdArgs>() / 8;
 
 pub(crate) struct SendRing {
     ring: Ring<HEAD>,
@@ -64,6 +67,31 @@ impl SendRing {
     pub(crate) fn push(&mut self, slot: &QpSlot, wr: &SendWr<'_>) -> Result<(), PostError> {
         self.reserve(slot)?;
         let (head, body) = self.ring.entry(self.producer);
+        let word0 = self.write(head, body, wr)?;
+        self.finish(word0);
+        Ok(())
+    }
+
+    /// As [`SendRing::push`], for a datagram to `to`.
+    #[inline(always)]
+    pub(crate) fn push_to(&mut self, slot: &QpSlot, wr: &SendWr<'_>, to: &UdArgs) -> Result<(), PostError> {
+        self.reserve(slot)?;
+        let (head, body) = self.ring.entry(self.producer);
+        let Some((address, body)) = body.split_at_checked(ADDRESS) else {
+            return Err(PostError::BadEntry);
+        };
+        let word0 = self.write(head, body, wr)?;
+        let words: [u64; ADDRESS] = zerocopy::transmute!(*to);
+        for (word, value) in address.iter().zip(words) {
+            word.store(value, Ordering::Relaxed);
+        }
+        self.finish(word0);
+        Ok(())
+    }
+
+    /// Writes everything of an entry but word 0, which it answers.
+    #[inline(always)]
+    fn write(&self, head: &[AtomicU64; HEAD], body: &[AtomicU64], wr: &SendWr<'_>) -> Result<u64, PostError> {
         let (num_sge, inline_len) = match wr.data {
             Data::Sges(sges) => {
                 if sges.len() > self.max_sge as usize {
@@ -107,8 +135,7 @@ impl SendRing {
         word1.store(words[1], Ordering::Relaxed);
         word2.store(words[2], Ordering::Relaxed);
         word3.store(words[3], Ordering::Relaxed);
-        self.finish(words[0]);
-        Ok(())
+        Ok(words[0])
     }
 
     /// Writes an entry as it is given, whatever it says, with only the phase set right.

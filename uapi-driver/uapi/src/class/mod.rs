@@ -5,6 +5,7 @@
 //! A class whose schema stands here is listed and answered only where somebody implements it; the rest is
 //! EOPNOTSUPP.
 
+pub mod ah;
 pub mod cq;
 pub mod device;
 pub mod device_list;
@@ -91,5 +92,7 @@ pub static ALL: &[&ClassSchema] = &[
     &cq::SCHEMA,
     &srq::SCHEMA,
     &qp::RC,
+    &qp::UD,
+    &ah::SCHEMA,
     &device_list::SCHEMA,
 ];

@@ -135,6 +135,9 @@ pub const RATE_LIMIT: Attr<u32> = Attr::new(38, "rate_limit");
 /// Whether the send queue is draining.
 pub const SQ_DRAINING: Attr<u32> = Attr::new(39, "sq_draining");
 
+/// The Q_Key: what a datagram must have to be received. One with bit 31 set takes CAP_NET_RAW to set.
+pub const QKEY: Attr<u32> = Attr::new(40, "qkey");
+
 const RC_MODIFY: &[AttrSchema] = &[
     STATE.input(),
     CURRENT_STATE.input(),
@@ -161,7 +164,66 @@ const RC_MODIFY: &[AttrSchema] = &[
     RATE_LIMIT.input(),
 ];
 
-const RC_CREATE_ONLY: &[AttrSchema] = &[
+const RC_QUERY: &[AttrSchema] = &[
+    PD.output(),
+    SEND_CQ.output(),
+    RECV_CQ.output(),
+    SRQ.output(),
+    CAPS.output(),
+    FLAGS.output(),
+    QPN.output(),
+    STATE.output(),
+    PORT.output(),
+    PKEY_INDEX.output(),
+    ACCESS.output(),
+    PATH.output(),
+    DEST_QPN.output(),
+    SQ_PSN.output(),
+    RQ_PSN.output(),
+    PATH_MTU.output(),
+    TIMEOUT.output(),
+    RETRY_CNT.output(),
+    RNR_RETRY.output(),
+    MIN_RNR_TIMER.output(),
+    MAX_RD_ATOMIC.output(),
+    MAX_DEST_RD_ATOMIC.output(),
+    SQ_DRAINING.output(),
+    ALT_PATH.output(),
+    ALT_PORT.output(),
+    ALT_PKEY_INDEX.output(),
+    ALT_TIMEOUT.output(),
+    PATH_MIG_STATE.output(),
+    RATE_LIMIT.output(),
+];
+
+const UD_MODIFY: &[AttrSchema] = &[
+    STATE.input(),
+    CURRENT_STATE.input(),
+    PORT.input(),
+    PKEY_INDEX.input(),
+    QKEY.input(),
+    SQ_PSN.input(),
+    SQD_NOTIFY.input(),
+];
+
+const UD_QUERY: &[AttrSchema] = &[
+    PD.output(),
+    SEND_CQ.output(),
+    RECV_CQ.output(),
+    SRQ.output(),
+    CAPS.output(),
+    FLAGS.output(),
+    QPN.output(),
+    STATE.output(),
+    PORT.output(),
+    PKEY_INDEX.output(),
+    SQ_PSN.output(),
+    QKEY.output(),
+    SQ_DRAINING.output(),
+];
+
+/// What a new queue pair is made of, of every class.
+const CREATE_ONLY: &[AttrSchema] = &[
     PD.required(),
     SEND_CQ.required(),
     RECV_CQ.required(),
@@ -173,72 +235,56 @@ const RC_CREATE_ONLY: &[AttrSchema] = &[
     COOKIE.input(),
 ];
 
-/// QP_RC: reliable connected.
-pub static RC: ClassSchema = ClassSchema {
-    id: super::QP_RC,
-    name: "qp_rc",
-    flags: class_flags::EVENTS,
-    methods: &[
-        MethodSchema {
-            number: method::CREATE,
-            name: "create",
-            target: Target::New,
-            access: Access::Any,
-            attrs: &joined::<{ RC_CREATE_ONLY.len() + RC_MODIFY.len() }>(RC_CREATE_ONLY, RC_MODIFY),
-        },
-        MethodSchema {
-            number: method::QUERY,
-            name: "query",
-            target: Target::Object,
-            access: Access::Any,
-            attrs: &[
-                PD.output(),
-                SEND_CQ.output(),
-                RECV_CQ.output(),
-                SRQ.output(),
-                CAPS.output(),
-                FLAGS.output(),
-                QPN.output(),
-                STATE.output(),
-                PORT.output(),
-                PKEY_INDEX.output(),
-                ACCESS.output(),
-                PATH.output(),
-                DEST_QPN.output(),
-                SQ_PSN.output(),
-                RQ_PSN.output(),
-                PATH_MTU.output(),
-                TIMEOUT.output(),
-                RETRY_CNT.output(),
-                RNR_RETRY.output(),
-                MIN_RNR_TIMER.output(),
-                MAX_RD_ATOMIC.output(),
-                MAX_DEST_RD_ATOMIC.output(),
-                SQ_DRAINING.output(),
-                ALT_PATH.output(),
-                ALT_PORT.output(),
-                ALT_PKEY_INDEX.output(),
-                ALT_TIMEOUT.output(),
-                PATH_MIG_STATE.output(),
-                RATE_LIMIT.output(),
+/// A class: what MODIFY takes, which CREATE takes too, and what QUERY answers.
+macro_rules! class {
+    ($(#[$doc:meta])* $name:ident, $id:ident, $text:literal, $modify:ident, $query:ident) => {
+        $(#[$doc])*
+        pub static $name: ClassSchema = ClassSchema {
+            id: super::$id,
+            name: $text,
+            flags: class_flags::EVENTS,
+            methods: &[
+                MethodSchema {
+                    number: method::CREATE,
+                    name: "create",
+                    target: Target::New,
+                    access: Access::Any,
+                    attrs: &joined::<{ CREATE_ONLY.len() + $modify.len() }>(CREATE_ONLY, $modify),
+                },
+                MethodSchema {
+                    number: method::QUERY,
+                    name: "query",
+                    target: Target::Object,
+                    access: Access::Any,
+                    attrs: $query,
+                },
+                MethodSchema {
+                    number: method::MODIFY,
+                    name: "modify",
+                    target: Target::Object,
+                    access: Access::Any,
+                    attrs: $modify,
+                },
+                MethodSchema {
+                    number: method::DESTROY,
+                    name: "destroy",
+                    target: Target::Object,
+                    access: Access::Any,
+                    attrs: &[ASYNC_EVENTS.output()],
+                },
             ],
-        },
-        MethodSchema {
-            number: method::MODIFY,
-            name: "modify",
-            target: Target::Object,
-            access: Access::Any,
-            attrs: RC_MODIFY,
-        },
-        MethodSchema {
-            number: method::DESTROY,
-            name: "destroy",
-            target: Target::Object,
-            access: Access::Any,
-            attrs: &[ASYNC_EVENTS.output()],
-        },
-    ],
-};
+        };
+    };
+}
+
+class! {
+    /// QP_RC: reliable connected.
+    RC, QP_RC, "qp_rc", RC_MODIFY, RC_QUERY
+}
+class! {
+    /// QP_UD: unreliable datagram.
+    UD, QP_UD, "qp_ud", UD_MODIFY, UD_QUERY
+}
 
 /// Two lists of attributes as one.
 const fn joined<const N: usize>(a: &[AttrSchema], b: &[AttrSchema]) -> [AttrSchema; N] {
