@@ -2,6 +2,7 @@
 //! The fabric that joins the HCAs of one server: who has a GID.
 
 use crate::env::HcaId;
+use crate::multicast::Groups;
 use std::collections::HashMap;
 use verbena_hw::id::Gid;
 
@@ -11,6 +12,7 @@ pub(crate) struct Fabric {
     ports: HashMap<Gid, HcaId>,
     /// Every change of a GID table, a port's state or an HCA's presence. Queue pairs remember their peer with it.
     epoch: u64,
+    pub(crate) groups: Groups,
 }
 
 impl Fabric {
@@ -19,6 +21,7 @@ impl Fabric {
             ports: HashMap::new(),
             // 0 is what a queue pair has that never asked.
             epoch: 1,
+            groups: Groups::default(),
         }
     }
 
@@ -51,8 +54,9 @@ impl Fabric {
         self.changed();
     }
 
-    /// Releases every GID of `hca`.
+    /// Releases every GID of `hca`, and every membership.
     pub(crate) fn release_all(&mut self, hca: HcaId) {
+        self.groups.retain(|member| member.hca != hca);
         self.ports.retain(|_, owner| *owner != hca);
         self.changed();
     }

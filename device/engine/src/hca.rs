@@ -80,6 +80,8 @@ pub(crate) struct Hca {
     pub(crate) qps: Table<Box<Qp>>,
     /// The queue pair that stands for QP 1.
     pub(crate) gsi: Option<Qpn>,
+    /// Memberships of its queue pairs in multicast groups.
+    pub(crate) memberships: u32,
     pub(crate) counters: Counters,
     /// Extents of all rings and regions, limited by [`limits::EXTENTS`].
     pub(crate) extents: usize,
@@ -106,6 +108,7 @@ impl Hca {
             srqs: Table::new(limits::SRQS),
             qps: Table::new(limits::QPS),
             gsi: None,
+            memberships: 0,
             counters: Counters::default(),
             extents: 0,
             dirty: Vec::new(),

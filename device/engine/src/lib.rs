@@ -23,7 +23,7 @@
 //! | `cq`, `eq` | completions and events |
 //! | `srq` | receives that queue pairs share |
 //! | `qp` | queue pairs and the transport |
-//! | `fabric` | who has which GID |
+//! | `fabric`, `multicast` | who has which GID, and who is in which group |
 //! | `dump` | the state, for people |
 #![forbid(unsafe_code)]
 
@@ -39,6 +39,7 @@ mod fabric;
 mod hca;
 mod limits;
 mod mr;
+mod multicast;
 mod mw;
 mod pages;
 mod qp;

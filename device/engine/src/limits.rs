@@ -17,6 +17,10 @@ pub(crate) const QPS: u32 = MAX_SLOTS;
 pub(crate) const SRQS: u32 = MAX_SLOTS;
 /// Types of queue pairs: bit `n` for type `n`.
 pub(crate) const QP_TYPES: u32 = 1 << QpType::RC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0;
+/// Queue pairs attached to one multicast group: one datagram is copied so many times at most.
+pub(crate) const GROUP: usize = 1024;
+/// Memberships in multicast groups of the queue pairs of one HCA.
+pub(crate) const MEMBERSHIPS: u32 = 1 << 16;
 /// Completion queues.
 pub(crate) const CQS: u32 = MAX_SLOTS;
 /// Entries of a send or receive queue.

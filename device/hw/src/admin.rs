@@ -133,6 +133,12 @@ open_enum! {
         MODIFY_QP = 0x32,
         /// State and attributes of a queue pair: [`crate::cmd::QueryQpRsp`].
         QUERY_QP = 0x33,
+
+        /// Attaches a datagram queue pair to a multicast group: [`crate::cmd::McastReq`]. It receives what any queue pair of
+        /// the fabric sends there, itself included.
+        ATTACH_MCAST = 0x50,
+        /// Detaches it: [`crate::cmd::McastReq`].
+        DETACH_MCAST = 0x51,
     }
 }
 

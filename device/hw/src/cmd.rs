@@ -609,3 +609,15 @@ payload! {
         pub reserved: [u32; 4],
     }
 }
+
+payload! {
+    /// Request of ATTACH_MCAST and DETACH_MCAST.
+    pub struct McastReq: 24 {
+        /// The queue pair, of type UD.
+        pub qpn: Qpn,
+        /// Zero.
+        pub reserved: u32,
+        /// The group ([`Gid::is_multicast`]).
+        pub gid: Gid,
+    }
+}

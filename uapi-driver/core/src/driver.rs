@@ -6,12 +6,13 @@ use crate::ah::Ah;
 use crate::cq::Cq;
 use crate::doorbell::Doorbell;
 use crate::hardware::Hardware;
+use crate::mcast::Membership;
 use crate::mr::Mr;
 use crate::pd::Pd;
 use crate::platform::Platform;
 use crate::qp::Qp;
 use crate::srq::Srq;
-use crate::{ah, cq, device, doorbell, mr, pd, qp, schema, srq, CommandError, Device};
+use crate::{ah, cq, device, doorbell, mcast, mr, pd, qp, schema, srq, CommandError, Device};
 use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
@@ -22,6 +23,7 @@ use rdma_uapi::wire::{method, DriverId};
 use rdma_uapi::{Call, Cause, Driver, Ending, Failure, ObjectRef};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::HandleReq;
+use zerocopy::{Immutable, IntoBytes};
 
 /// The driver.
 pub struct Verbena<P: Platform>(PhantomData<fn() -> P>);
@@ -56,6 +58,8 @@ pub enum Payload<P: Platform> {
     Qp(Qp<P>),
     /// An address handle.
     Ah(Ah),
+    /// A membership in a multicast group.
+    Mcast(Membership),
     /// A doorbell page.
     Doorbell(Arc<Doorbell<P>>),
 }
@@ -133,6 +137,11 @@ impl<P: Platform> Driver for Verbena<P> {
                 release: Some(ah::release::<P>),
             },
             ClassOps {
+                schema: &class::mcast::SCHEMA,
+                methods: &[(method::CREATE, mcast::create::<P>), (method::QUERY, mcast::query::<P>)],
+                release: Some(mcast::release::<P>),
+            },
+            ClassOps {
                 schema: &schema::DOORBELL_SCHEMA,
                 methods: &[
                     (method::CREATE, doorbell::create::<P>),
@@ -196,11 +205,20 @@ pub(crate) fn end<P: Platform>(
     opcode: Opcode,
     handle: u32,
 ) -> Result<(), CommandError> {
+    end_with(ending, opcode, &HandleReq { handle, reserved: 0 })
+}
+
+/// [`end`], with a request that says more than a number.
+pub(crate) fn end_with<P: Platform>(
+    ending: &Ending<'_, Verbena<P>>,
+    opcode: Opcode,
+    request: &(impl IntoBytes + Immutable),
+) -> Result<(), CommandError> {
     let hardware = ending.device();
     if ending.cause == Cause::Removed {
         return Ok(());
     }
-    let ended = hardware.command(opcode, &HandleReq { handle, reserved: 0 });
+    let ended = hardware.command(opcode, request);
     match ended {
         Err(error) if ending.cause == Cause::Close => {
             if error != CommandError::Gone {

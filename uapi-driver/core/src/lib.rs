@@ -20,7 +20,7 @@
 //! | `numbers` | from a device number to its object |
 //! | `pages` | page lists of pinned memory |
 //! | `ring` | memory shared with a process and where in the mapping space it is |
-//! | `device`, `pd`, `ah`, `mr`, `cq`, `srq`, `qp`, `doorbell` | the classes |
+//! | `device`, `pd`, `ah`, `mcast`, `mr`, `cq`, `srq`, `qp`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
 
@@ -38,6 +38,7 @@ mod doorbell;
 mod driver;
 mod events;
 mod hardware;
+mod mcast;
 mod mr;
 pub mod node;
 mod numbers;

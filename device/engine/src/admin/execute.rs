@@ -2,7 +2,7 @@
 //! Which opcode is which function.
 
 use crate::admin::memory::{self, Registration};
-use crate::admin::{device, mw, objects, srq, Failure, Reply};
+use crate::admin::{device, multicast, mw, objects, srq, Failure, Reply};
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::qp::modify;
@@ -84,6 +84,8 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
         Opcode::DESTROY_QP => objects::destroy_qp(hca, cx, &request(command)?),
         Opcode::MODIFY_QP => modify::modify(hca, cx, &request(command)?),
         Opcode::QUERY_QP => objects::query_qp(hca, &request(command)?),
+        Opcode::ATTACH_MCAST => multicast::attach(hca, cx, &request(command)?),
+        Opcode::DETACH_MCAST => multicast::detach(hca, cx, &request(command)?),
         Opcode(unknown) => Err(Failure {
             status: Status::BAD_OPCODE,
             detail: unknown.into(),

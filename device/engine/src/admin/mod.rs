@@ -9,11 +9,13 @@
 //! | [`objects`] | commands about queues, domains and doorbell pages |
 //! | [`srq`] | commands about shared receive queues |
 //! | [`mw`] | commands about memory windows |
+//! | [`multicast`] | commands about multicast groups |
 //! | [`memory`] | memory registration, which goes on over several polls |
 
 pub(crate) mod device;
 pub(crate) mod execute;
 pub(crate) mod memory;
+pub(crate) mod multicast;
 pub(crate) mod mw;
 pub(crate) mod objects;
 pub(crate) mod srq;

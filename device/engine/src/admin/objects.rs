@@ -330,6 +330,7 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
             max_recv_sge: req.max_recv_sge,
             max_inline: req.max_inline,
             state: QpState::RESET,
+            groups: 0,
             attrs: QpAttrs::default(),
             sq,
             rq,
@@ -417,6 +418,10 @@ fn count_cq(hca: &mut Hca, cqn: Cqn, by: i32) {
 /// DESTROY_QP. What is outstanding is forgotten: no completion comes after this one.
 pub(crate) fn destroy_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &HandleReq) -> Result<Reply, Failure> {
     handle_reserved(req)?;
+    let groups = hca.qps.get(req.handle).map_or(0, |qp| qp.groups);
+    if groups > 0 {
+        return Err(Failure::in_use(groups));
+    }
     if hca.qps.get(req.handle).is_some_and(|qp| qp.windows > 0) {
         hca.unbind_all_of(Qpn::truncate(req.handle));
     }

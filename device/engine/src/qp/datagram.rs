@@ -89,10 +89,11 @@ fn sends<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Bu
         debug_assert_eq!(qp.wait, Wait::Nothing, "a datagram waits for nothing");
         let mut message = cx.pool.message();
         let fetched = message.fetch_datagram(cx.env.ram(at.hca), &qp.sq, qp.req.consumer);
+        let mut copies = 0;
         let more = match fetched {
             Ok(Some(args)) => {
                 qp.req.consumer = qp.req.consumer.wrapping_add(1);
-                send(hcas, cx, at, &mut message, &args);
+                copies = send(hcas, cx, at, &mut message, &args);
                 true
             }
             Ok(None) => false,
@@ -103,8 +104,8 @@ fn sends<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Bu
                 false
             }
         };
-        budget.operations = budget.operations.saturating_sub(1);
-        budget.bytes = budget.bytes.saturating_sub(message.len);
+        budget.operations = budget.operations.saturating_sub(copies.max(1));
+        budget.bytes = budget.bytes.saturating_sub(message.len * u64::from(copies));
         cx.pool.give_message(message);
         if !more {
             return Turn::Idle;
@@ -116,21 +117,22 @@ fn sends<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Bu
     Turn::More
 }
 
-/// Sends one message and completes it.
-fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Message, args: &UdArgs) {
+/// Sends one message and completes it. Answers how often it was copied.
+fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Message, args: &UdArgs) -> u32 {
+    let mut copies = 0;
     let sent = match check(hcas, cx, at, message, args) {
         Ok(Some(datagram)) => {
-            deliver(hcas, cx, &datagram);
+            copies = deliver(hcas, cx, &datagram);
             Ok(())
         }
         Ok(None) => Ok(()),
         Err(bad) => Err(bad),
     };
     let Some(hca) = hcas.get_mut(at.hca) else {
-        return;
+        return copies;
     };
     let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
-        return;
+        return copies;
     };
     qp.req.psn = qp.req.psn.add(1);
     let signaled = qp.signal_all || message.is_signaled();
@@ -157,6 +159,7 @@ fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Me
             }
         }
     }
+    copies
 }
 
 /// Checks a work request and puts its headers together. `None`: it is right, and never leaves.
@@ -250,19 +253,21 @@ fn address(hca: &Hca, args: &UdArgs) -> Option<Gid> {
     hca.source_gid(path.sgid_index).filter(|_| good)
 }
 
-/// Carries a datagram to whom it is for.
-fn deliver<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>) {
+/// Carries a datagram to whom it is for, and answers how many that were: one, or the members of a group.
+fn deliver<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>) -> u32 {
     let reaches = |id: HcaId| hcas.get(id).is_some_and(Hca::port_is_active);
-    let to = cx.fabric.owner(&datagram.route.dgid);
+    let dgid = &datagram.route.dgid;
+    if dgid.is_multicast() {
+        return replicate(hcas, cx, datagram);
+    }
+    let to = cx.fabric.owner(dgid);
     let to = to.filter(|&id| reaches(id) && reaches(datagram.from.hca));
     let Some(to) = to else {
-        if let Some(hca) = hcas.get_mut(datagram.from.hca) {
-            hca.counters.count(Counter::DroppedUnreachable);
-        }
-        return;
+        unreachable(hcas, datagram);
+        return 1;
     };
     let Some(hca) = hcas.get_mut(to) else {
-        return;
+        return 1;
     };
     let qpn = if datagram.dest_qpn == Qpn::GSI {
         hca.gsi
@@ -270,17 +275,50 @@ fn deliver<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>)
         // A number in commands is not one on the fabric.
         Some(datagram.dest_qpn).filter(|&qpn| Some(qpn) != hca.gsi)
     };
-    let takes = |qp: &Qp| {
-        let kind = matches!(qp.kind, QpType::UD | QpType::GSI);
-        let ready = matches!(qp.state, QpState::RTR | QpState::RTS | QpState::SQD | QpState::SQE);
-        kind && ready
-    };
-    match qpn.filter(|qpn| hca.qps.get(qpn.get()).is_some_and(|qp| takes(qp))) {
+    match qpn.filter(|qpn| hca.qps.get(qpn.get()).is_some_and(|qp| receives(qp))) {
         Some(qpn) => receive(hcas, cx, datagram, QpRef { hca: to, qpn }),
-        None => {
-            hca.counters.count(Counter::DroppedNoQp);
+        None => hca.counters.count(Counter::DroppedNoQp),
+    }
+    1
+}
+
+/// Carries a datagram to every member of its group: the sender too, if it is one (IBA vol. 1, 10.5.2). Each copy has
+/// its own Q_Key check, its own receive, and its own fate.
+fn replicate<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>) -> u32 {
+    let reaches = |id: HcaId| hcas.get(id).is_some_and(Hca::port_is_active);
+    let group = datagram.dest_qpn == Qpn::MULTICAST && reaches(datagram.from.hca);
+    let members = if group {
+        cx.fabric.groups.members(&datagram.route.dgid).to_vec()
+    } else {
+        Vec::new()
+    };
+    if members.is_empty() {
+        unreachable(hcas, datagram);
+    }
+    for &to in &members {
+        let Some(hca) = hcas.get(to.hca) else {
+            continue;
+        };
+        // Who does not receive yet, or any more, is no loss.
+        if hca.port_is_active() && hca.qps.get(to.qpn.get()).is_some_and(|qp| receives(qp)) {
+            receive(hcas, cx, datagram, to);
         }
     }
+    members.len().max(1) as u32
+}
+
+/// Counts a datagram that leads nowhere.
+fn unreachable(hcas: &mut Hcas, datagram: &Datagram<'_>) {
+    if let Some(hca) = hcas.get_mut(datagram.from.hca) {
+        hca.counters.count(Counter::DroppedUnreachable);
+    }
+}
+
+/// Whether a queue pair takes datagrams.
+fn receives(qp: &Qp) -> bool {
+    let kind = matches!(qp.kind, QpType::UD | QpType::GSI);
+    let ready = matches!(qp.state, QpState::RTR | QpState::RTS | QpState::SQD | QpState::SQE);
+    kind && ready
 }
 
 /// Receives a datagram at a queue pair that takes datagrams.
@@ -368,7 +406,7 @@ fn copy<E: Env>(
     match sg::copy(own_ram, source, peer_ram, data, len, true) {
         Ok(()) => Ok(()),
         Err(CopyFault::Destination(fault)) => Err(theirs(fault)),
-        Err(CopyFault::Source(fault)) => unreachable!("`check` found all of it mapped: {fault:?}"),
+        Err(CopyFault::Source(fault)) => core::unreachable!("`check` found all of it mapped: {fault:?}"),
     }
 }
 

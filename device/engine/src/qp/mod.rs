@@ -63,6 +63,8 @@ pub(crate) struct Qp {
     pub(crate) max_inline: u16,
 
     pub(crate) state: QpState,
+    /// Multicast groups that it is attached to.
+    pub(crate) groups: u32,
     /// As MODIFY_QP set them; `state` and the PSNs in it are not kept up to date.
     pub(crate) attrs: QpAttrs,
     pub(crate) sq: Ring,

@@ -14,11 +14,11 @@ use verbena_hw::regs;
 use verbena_hw::wqe::{send_flags, SendOpcode, UdArgs};
 use zerocopy::{FromBytes, IntoBytes};
 
-const QKEY: u32 = 0x1234_5678;
-const GRH: u64 = grh::LEN as u64;
+pub(crate) const QKEY: u32 = 0x1234_5678;
+pub(crate) const GRH: u64 = grh::LEN as u64;
 
 /// A guest with a queue pair of this type in RTS, a completion queue and a buffer.
-fn end_with(w: &mut World, kind: QpType, qkey: u32) -> End {
+pub(crate) fn end_with(w: &mut World, kind: QpType, qkey: u32) -> End {
     let mut guest = Guest::start(w, 16 << 20);
     let cq = guest.cq(w, 8);
     let mut req = guest.qp_request(w, &cq, &cq, QpShape::default());
@@ -33,7 +33,7 @@ fn end_with(w: &mut World, kind: QpType, qkey: u32) -> End {
     End { guest, cq, qp, mr }
 }
 
-fn end(w: &mut World) -> End {
+pub(crate) fn end(w: &mut World) -> End {
     end_with(w, QpType::UD, QKEY)
 }
 
@@ -44,7 +44,7 @@ fn two() -> (World, End, End) {
 }
 
 /// Where a work request has to go to reach a queue pair.
-fn address(gid: Gid, qpn: Qpn) -> UdArgs {
+pub(crate) fn address(gid: Gid, qpn: Qpn) -> UdArgs {
     UdArgs {
         path: Path {
             dgid: gid,
@@ -59,7 +59,7 @@ fn address(gid: Gid, qpn: Qpn) -> UdArgs {
     }
 }
 
-fn to(end: &End) -> UdArgs {
+pub(crate) fn to(end: &End) -> UdArgs {
     address(end.guest.gid(), end.qp.qpn)
 }
 

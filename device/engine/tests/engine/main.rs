@@ -10,6 +10,7 @@ mod event_queues;
 mod hostile;
 mod isolation;
 mod memory;
+mod multicast;
 mod operations;
 mod registers;
 mod scale;

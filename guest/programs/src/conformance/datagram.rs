@@ -7,7 +7,7 @@ use crate::harness::{Case, Fixture, Side, Wire};
 use crate::link::{good, next, Region};
 use crate::pattern;
 use anyhow::{anyhow, ensure, Context as _, Result};
-use rdma_uapi::class::{self, ah, pd};
+use rdma_uapi::class::{self, ah, mcast, pd};
 use rdma_uapi::wire::{method, ObjectId};
 use rdma_uapi::Errno;
 use verbena::{
@@ -35,6 +35,12 @@ pub const CASES: &[Case] = &[
     Case::single(
         "h04_a_datagram_queue_pair_has_no_attributes_of_a_connection",
         state_machine,
+    ),
+    Case::pair("h09_a_multicast_reaches_its_members_on_both_sides", multicast),
+    Case::single("h09_attaching_and_detaching_decide_who_receives", membership),
+    Case::single(
+        "u08_a_membership_is_an_object_and_keeps_its_queue_pair",
+        membership_object,
     ),
     Case::single("u08_an_address_handle_is_checked_and_keeps_its_domain", address_object),
 ];
@@ -414,5 +420,107 @@ fn address_object(fixture: &Fixture) -> Outcome {
     }
     destroy(class::AH, handle)?;
     destroy(class::PD, domain.0)?;
+    PASS
+}
+
+/// A group of the case's own: cases and both sides of a pair share the fabric.
+fn group(last: u8) -> Gid {
+    Gid::from_ipv4([239, 255, 9, last])
+}
+
+fn multicast(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
+    let mut own = Mailbox::new(ctx)?;
+    own.qp.attach(group(1))?;
+    for i in 0..2 {
+        own.receive_at(1024 * i, GRH + 100)?;
+    }
+    let (gid, qpn) = meet(ctx, wire, &own)?;
+    wire.barrier("attached")?;
+    let to = AddressHandle::to(group(1))?.members(QKEY);
+    // One after the other, so that both see the same order.
+    for turn in [Side::Left, Side::Right] {
+        if side == turn {
+            own.qp.post_send(&SendWr::send().inline(b"to all").signaled(), &to)?;
+            good(own.sent()?)?;
+        }
+        let got = own.received()?;
+        check_eq!(got.byte_len as usize, GRH + 6, "bytes received");
+        let sender = if side == turn { own.qp.qpn() } else { qpn };
+        check_eq!(got.src_qpn, sender, "the sender's queue pair");
+        let at = got.wr_id as usize;
+        check_eq!(own.region.buffer().to_vec(at + GRH, 6), b"to all", "the text");
+        let from = own.sender(at)?.gid();
+        check_eq!(
+            from,
+            if side == turn { ctx.gid(1, 0)? } else { gid },
+            "the sender's GID"
+        );
+        wire.barrier("received")?;
+    }
+    own.qp.detach(group(1))?;
+    wire.barrier("detached")?;
+    PASS
+}
+
+fn membership(fixture: &Fixture) -> Outcome {
+    let ctx = fixture.open()?;
+    let (mut a, mut b, mut c) = (Mailbox::new(&ctx)?, Mailbox::new(&ctx)?, Mailbox::new(&ctx)?);
+    let to = AddressHandle::to(group(2))?.members(QKEY);
+    let mut cast = || -> Result<()> {
+        a.qp.post_send(&SendWr::send().inline(b"?").signaled(), &to)?;
+        good(a.sent()?)?;
+        Ok(())
+    };
+    b.receive_at(0, GRH + 1)?;
+    c.receive_at(0, GRH + 1)?;
+    cast()?;
+    quiet(&mut b.recv_cq, "a message to a group without members")?;
+    b.qp.attach(group(2))?;
+    c.qp.attach(group(2))?;
+    refused(b.qp.attach(group(2)), Errno::EEXIST, "attaching twice")?;
+    cast()?;
+    b.received()?;
+    c.received()?;
+    b.qp.detach(group(2))?;
+    ensure!(b.qp.detach(group(2)).is_err(), "it was detached twice");
+    b.receive_at(0, GRH + 1)?;
+    c.receive_at(0, GRH + 1)?;
+    cast()?;
+    c.received()?;
+    quiet(&mut b.recv_cq, "a message to a group that it has left")?;
+    // A queue pair that is gone is no member.
+    drop(c);
+    cast()?;
+    refused(
+        b.qp.attach(Gid::from_ipv4([10, 0, 0, 1])),
+        Errno::EINVAL,
+        "a group that is none",
+    )?;
+    PASS
+}
+
+fn membership_object(fixture: &Fixture) -> Outcome {
+    let ctx = fixture.open()?;
+    let mut a = Mailbox::new(&ctx)?;
+    a.qp.attach(group(3))?;
+    // Ids are given out in order of creation, and the membership was made last.
+    let mut found = None;
+    for id in (1..64).rev() {
+        let query = Message::new(class::MCAST, id, |m| {
+            m.ask(mcast::QP).ask(mcast::GID);
+        });
+        if let Ok(answer) = query.call(&ctx, method::QUERY) {
+            check_eq!(answer.reply().get(mcast::GID), Some(group(3).0), "its group");
+            found = answer.reply().get(mcast::QP);
+            break;
+        }
+    }
+    let qp = found.context("no object of class MCAST")?;
+    match Message::new(class::QP_UD, qp.0, |_| {}).call(&ctx, method::DESTROY) {
+        Err(failure) => check_eq!(failure.errno, Errno::EBUSY, "destroying a member"),
+        Ok(_) => anyhow::bail!("a member was destroyed"),
+    }
+    a.qp.detach(group(3))?;
+    a.qp.destroy()?;
     PASS
 }

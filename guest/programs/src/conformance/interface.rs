@@ -152,6 +152,7 @@ fn listing_is_complete(fixture: &Fixture) -> Outcome {
         (class::MR, &[method::CREATE, method::QUERY, method::DESTROY]),
         (class::CQ, &[method::CREATE, method::QUERY, method::DESTROY]),
         (class::AH, &[method::CREATE, method::QUERY, method::DESTROY]),
+        (class::MCAST, &[method::CREATE, method::QUERY, method::DESTROY]),
         (
             class::QP_RC,
             &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],

@@ -234,6 +234,7 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         let psn = self.first_psn();
         Ok(Qp {
             transport: PhantomData,
+            groups: Vec::new(),
             send,
             recv,
             state: self.state(),

@@ -8,7 +8,7 @@ use crate::object::Object;
 use crate::ring::work::{PostError, SendWr};
 use crate::ProtectionDomain;
 use rdma_uapi::class::qp::Path;
-use rdma_uapi::class::{self, ah};
+use rdma_uapi::class::{self, ah, mcast};
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::method;
 use std::fmt;
@@ -123,6 +123,11 @@ impl AddressHandle {
         self.path.dgid
     }
 
+    /// Every queue pair that is attached to it, if it is a multicast group.
+    pub fn members(&self, qkey: u32) -> Destination {
+        self.qp(Qpn::MULTICAST.get(), qkey)
+    }
+
     /// A queue pair there. With bit 31 of `qkey` the sending queue pair's own Q_Key is sent instead.
     pub fn qp(&self, qpn: u32, qkey: u32) -> Destination {
         Destination(UdArgs {
@@ -193,6 +198,39 @@ impl CheckedAddress {
 pub struct Destination(UdArgs);
 
 impl Qp<Ud> {
+    /// Attaches it to a multicast group: it receives what any queue pair of the fabric sends there with its Q_Key, itself
+    /// included. Ends with [`UdQp::detach`], or with the queue pair.
+    ///
+    /// # Errors
+    ///
+    /// `gid` is no group's; it is attached already; the group is full; the device is gone.
+    pub fn attach(&mut self, gid: Gid) -> Result<()> {
+        let context = self.object().context();
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::MCAST, 0);
+        message.put(mcast::QP, &self.object().id()).put(mcast::GID, &gid.0);
+        let answer = context.call("attach a queue pair to a group", method::CREATE, message)?;
+        let membership = Object::new(
+            context,
+            class::MCAST,
+            answer.object(),
+            "detach a queue pair from a group",
+        );
+        self.groups.push((gid, membership));
+        Ok(())
+    }
+
+    /// Detaches it from a multicast group.
+    ///
+    /// # Errors
+    ///
+    /// It is not attached; the device is gone.
+    pub fn detach(&mut self, gid: Gid) -> Result<()> {
+        let at = self.groups.iter().position(|(group, _)| *group == gid);
+        let at = at.ok_or(Error::Argument("the queue pair is not attached to the group"))?;
+        self.groups.swap_remove(at).1.destroy()
+    }
+
     /// Moves it from RESET to RTS: it takes datagrams that come with `qkey`.
     ///
     /// # Errors

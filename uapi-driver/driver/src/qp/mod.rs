@@ -50,6 +50,8 @@ pub(crate) const MODIFYING: &str = "modify a queue pair";
 pub struct Qp<T: Transport> {
     // Field order: the object is destroyed before what it stands on can go, and before its slot serves another queue
     // pair. The rings' memory stays mapped until nothing can post.
+    /// Memberships in multicast groups; of datagram queue pairs alone.
+    groups: Vec<(Gid, Object)>,
     object: Object,
     send: SendRing,
     /// `None`: receives are shared.
@@ -304,7 +306,10 @@ impl<T: Transport> Qp<T> {
     /// # Errors
     ///
     /// The device is gone.
-    pub fn destroy(self) -> Result<()> {
+    pub fn destroy(mut self) -> Result<()> {
+        for (_, membership) in self.groups.drain(..) {
+            membership.destroy()?;
+        }
         self.object.destroy()
     }
 

@@ -11,6 +11,7 @@ pub mod device;
 pub mod device_list;
 pub mod event_queue;
 pub mod interface;
+pub mod mcast;
 pub mod mr;
 pub mod pd;
 pub mod port;
@@ -94,5 +95,6 @@ pub static ALL: &[&ClassSchema] = &[
     &qp::RC,
     &qp::UD,
     &ah::SCHEMA,
+    &mcast::SCHEMA,
     &device_list::SCHEMA,
 ];
