@@ -19,6 +19,7 @@ use kernel::uaccess::{UserPtr, UserSlice};
 use kernel::{bindings, device, pci, time};
 use rdma_uapi::event::FdObject;
 use rdma_uapi::failure::Outcome;
+use rdma_uapi::host::Moment;
 use rdma_uapi::schema::Access;
 use rdma_uapi::{Driver, Errno, Failure, Host, Reason};
 use verbena_core::platform::{PinError, Platform, PAGE};
@@ -181,6 +182,16 @@ impl Host for Linux {
 
     fn install_fd<D: Driver<Host = Self>>(&self, _owner: &(), object: FdObject<D>) -> Result<u32, Errno> {
         events::install(object).map_err(errno)
+    }
+
+    fn moment(&self) -> Moment {
+        let task = kernel::current!();
+        Moment {
+            time: self.now(),
+            // Numbers of the initial namespace, which an observer with CAP_SYS_ADMIN there sees them in.
+            process: task.tgid() as u32,
+            thread: task.pid() as u32,
+        }
     }
 
     fn pause(&self) {

@@ -59,6 +59,7 @@ mod pd;
 mod qp;
 mod ring;
 mod srq;
+mod tracer;
 
 pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE, DEFAULT_SYSTEM_NODE};
 pub use batch::{Batch, Done, InBatch, OnFailure, Owned, Part, QpPart, Ticket};
@@ -78,6 +79,7 @@ pub use qp::{
 pub use ring::complete::{ArmKind, Completion, WorkCompletion, WorkError};
 pub use ring::work::{PostError, RecvWr, Remote, SendWr};
 pub use srq::{SharedReceiveQueue, SrqBuilder};
+pub use tracer::{TraceOptions, Traced, Tracer};
 
 pub use rdma_uapi::class::qp::{Path, QpCaps};
 pub use rdma_uapi::{Errno, Failure, Reason};

@@ -15,7 +15,7 @@
 use rdma_uapi::client::Builder;
 use rdma_uapi::event::FdObject;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::host::{Host, Wait};
+use rdma_uapi::host::{Host, Moment, Wait};
 use rdma_uapi::schema::{Access, Attr, ClassSchema, MethodSchema, Target};
 use rdma_uapi::sys::NoMemory;
 use rdma_uapi::table::{Additions, ClassOps};
@@ -122,6 +122,9 @@ impl Host for Nowhere {
     }
     fn install_fd<D: Driver<Host = Self>>(&self, _: &(), _: FdObject<D>) -> Result<u32, Errno> {
         Err(Errno::EMFILE)
+    }
+    fn moment(&self) -> Moment {
+        Moment::default()
     }
     fn pause(&self) {}
     fn log(&self, line: std::fmt::Arguments<'_>) {

@@ -2,7 +2,7 @@
 
 //! The common table: what every device has without its driver doing anything.
 //!
-//! INTERFACE and EVENT_QUEUE are complete here. PD is an object without hardware, for devices whose protection domains are
+//! INTERFACE, EVENT_QUEUE and TRACE are complete here. PD is an object without hardware, for devices whose protection domains are
 //! only a means to keep objects apart. DEVICE answers who the driver is; a driver replaces it to add the
 //! limits, and calls what it replaced. MR, CQ, QP are the driver's alone: only their schemas are common.
 
@@ -18,6 +18,7 @@ use crate::listing;
 use crate::object::Body;
 use crate::sys::try_arc;
 use crate::table::ClassOps;
+use crate::trace;
 use crate::wire::method;
 use core::marker::PhantomData;
 use zerocopy::IntoBytes;
@@ -51,6 +52,15 @@ impl<D: Driver> Table<D> {
                 (event_queue::READ_EVENTS, queue_read::<D>),
             ],
             release: None,
+        },
+        ClassOps {
+            schema: &class::trace::SCHEMA,
+            methods: &[
+                (method::CREATE, trace::create::<D>),
+                (method::QUERY, trace::query::<D>),
+                (class::trace::READ, trace::read::<D>),
+            ],
+            release: Some(trace::release::<D>),
         },
         ClassOps {
             schema: &class::pd::SCHEMA,

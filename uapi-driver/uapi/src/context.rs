@@ -20,6 +20,7 @@ use crate::schema::{Access, MethodSchema, Target};
 use crate::store::Store;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{Arc, ArcRoom, Mutex, Vec};
+use crate::trace::Watched;
 use crate::wire::{self, Header, ObjectId, HEADER};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -43,6 +44,7 @@ struct Source<H: Host> {
 /// An open file on a device.
 pub struct Context<D: Driver> {
     device: Arc<Device<D>>,
+    number: u32,
     owner: <D::Host as Host>::Owner,
     state: D::Context,
     store: Store<D>,
@@ -58,6 +60,7 @@ pub struct Context<D: Driver> {
 impl<D: Driver> Context<D> {
     pub(crate) fn try_new(
         device: Arc<Device<D>>,
+        number: u32,
         owner: <D::Host as Host>::Owner,
         state: D::Context,
     ) -> Result<Arc<Self>, (Failure, D::Context)> {
@@ -75,6 +78,7 @@ impl<D: Driver> Context<D> {
         };
         Ok(room.fill(Context {
             device,
+            number,
             owner,
             state,
             store,
@@ -89,6 +93,11 @@ impl<D: Driver> Context<D> {
     /// The device.
     pub fn device(&self) -> &Arc<Device<D>> {
         &self.device
+    }
+
+    /// Which of the device's contexts it is, from 1, as they were opened.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// Who opened it.
@@ -149,6 +158,38 @@ impl<D: Driver> Context<D> {
 
     /// One command, and its answer given back; in a chain, with the objects that the commands before it created.
     pub(crate) fn run(
+        this: &Arc<Self>,
+        fd: Option<&FdObject<D>>,
+        method: u32,
+        message: &mut [u8],
+        chain: Option<&[ObjectId]>,
+        give_back: &mut GiveBack<'_>,
+    ) -> Outcome {
+        if this.device.tracers().any() {
+            return Self::run_watched(this, fd, method, message, chain, give_back);
+        }
+        Self::run_unwatched(this, fd, method, message, chain, give_back)
+    }
+
+    /// The same, and tells those who observe the device.
+    #[cold]
+    #[inline(never)]
+    fn run_watched(
+        this: &Arc<Self>,
+        fd: Option<&FdObject<D>>,
+        method: u32,
+        message: &mut [u8],
+        chain: Option<&[ObjectId]>,
+        give_back: &mut GiveBack<'_>,
+    ) -> Outcome {
+        let watched = Watched::begin(this, chain.is_some(), fd.is_some());
+        let outcome = Self::run_unwatched(this, fd, method, message, chain, give_back);
+        watched.end(this, method, message, &outcome);
+        outcome
+    }
+
+    #[inline]
+    fn run_unwatched(
         this: &Arc<Self>,
         fd: Option<&FdObject<D>>,
         method: u32,

@@ -9,9 +9,10 @@ use crate::driver::{Cause, Driver};
 use crate::failure::Outcome;
 use crate::gate::Gate;
 use crate::host::Host;
-use crate::sys::atomic::{AtomicBool, Ordering};
+use crate::sys::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sys::{try_arc, Arc, Mutex, Vec};
 use crate::table::{Refusal, Table};
+use crate::trace::Tracers;
 
 /// A device.
 pub struct Device<D: Driver> {
@@ -22,6 +23,9 @@ pub struct Device<D: Driver> {
     /// Opens in progress.
     gate: Gate,
     contexts: Mutex<Vec<Arc<Context<D>>>>,
+    /// Contexts opened so far.
+    opened: AtomicU32,
+    tracers: Tracers<D>,
 }
 
 impl<D: Driver> Device<D> {
@@ -39,6 +43,8 @@ impl<D: Driver> Device<D> {
             removed: AtomicBool::new(false),
             gate: Gate::new(),
             contexts: Mutex::try_new(Vec::new(), c"rdma_uapi_contexts")?,
+            opened: AtomicU32::new(0),
+            tracers: Tracers::try_new()?,
         })?)
     }
 
@@ -57,6 +63,11 @@ impl<D: Driver> Device<D> {
         &self.table
     }
 
+    #[inline]
+    pub(crate) fn tracers(&self) -> &Tracers<D> {
+        &self.tracers
+    }
+
     /// Whether the device is gone.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
@@ -70,7 +81,8 @@ impl<D: Driver> Device<D> {
     pub fn open(this: &Arc<Self>, owner: <D::Host as Host>::Owner) -> Outcome<Arc<Context<D>>> {
         let _pass = this.gate.enter()?;
         let state = D::open(this, &owner)?;
-        let context = match Context::try_new(this.clone(), owner, state) {
+        let number = this.opened.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let context = match Context::try_new(this.clone(), number, owner, state) {
             Ok(context) => context,
             Err((failure, state)) => {
                 D::close(this, &state);

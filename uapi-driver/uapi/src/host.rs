@@ -55,11 +55,25 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// EMFILE, ENOMEM; the object has been dropped then.
     fn install_fd<D: Driver<Host = Self>>(&self, owner: &Self::Owner, object: FdObject<D>) -> Result<u32, Errno>;
 
+    /// When it is, and who is calling.
+    fn moment(&self) -> Moment;
+
     /// Waits a moment (about a millisecond): somebody else has to finish something first.
     fn pause(&self);
 
     /// Writes a line to the log.
     fn log(&self, line: fmt::Arguments<'_>);
+}
+
+/// What [`Host::moment`] says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Nanoseconds of a clock that never goes back.
+    pub time: u64,
+    /// The calling process.
+    pub process: u32,
+    /// The calling thread.
+    pub thread: u32,
 }
 
 /// What readers of an event queue wait on: a wait queue, an eventfd, a condition variable.

@@ -24,6 +24,7 @@
 //! | [`object`], [`store`] | objects, their states and references; the per-context store |
 //! | [`device`], [`context`] | a device, an open file on it; the entry points |
 //! | [`event`] | event queues |
+//! | [`trace`] | observers of calls |
 //! | [`driver`], [`host`] | the two traits: who implements classes, and where it all runs |
 //! | [`client`] | the other side: build messages, read replies |
 //! | [`describe`] | the tables as text: failures as sentences, the golden file |
@@ -56,6 +57,7 @@ pub mod schema;
 pub mod store;
 pub mod sys;
 pub mod table;
+pub mod trace;
 pub mod wire;
 
 pub use call::Call;

@@ -16,6 +16,7 @@ use crate::event::{EventQueue, Given, Reporting, Subscription};
 use crate::failure::{Failure, Outcome, Reason};
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::{Arc, Mutex};
+use crate::trace::Tracer;
 use crate::wire::ObjectId;
 use core::ops::Deref;
 
@@ -32,6 +33,8 @@ pub enum Body<D: Driver> {
     Plain,
     /// An event queue.
     Queue(Arc<EventQueue<D::Host>>),
+    /// An observer.
+    Tracer(Arc<Tracer>),
     /// The driver's.
     Driver(D::Object),
 }
@@ -89,7 +92,7 @@ impl<D: Driver> Object<D> {
     pub fn payload(&self) -> Option<&D::Object> {
         match &self.body {
             Body::Driver(payload) => Some(payload),
-            Body::Plain | Body::Queue(_) => None,
+            Body::Plain | Body::Queue(_) | Body::Tracer(_) => None,
         }
     }
 
@@ -97,7 +100,15 @@ impl<D: Driver> Object<D> {
     pub fn queue(&self) -> Option<&Arc<EventQueue<D::Host>>> {
         match &self.body {
             Body::Queue(queue) => Some(queue),
-            Body::Plain | Body::Driver(_) => None,
+            Body::Plain | Body::Tracer(_) | Body::Driver(_) => None,
+        }
+    }
+
+    /// The observer that it is.
+    pub(crate) fn tracer(&self) -> Option<&Arc<Tracer>> {
+        match &self.body {
+            Body::Tracer(tracer) => Some(tracer),
+            Body::Plain | Body::Queue(_) | Body::Driver(_) => None,
         }
     }
 

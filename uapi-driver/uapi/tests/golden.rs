@@ -2,7 +2,7 @@
 
 //! The ABI does not change by accident: U22. `abi.golden` pins every id, size and offset.
 
-use rdma_uapi::class::event_queue;
+use rdma_uapi::class::{event_queue, trace};
 use rdma_uapi::listing::Record;
 use rdma_uapi::schema::{Payload, Type};
 use rdma_uapi::wire::{self, AttrHead, ByPointer, ExtendedError, Header};
@@ -40,6 +40,7 @@ fn abi() -> String {
     structure::<event_queue::Event>(&mut out);
     structure::<event_queue::Association>(&mut out);
     structure::<Record>(&mut out);
+    structure::<trace::RecordHead>(&mut out);
     writeln!(out, "ioctl of method 0: {:#x}", wire::ioctl(0)).unwrap();
     values!(
         wire::MAX_MESSAGE,
@@ -119,6 +120,7 @@ fn abi() -> String {
         event_queue::kind::DEVICE_ADDED,
         event_queue::kind::DEVICE_REMOVED,
         event_queue::kind::DEVICE_CHANGED,
+        event_queue::kind::TRACE,
         event_queue::kind::CQ_ERROR,
         event_queue::kind::QP_FATAL,
         event_queue::kind::QP_REQUEST_ERROR,

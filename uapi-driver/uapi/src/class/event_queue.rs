@@ -59,6 +59,8 @@ pub mod kind {
     pub const DEVICE_REMOVED: u16 = 5;
     /// A device's state in the list is another: it does not answer any more.
     pub const DEVICE_CHANGED: u16 = 6;
+    /// An observer has records.
+    pub const TRACE: u16 = 8;
 
     /// Asynchronous events from here on, to [`LAST_ASYNC`]: this plus libibverbs' number.
     pub const ASYNC: u16 = 32;

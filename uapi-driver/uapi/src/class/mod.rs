@@ -17,6 +17,7 @@ pub mod pd;
 pub mod port;
 pub mod qp;
 pub mod srq;
+pub mod trace;
 
 use crate::schema::{Attr, ClassSchema};
 use crate::wire::ObjectId;
@@ -67,6 +68,8 @@ pub const CM_ID: u16 = 24;
 pub const MAD: u16 = 25;
 /// The devices of this host.
 pub const DEVICE_LIST: u16 = 26;
+/// Observer of the device's calls.
+pub const TRACE: u16 = 28;
 
 /// Attribute numbers from here on mean the same in every class.
 pub const COMMON_ATTRS: u16 = 48;
@@ -88,6 +91,7 @@ pub static ALL: &[&ClassSchema] = &[
     &device::SCHEMA,
     &port::SCHEMA,
     &event_queue::SCHEMA,
+    &trace::SCHEMA,
     &pd::SCHEMA,
     &mr::SCHEMA,
     &cq::SCHEMA,

@@ -9,7 +9,7 @@ pub mod verbs;
 use rdma_uapi::client::{Builder, Reply};
 use rdma_uapi::event::FdObject;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::host::Wait;
+use rdma_uapi::host::{Moment, Wait};
 use rdma_uapi::schema::Access;
 use rdma_uapi::sys::NoMemory;
 use rdma_uapi::{Context, Device, Driver, Errno, Failure, Host, Reason};
@@ -31,6 +31,8 @@ struct Inner {
     allowed: Mutex<Vec<Access>>,
     log: Mutex<Vec<String>>,
     pinned: Arc<AtomicU64>,
+    looks: AtomicU64,
+    process: AtomicU64,
 }
 
 /// Pinned bytes that a context may have.
@@ -76,6 +78,11 @@ impl Bench {
 
     pub fn pinned(&self) -> u64 {
         self.0.pinned.load(Ordering::Relaxed)
+    }
+
+    /// From now on this process calls.
+    pub fn become_process(&self, process: u32) {
+        self.0.process.store(process.into(), Ordering::Relaxed);
     }
 
     pub fn no_more_fds(&self) {
@@ -138,6 +145,15 @@ impl Host for Bench {
         let mut fds = self.0.fds.lock().unwrap();
         fds.push(Some(Arc::new(object)));
         Ok(fds.len() as u32 + 99)
+    }
+
+    fn moment(&self) -> Moment {
+        // A nanosecond a look.
+        Moment {
+            time: self.0.looks.fetch_add(1, Ordering::Relaxed),
+            process: self.0.process.load(Ordering::Relaxed) as u32,
+            thread: 1,
+        }
     }
 
     fn pause(&self) {

@@ -9,7 +9,7 @@ pub mod scripted;
 
 use rdma_uapi::event::FdObject;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::host::Wait;
+use rdma_uapi::host::{Moment, Wait};
 use rdma_uapi::schema::Access;
 use rdma_uapi::sys::NoMemory;
 use rdma_uapi::{Driver, Errno, Failure, Host, Reason};
@@ -254,6 +254,10 @@ impl Host for Bench {
         let mut fds = self.0.fds.lock().unwrap();
         fds.push(Box::new(object));
         Ok(fds.len() as u32 - 1)
+    }
+
+    fn moment(&self) -> Moment {
+        Moment::default()
     }
 
     fn pause(&self) {

@@ -7,7 +7,7 @@ use rdma_uapi::class::event_queue::Event;
 use rdma_uapi::driver::Driver;
 use rdma_uapi::event::FdObject;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::host::{Host, Wait};
+use rdma_uapi::host::{Host, Moment, Wait};
 use rdma_uapi::schema::Access;
 use rdma_uapi::sys::NoMemory;
 use rdma_uapi::{Errno, Failure};
@@ -301,6 +301,14 @@ impl Host for DirectPlatform {
 
     fn install_fd<D: Driver<Host = Self>>(&self, owner: &Owner, object: FdObject<D>) -> Result<u32, Errno> {
         owner.install(object)
+    }
+
+    fn moment(&self) -> Moment {
+        Moment {
+            time: self.now(),
+            process: std::process::id(),
+            thread: rustix::thread::gettid().as_raw_pid() as u32,
+        }
     }
 
     fn pause(&self) {
