@@ -44,6 +44,10 @@ const SHARED: &[Scenario<World>] = &[
         run: device_node,
     },
     Scenario {
+        name: "u25_verbena_trace_shows_the_calls_of_a_program",
+        run: traced_program,
+    },
+    Scenario {
         name: "u19_fast_path_makes_no_system_call",
         run: no_system_call,
     },
@@ -296,6 +300,51 @@ fn count_between_marks(trace: &str) -> Result<u64> {
     let (begin, end) = (mark("steady state begins")?, mark("steady state ends")?);
     ensure!(begin < end, "the marks are in the wrong order");
     Ok((end - begin - 1) as u64)
+}
+
+/// In the manner of strace: a program from its first call on, as text, as JSON, as a table; and without the privilege.
+fn traced_program(world: &mut World) -> Result<()> {
+    let trace = |options: &[&str]| {
+        let argv = ["verbena-trace"].iter().chain(options).chain(&["--"]).chain(&PING);
+        world.guest.run(&Program::new(argv.copied()))
+    };
+    let text = trace(&["-o", "/tmp/trace"])?;
+    ensure!(text.is_success(), "{}", text.stderr);
+    let lines = String::from_utf8(world.guest.read_file("/tmp/trace")?)?;
+    for expected in [
+        "verbena_doorbell create(",
+        "qp_rc create(",
+        "qp_rc modify(",
+        "pd destroy(#",
+        " us>",
+    ] {
+        ensure!(lines.contains(expected), "no {expected} in:\n{lines}");
+    }
+    ensure!(!lines.contains("calls lost"), "{lines}");
+    let json = trace(&["--json", "-o", "/tmp/trace"])?;
+    ensure!(json.is_success(), "{}", json.stderr);
+    let lines = String::from_utf8(world.guest.read_file("/tmp/trace")?)?;
+    let calls = lines
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<Vec<Value>, _>>()?;
+    let made = calls
+        .iter()
+        .filter(|call| call["class"] == "qp_rc" && call["method"] == "create");
+    ensure!(made.count() > 0, "no queue pair in:\n{lines}");
+    let table = trace(&["-c", "-o", "/tmp/trace"])?;
+    ensure!(table.is_success(), "{}", table.stderr);
+    let table = String::from_utf8(world.guest.read_file("/tmp/trace")?)?;
+    ensure!(table.contains("qp_rc modify"), "{table}");
+    let nobody = world
+        .guest
+        .run(&Program::new(["verbena-trace", "--seconds", "1"]).user(65534))?;
+    ensure!(
+        !nobody.is_success() && nobody.stderr.contains("EPERM"),
+        "an ordinary user traces: {}",
+        nobody.stderr
+    );
+    Ok(())
 }
 
 fn no_system_call(world: &mut World) -> Result<()> {

@@ -15,11 +15,12 @@ use verbena_launcher::{prepare, Checkout, Guest, GuestConfig, Hca, HcaConfig, Op
 const PACKAGES: [&str; 3] = ["verbena-hca", "verbena-guest", "verbena-agent"];
 
 /// The programs that a guest gets.
-const GUEST_PROGRAMS: [&str; 6] = [
+const GUEST_PROGRAMS: [&str; 7] = [
     "verbena-agent",
     "verbena-conformance",
     "verbena-info",
     "verbena-pingpong",
+    "verbena-trace",
     "verbena-traffic",
     "verbena-write",
 ];

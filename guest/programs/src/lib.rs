@@ -9,3 +9,4 @@ pub mod harness;
 pub mod link;
 pub mod pattern;
 pub mod program;
+pub mod trace;

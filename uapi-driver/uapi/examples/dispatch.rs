@@ -10,7 +10,8 @@
 //! valgrind --tool=callgrind --callgrind-out-file=/dev/null target/release/examples/dispatch 11000 only
 //! ```
 //!
-//! `only` calls a method that is about no object, `object` one that looks an object up in the context's store as well.
+//! `only` calls a method that is about no object, `object` one that looks an object up in the context's store as well,
+//! `nothing` calls nothing: what the loop itself costs.
 
 use rdma_uapi::client::Builder;
 use rdma_uapi::event::FdObject;
@@ -142,7 +143,8 @@ impl Wait for NoWait {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let count: u64 = args.next().ok_or("how many calls?")?.parse()?;
-    let on_object = args.next().as_deref() == Some("object");
+    let what = args.next().unwrap_or_default();
+    let (on_object, nothing) = (what == "object", what == "nothing");
 
     let device = Device::<Empty>::try_new((), Nowhere)?;
     let context = Device::open(&device, ())?;
@@ -157,7 +159,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let message = builder.finish()?;
     let begin = std::time::Instant::now();
     for _ in 0..count {
-        Context::dispatch(&context, black_box(number.into()), black_box(&mut *message))?;
+        let (number, message) = (black_box(number.into()), black_box(&mut *message));
+        if !nothing {
+            Context::dispatch(&context, number, message)?;
+        }
     }
     println!(
         "{count} calls, {:?} each",

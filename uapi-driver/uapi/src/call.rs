@@ -484,6 +484,7 @@ impl<'c, D: Driver> Call<'c, D> {
     }
 
     /// The call succeeded: the header says so. The message.
+    #[inline]
     pub(crate) fn finish(&mut self) -> &[u8] {
         if let Some(answer) = self.answer {
             self.message[4..8].copy_from_slice(answer.as_bytes());

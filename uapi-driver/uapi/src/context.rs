@@ -580,7 +580,8 @@ fn check_header(message: &[u8]) -> Outcome<(Header, &Words)> {
         return Err(wrong_header(message));
     };
     // Flags and reserved, and the output-only part: nothing in there is known, so all of it is zero.
-    if words[1] != [0; 8] || words[2] != [0; 8] || usize::from(header.length) != message.len() {
+    let [flags, error]: [u64; 2] = [zerocopy::transmute!(words[1]), zerocopy::transmute!(words[2])];
+    if flags | error | (u64::from(header.length) ^ message.len() as u64) != 0 {
         return Err(wrong_header(message));
     }
     Ok((header, words))

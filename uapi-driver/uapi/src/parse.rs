@@ -31,24 +31,28 @@ const NUMBERS: usize = wire::ATTR_NUMBERS as usize;
 /// message.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// The attribute's bit in the index; for what is unknown, the bit that is always set there.
-    bit: u64,
+    /// The head of the attribute as it almost always comes: inline, as long as is known. What has no length of its own
+    /// (arrays, texts), and what is unknown, has a head that never comes.
+    plain: u64,
     /// The shortest length, head included, that needs no further thought; for an output, whose payload is only room, the
     /// head's.
     least: u16,
     /// How much longer it may be without further thought.
     span: u16,
+    /// Words that it takes when it comes with its plain head.
+    words: u16,
     /// Bits of the attribute's schema.
-    flags: u16,
+    flags: u8,
     /// Its bit in the index; 0 is unknown.
-    slot: u16,
+    slot: u8,
 }
 
 /// What is not there: no length is right for it.
 const UNKNOWN: Entry = Entry {
-    bit: 1,
+    plain: u64::MAX,
     least: u16::MAX,
     span: 0,
+    words: 0,
     flags: 0,
     slot: 0,
 };
@@ -104,11 +108,16 @@ impl Layout {
         }
         let least = ATTR_HEAD as u16 + min;
         *entry = Entry {
-            bit: 1 << self.count,
+            plain: match attr.size {
+                UNBOUNDED => u64::MAX,
+                known => plain(ATTR_HEAD as u16 + known, id),
+            },
             least,
             span: size.saturating_sub(least),
-            flags: attr.flags,
-            slot: self.count,
+            words: (wire::align(usize::from(size)) / wire::ALIGN) as u16,
+            // The flags that there are fit, and so do the slots.
+            flags: attr.flags as u8,
+            slot: self.count as u8,
         };
         Ok(())
     }
@@ -214,7 +223,7 @@ impl Index {
 /// Checks every attribute of a message (whose header has been checked) against `layout`, and notes in `index`, which
 /// must be empty, where each is.
 ///
-/// Most messages are plainly right: common attributes, inline, as long as is known, each once. That is found out with as
+/// Most messages are plainly right: common attributes, inline, just as long as is known, each once. That is found out with as
 /// few instructions as it takes and without naming what is wrong; any other message is gone through again, carefully.
 ///
 /// # Errors
@@ -228,40 +237,38 @@ pub fn attributes(words: &Words, layout: &Layout, index: &mut Index) -> Outcome 
     carefully(words, layout, index)
 }
 
-/// The bits of an attribute's head that are zero in a common attribute that is given inline, the mandatory bit and the
-/// number apart.
-const ODD: u64 = zerocopy::transmute!(AttrHead {
-    length: 0,
-    id: !(wire::ATTR_MANDATORY | (wire::ATTR_NUMBERS - 1)),
-    result: u32::MAX,
-});
+/// An attribute's head without the mandatory bit, which the parser does not ask for in what it knows.
+const fn plain(length: u16, id: u16) -> u64 {
+    zerocopy::transmute!(AttrHead { length, id, result: 0 })
+}
+
+/// All bits of an attribute's head but the mandatory one.
+const PLAIN: u64 = !plain(0, wire::ATTR_MANDATORY);
 
 /// Whether the message is plainly right; if so, `index` is complete.
-#[inline(never)]
+#[inline]
 fn plainly(words: &Words, layout: &Layout, index: &mut Index) -> bool {
-    // "Unknown" has the first bit, which is there from the start: it counts as there again.
-    let (mut present, mut again, mut odd) = (1u64, 0u64, 0u64);
+    // "Unknown" has the first bit, which is there from the start.
+    let mut present = 1u64;
     let mut at = HEADER / wire::ALIGN;
     while let Some(&word) = words.get(at) {
         let head: AttrHead = zerocopy::transmute!(word);
         let bits: u64 = zerocopy::transmute!(word);
-        odd |= bits & ODD;
         let entry = &layout.common[usize::from(head.id) % NUMBERS];
-        let length = usize::from(head.length);
-        // Also what stops a length of zero from standing still: nothing may be shorter than a head.
-        if length.wrapping_sub(usize::from(entry.least)) > usize::from(entry.span) {
+        let slot = usize::from(entry.slot) % PLACES;
+        if bits & PLAIN != entry.plain || index.at[slot] != 0 {
             return false;
         }
-        again |= present & entry.bit;
-        present |= entry.bit;
-        index.at[usize::from(entry.slot) % PLACES] = at as u16;
-        at += wire::align(length) / wire::ALIGN;
-        if padding(words, at, length) != 0 {
+        present |= 1 << slot;
+        index.at[slot] = at as u16;
+        at += usize::from(entry.words);
+        let length = usize::from(head.length);
+        if length % wire::ALIGN != 0 && padding(words, at, length) != 0 {
             return false;
         }
     }
     index.present = present;
-    odd | again | (layout.required & !present) == 0 && at == words.len()
+    layout.required & !present == 0 && at == words.len()
 }
 
 /// Goes through the message by all the rules.
@@ -314,11 +321,11 @@ fn attribute(words: &Words, at: usize, layout: &Layout, index: &mut Index) -> Ou
         }
         return Err(Failure::new(Errno::EOPNOTSUPP, Reason::UNKNOWN_ATTR).at(id, offset as u16));
     }
-    if index.present & known.bit != 0 {
+    if index.present & 1 << known.slot != 0 {
         return Err(invalid(Reason::DUPLICATE, id, offset));
     }
     if head.id & wire::ATTR_BY_POINTER != 0 {
-        if known.flags & attr_flags::BY_POINTER == 0 {
+        if u16::from(known.flags) & attr_flags::BY_POINTER == 0 {
             return Err(invalid(Reason::NOT_BY_POINTER, id, offset));
         }
         if length != ATTR_HEAD + size_of::<ByPointer>() {
@@ -339,7 +346,7 @@ fn attribute(words: &Words, at: usize, layout: &Layout, index: &mut Index) -> Ou
             return Err(failure.at(id, offset as u16).detail(size - head));
         }
     }
-    index.present |= known.bit;
+    index.present |= 1 << known.slot;
     index.at[usize::from(known.slot)] = at as u16;
     Ok(next)
 }

@@ -25,6 +25,7 @@ mod qp_state;
 mod raw;
 mod retries;
 mod srq;
+mod tracing;
 mod transfer;
 
 use crate::harness::Case;
@@ -37,6 +38,7 @@ const AREAS: &[&[Case]] = &[
     discovery::CASES,
     batch::CASES,
     node::CASES,
+    tracing::CASES,
     memory::CASES,
     qp_state::CASES,
     qp_life::CASES,
