@@ -153,8 +153,7 @@ impl Platform for Linux {
     }
 
     fn now(&self) -> u64 {
-        // SAFETY: There is nothing to be met. The monotonic clock is never negative.
-        unsafe { bindings::ktime_get() as u64 }
+        now()
     }
 }
 
@@ -185,13 +184,7 @@ impl Host for Linux {
     }
 
     fn moment(&self) -> Moment {
-        let task = kernel::current!();
-        Moment {
-            time: self.now(),
-            // Numbers of the initial namespace, which an observer with CAP_SYS_ADMIN there sees them in.
-            process: task.tgid() as u32,
-            thread: task.pid() as u32,
-        }
+        moment()
     }
 
     fn pause(&self) {
@@ -229,6 +222,23 @@ pub(crate) fn may(access: Access) -> bool {
     };
     // SAFETY: There is nothing to be met; this is the calling process's own call.
     unsafe { bindings::capable(capability as c_int) }
+}
+
+/// Nanoseconds of the monotonic clock.
+fn now() -> u64 {
+    // SAFETY: There is nothing to be met. The clock is never negative.
+    unsafe { bindings::ktime_get() as u64 }
+}
+
+/// When it is, and who calls.
+pub(crate) fn moment() -> Moment {
+    let task = kernel::current!();
+    Moment {
+        time: now(),
+        // Numbers of the initial namespace, which an observer with CAP_SYS_ADMIN there sees them in.
+        process: task.tgid() as u32,
+        thread: task.pid() as u32,
+    }
 }
 
 /// Waits a moment.

@@ -16,6 +16,7 @@ use kernel::sync::Arc;
 use kernel::types::ForeignOwnable;
 use rdma_uapi::event::FdObject;
 use rdma_uapi::failure::Outcome;
+use rdma_uapi::host::Moment;
 use rdma_uapi::schema::Access;
 use rdma_uapi::{Driver, Errno, Host};
 use verbena_core::node::{self, Node, NodeContext};
@@ -137,6 +138,10 @@ impl Host for Anywhere {
 
     fn install_fd<D: Driver<Host = Self>>(&self, _owner: &(), object: FdObject<D>) -> Result<u32, Errno> {
         events::install(object).map_err(linux::errno)
+    }
+
+    fn moment(&self) -> Moment {
+        linux::moment()
     }
 
     fn pause(&self) {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::memory::Mapping;
 use rdma_uapi::event::FdObject;
 use rdma_uapi::failure::Outcome;
+use rdma_uapi::host::Moment;
 use rdma_uapi::schema::Access;
 use rdma_uapi::{wire, Driver, Errno, Host};
 use std::fmt;
@@ -68,6 +69,10 @@ impl Host for Process {
 
     fn install_fd<D: Driver<Host = Self>>(&self, owner: &Owner, object: FdObject<D>) -> Result<u32, Errno> {
         owner.install(object)
+    }
+
+    fn moment(&self) -> Moment {
+        platform::moment()
     }
 
     fn pause(&self) {

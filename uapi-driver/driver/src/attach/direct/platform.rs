@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use verbena_core::platform::{PinError, Pinned, Platform, Signal, PAGE};
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
@@ -304,11 +304,7 @@ impl Host for DirectPlatform {
     }
 
     fn moment(&self) -> Moment {
-        Moment {
-            time: self.now(),
-            process: std::process::id(),
-            thread: rustix::thread::gettid().as_raw_pid() as u32,
-        }
+        moment()
     }
 
     fn pause(&self) {
@@ -317,6 +313,16 @@ impl Host for DirectPlatform {
 
     fn log(&self, line: fmt::Arguments<'_>) {
         log(line);
+    }
+}
+
+/// When it is, from the first time that this is asked, and who calls.
+pub(super) fn moment() -> Moment {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    Moment {
+        time: FIRST.get_or_init(Instant::now).elapsed().as_nanos() as u64,
+        process: std::process::id(),
+        thread: rustix::thread::gettid().as_raw_pid() as u32,
     }
 }
 
