@@ -5,6 +5,7 @@
 //! is a program of `guest/programs`, here or in a guest.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod check;
 pub mod conformance;
 pub mod demo;
@@ -92,7 +93,10 @@ fn run_parts(options: &TestOptions, reporter: &Reporter, progress: &Progress) ->
         let mark = reporter.mark();
         match part {
             Part::Check => check::run(&stage, &options.selection, reporter)?,
-            Part::Unit => unit::run(&stage, &options.selection, reporter)?,
+            Part::Unit => {
+                unit::run(&stage, &options.selection, reporter)?;
+                bench::dispatch::test(&stage, &options.selection, reporter);
+            }
             Part::Direct => direct::run(&stage, &options.selection, reporter)?,
             Part::Guest => guest::run(&stage, &options.selection, reporter)?,
             Part::Pair => pair::run(&stage, &options.selection, reporter)?,
@@ -114,7 +118,11 @@ pub fn list(options: &TestOptions) -> Result<Vec<Row>> {
     for &part in &options.parts {
         rows.extend(match part {
             Part::Check => check::list(),
-            Part::Unit => unit::list(&stage)?,
+            Part::Unit => {
+                let mut rows = unit::list(&stage)?;
+                rows.extend(bench::dispatch::list());
+                rows
+            }
             Part::Direct => direct::list(),
             Part::Guest => guest::list(),
             Part::Pair => pair::list(),

@@ -51,7 +51,8 @@ pub fn fail_all<W>(
     }
 }
 
-fn row(name: &str, attachment: &str, result: Outcome, reason: Option<String>) -> Row {
+/// A row of the report.
+pub(crate) fn row(name: &str, attachment: &str, result: Outcome, reason: Option<String>) -> Row {
     Row {
         name: name.to_owned(),
         suite: "scenario".to_owned(),

@@ -5,6 +5,7 @@
 //! is `verbena-tests`'.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod demo;
 mod setup;
@@ -56,6 +57,8 @@ enum Command {
     Test(test::Arguments),
     /// A guest to type in, with the device, the tools and the module in it
     Shell(shell::Arguments),
+    /// Figures: what a call costs, beside what it should
+    Bench(bench::Arguments),
     /// What CI and a person run before a commit: formatting, lints, documentation, unit tests
     Check(check::Arguments),
     /// Make everything that guests need, without booting one, and say where it is
@@ -103,6 +106,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Demo(arguments) => demo::run(&context, &arguments),
         Command::Test(arguments) => test::run(&context, &arguments),
         Command::Shell(arguments) => shell::run(&context, &arguments),
+        Command::Bench(arguments) => bench::run(&context, &arguments),
         Command::Check(arguments) => check::run(&context, &arguments),
         Command::Setup(arguments) => setup::run(context, &arguments),
     }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Counting instructions: valgrind's callgrind, this machine's or one of our own in the cache.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::archive::{self, Archive, Wanted};
+use crate::graph::{Step, Store, Work};
+use crate::key::Key;
+use crate::mirror;
+use crate::process::output;
+use crate::progress::Progress;
+use crate::{setup, tree};
+
+/// Where the tools are, in any Debian tree. They are linked statically, so they run without the tree's libraries.
+const TOOLS: &str = "usr/libexec/valgrind";
+
+/// A callgrind that runs here.
+#[derive(Debug, Clone)]
+pub struct Callgrind {
+    tools: PathBuf,
+}
+
+impl Callgrind {
+    /// This machine's, if it has valgrind; else one that is fetched from the guest's release, once.
+    ///
+    /// # Errors
+    ///
+    /// If there is none and it cannot be fetched.
+    pub fn find(progress: &Progress) -> Result<Callgrind> {
+        if let Some(found) = Self::below(Path::new("/")) {
+            return Ok(found);
+        }
+        let store = Store::open(&setup::cache_folder()?)?;
+        // Any version counts instructions.
+        let key = Key::of("valgrind-1").text(archive::RELEASE).finish();
+        let root = store.path("valgrind", &key);
+        let apt = store.root().join("apt");
+        let step = Step {
+            name: "valgrind",
+            key,
+            after: Vec::new(),
+            action: Box::new(move |work| fetch(&apt, work)),
+        };
+        store.make(vec![step], progress)?;
+        Self::below(&root).with_context(|| format!("there is no callgrind in {}", root.display()))
+    }
+
+    fn below(root: &Path) -> Option<Callgrind> {
+        let tools = root.join(TOOLS);
+        tools
+            .join("callgrind-amd64-linux")
+            .exists()
+            .then_some(Callgrind { tools })
+    }
+
+    /// The instructions that a program executes, from its start to its end.
+    ///
+    /// # Errors
+    ///
+    /// If it fails, or callgrind does not understand it.
+    pub fn instructions(&self, program: &Path, arguments: &[&str]) -> Result<u64> {
+        let mut command = Command::new(self.tools.join("callgrind-amd64-linux"));
+        // What the launcher in /usr/bin would tell it; the launcher's own path is shown in messages only.
+        command
+            .env("VALGRIND_LIB", &self.tools)
+            .env("VALGRIND_LAUNCHER", "valgrind");
+        command
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--log-fd=1"])
+            .arg(program)
+            .args(arguments);
+        let said = String::from_utf8_lossy(&output(command)?).into_owned();
+        let count = said
+            .lines()
+            .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
+        count.with_context(|| format!("callgrind does not say what it counted: {said}"))
+    }
+}
+
+fn fetch(apt: &Path, work: &Work) -> Result<()> {
+    // The caller's lock on the store keeps others from the archive too.
+    let mirror = mirror::find(Path::new("/etc/apt"), &mirror::host_codename()?)?;
+    let archive = Archive::open(apt, &mirror)?;
+    work.task.message("asking what is current");
+    archive.update().context("the mirror cannot be reached")?;
+    let packages = archive.resolve(&Wanted {
+        name: "valgrind",
+        packages: vec!["valgrind".to_owned()],
+        dependencies: false,
+        backports: false,
+    })?;
+    let debs = work.out.join(".debs");
+    fs::create_dir(&debs)?;
+    archive.download(&packages, &debs, work.task)?;
+    tree::unpack(&debs, work.out, &[], work.task)?;
+    fs::remove_dir_all(&debs).context("cannot remove the download")
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What `cargo xtask bench` does: figures, each beside what it is compared with and what it should be.
+//!
+//! A figure is an instruction count, which repeats, or a ratio to something measured in the same run, because machines are
+//! shared and noisy. A time is the median of at least [`REPETITIONS`] runs, with the spread beside it.
+
+pub mod dispatch;
+
+use crate::stage::Stage;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::Path;
+use verbena_launcher::{Options, Progress};
+
+/// Runs of whatever is timed.
+pub const REPETITIONS: usize = 5;
+
+/// A figure.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// The row of the requirements that it belongs to.
+    pub id: &'static str,
+    /// What was measured.
+    pub case: String,
+    /// The figure.
+    pub value: f64,
+    /// Of what.
+    pub unit: &'static str,
+    /// What it is compared with, in the same unit and measured in the same run; none for a figure that stands alone.
+    pub reference: Option<f64>,
+    /// The figure divided by its reference.
+    pub ratio: Option<f64>,
+    /// What it should be, in words.
+    pub target: Option<String>,
+    /// Whether it is.
+    pub met: Option<bool>,
+}
+
+impl Row {
+    /// A figure that should be at most `limit`.
+    pub fn at_most(id: &'static str, case: &str, value: f64, unit: &'static str, limit: f64) -> Self {
+        Self {
+            id,
+            case: case.to_owned(),
+            value,
+            unit,
+            reference: None,
+            ratio: None,
+            target: Some(format!("<= {limit}")),
+            met: Some(value <= limit),
+        }
+    }
+
+    /// A figure for information.
+    pub fn plain(id: &'static str, case: &str, value: f64, unit: &'static str) -> Self {
+        Self {
+            id,
+            case: case.to_owned(),
+            value,
+            unit,
+            reference: None,
+            ratio: None,
+            target: None,
+            met: None,
+        }
+    }
+}
+
+/// The benchmarks of the object model.
+///
+/// # Errors
+///
+/// If one cannot be built or run. A target that is missed is no error: the row says so.
+pub fn uapi(options: &Options, progress: &Progress) -> Result<Vec<Row>> {
+    let stage = Stage::new(options.clone(), progress.clone())?;
+    dispatch::rows(&stage)
+}
+
+/// The rows as a table.
+pub fn table(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let number = |n: f64| match n {
+        n if n == n.trunc() => format!("{n}"),
+        n => format!("{n:.2}"),
+    };
+    let maybe = |n: Option<f64>| n.map(number).unwrap_or_default();
+    for row in rows {
+        let met = match row.met {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "",
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{:4} {:58} {:>10} {:13} {:>10} {:>8} {:>8} {met}",
+            row.id,
+            row.case,
+            number(row.value),
+            row.unit,
+            maybe(row.reference),
+            maybe(row.ratio),
+            row.target.as_deref().unwrap_or(""),
+        );
+    }
+    text
+}
+
+/// Writes the rows as JSON.
+///
+/// # Errors
+///
+/// If the file cannot be written.
+pub fn write_json(rows: &[Row], path: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(rows)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_whether_its_target_is_met() {
+        let rows = [
+            Row::at_most("U11", "a call", 249.0, "instructions", 250.0),
+            Row::at_most("U11", "a call", 251.0, "instructions", 250.0),
+            Row::plain("U11", "another", 1.5, "us"),
+        ];
+        assert_eq!([rows[0].met, rows[1].met, rows[2].met], [Some(true), Some(false), None]);
+        let table = table(&rows);
+        assert!(table.contains("MISSED") && table.contains("1.50"), "{table}");
+    }
+}
