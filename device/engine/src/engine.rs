@@ -9,7 +9,7 @@ use crate::fabric::Fabric;
 use crate::hca::{Cx, Hca, Port};
 use crate::limits;
 use crate::qp::requester::{self, Turn};
-use crate::qp::{datagram, Pool, Qp};
+use crate::qp::{datagram, unreliable, Pool, Qp};
 use crate::ram;
 use crate::regs::Effect;
 use crate::rng::Rng;
@@ -244,6 +244,7 @@ impl Engine {
             qp.active = false;
             let turn = match qp.kind {
                 QpType::UD | QpType::GSI => datagram::turn(&mut self.hcas, &mut cx, at, &mut budget),
+                QpType::UC => unreliable::turn(&mut self.hcas, &mut cx, at, &mut budget),
                 _ => requester::turn(&mut self.hcas, &mut cx, at, &mut budget),
             };
             if turn == Turn::More {

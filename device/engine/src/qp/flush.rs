@@ -108,6 +108,11 @@ fn next_receive<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) -> Option<(
         Arriving::Write(Some(wr_id)) => return Some((Side::Recv, wr_id)),
         Arriving::Write(None) | Arriving::Nothing => {}
     }
+    if let Some(receive) = qp.resp.spare.take() {
+        let wr_id = receive.wr_id;
+        cx.pool.give_receive(receive);
+        return Some((Side::Recv, wr_id));
+    }
     let rq = qp.rq.as_ref()?;
     let mut receive = cx.pool.receive();
     let posted = receive.fetch(ram, rq, qp.resp.consumer, qp.max_recv_sge);

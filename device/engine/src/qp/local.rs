@@ -107,11 +107,11 @@ fn own_rights(operation: Operation) -> u32 {
 
 /// The queue pair that is connected to `at`, if there is one and each of the two names the other.
 #[inline]
-fn find_peer<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<QpRef> {
+pub(crate) fn find_peer<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<QpRef> {
     let epoch = cx.fabric.epoch();
     let hca = hcas.get(at.hca)?;
     let qp = hca.qps.get(at.qpn.get())?;
-    let (dgid, dest_qpn, mut link) = (qp.attrs.path.dgid, qp.attrs.dest_qpn, qp.req.link);
+    let (kind, dgid, dest_qpn, mut link) = (qp.kind, qp.attrs.path.dgid, qp.attrs.dest_qpn, qp.req.link);
     if link.epoch != epoch {
         let sgid = hca.source_gid(qp.attrs.path.sgid_index);
         let reaches = |id| hcas.get(id).is_some_and(|peer| peer.port_is_active());
@@ -130,6 +130,7 @@ fn find_peer<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<Q
     // A connection is two queue pairs that name each other: nobody else's requests get through, whatever PSN and
     // keys they guess.
     let mutual = peer.attrs.dest_qpn == at.qpn
+        && peer.kind == kind
         && peer.attrs.path.dgid == link.sgid
         && peer_hca.source_gid(peer.attrs.path.sgid_index) == Some(dgid);
     mutual.then_some(QpRef {

@@ -10,6 +10,7 @@
 //! | [`responder`] | the other end: sequence numbers, access, receive queue |
 //! | [`local`] | the short cut between two queue pairs of one server |
 //! | [`datagram`] | UD and the general services interface: both ends of a message that nobody acknowledges |
+//! | [`unreliable`] | UC: both ends of a connection without acknowledgements |
 //! | [`flush`] | what happens to outstanding work in ERR |
 //! | [`modify`] | the state machine |
 
@@ -22,6 +23,7 @@ pub(crate) mod requester;
 pub(crate) mod responder;
 pub(crate) mod sg;
 pub(crate) mod transport;
+pub(crate) mod unreliable;
 
 use crate::env::HcaId;
 use crate::ring::Ring;
@@ -122,6 +124,8 @@ pub(crate) struct Responder {
     pub(crate) msn: u32,
     /// The message whose first part has arrived and whose last has not.
     pub(crate) arriving: Arriving,
+    /// UC: the receive of a message that was dropped on the way, for the next one.
+    pub(crate) spare: Option<Box<Receive>>,
     /// COMM_EST has been raised.
     pub(crate) established: bool,
 }

@@ -334,7 +334,7 @@ impl Hca {
         Outcome::Nak(Nak::InvalidRequest)
     }
 
-    fn established<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) {
+    pub(crate) fn established<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) {
         if let Some(qp) = self.qps.get_mut(qpn.get()) {
             qp.resp.established = true;
         }

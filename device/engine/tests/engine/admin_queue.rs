@@ -262,7 +262,7 @@ fn h03_query_device_tells_limits_that_hold() {
     assert_eq!(caps.max_msg, 1 << 31);
     assert_eq!(
         caps.qp_types,
-        1 << QpType::RC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0
+        1 << QpType::RC.0 | 1 << QpType::UC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0
     );
     // All but FAST_REGISTER.
     assert_eq!(caps.rc_opcodes, 0x1bff);

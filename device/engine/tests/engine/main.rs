@@ -17,4 +17,5 @@ mod scale;
 mod shared_receives;
 mod sleep;
 mod state_machine;
+mod unreliable;
 mod windows;

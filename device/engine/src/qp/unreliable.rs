@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! UC: both ends of a connection without acknowledgements.
+//!
+//! A message is complete when it has left (IBA vol. 1, 9.8.2). At the other end it arrives whole or not at all: one that
+//! cannot go on is dropped and counted, its receive waits for the next one, and the sequence begins anew with the next
+//! message's first packet. What is wrong on the sender's own side puts its send queue into SQE.
+
+use crate::counters::Counter;
+use crate::engine::Hcas;
+use crate::env::Env;
+use crate::hca::{Cx, Hca, Side};
+use crate::limits::{SLICE, TURN};
+use crate::mr::KeyFault;
+use crate::qp::message::{BadRequest, Message, Operation, Receive, SendLimits, Unsent};
+use crate::qp::requester::{self, Turn};
+use crate::qp::responder::{receive_protection, Fault, Refusal};
+use crate::qp::sg::{self, CopyFault, Stretches};
+use crate::qp::transport::{packets, Nak};
+use crate::qp::{flush, local, Arriving, Responder};
+use crate::schedule::QpRef;
+use crate::Budget;
+use verbena_hw::cqe::{self, vendor, Cqe, Status};
+use verbena_hw::eqe::Event;
+use verbena_hw::id::{Pdn, Psn, Qpn};
+use verbena_hw::qp::{access, Mtu, QpState};
+use verbena_hw::wqe::{send_flags, SendOpcode};
+
+/// A run of packets of one message.
+struct Run {
+    psn: Psn,
+    packets: u32,
+    /// The sender's path MTU in bytes.
+    mtu: u32,
+    /// Bytes.
+    len: u64,
+    first: bool,
+    last: bool,
+}
+
+/// Gives the queue pair its turn.
+#[inline(never)]
+pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Budget) -> Turn {
+    for _ in 0..TURN {
+        let Some(hca) = hcas.get_mut(at.hca) else {
+            return Turn::Idle;
+        };
+        if hca.regs.is_fatal() {
+            return Turn::Idle;
+        }
+        let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
+            return Turn::Idle;
+        };
+        match qp.state {
+            QpState::RTS => {}
+            QpState::SQD if qp.req.current.is_some() => {}
+            QpState::SQD => {
+                requester::drained(hca, cx, at);
+                return Turn::Idle;
+            }
+            QpState::SQE => return flush::sends(hca, cx, at.qpn, budget),
+            QpState::ERR => return flush::turn(hca, cx, at.qpn, budget),
+            _ => return Turn::Idle,
+        }
+        let Some((mut message, checked)) = take(hca, cx, at) else {
+            return Turn::Idle;
+        };
+        let sent = checked.and_then(|()| send(hcas, cx, at, &mut message, budget));
+        budget.operations = budget.operations.saturating_sub(1);
+        let Some(hca) = hcas.get_mut(at.hca) else {
+            return Turn::Idle;
+        };
+        match sent {
+            Ok(false) => {
+                // A long message gives way after each run.
+                if let Some(qp) = hca.qps.get_mut(at.qpn.get()) {
+                    qp.req.current = Some(message);
+                }
+                return Turn::More;
+            }
+            Ok(true) => hca.sent(cx, at.qpn, &message),
+            Err(bad) => hca.send_failed(cx, at.qpn, &message, bad),
+        }
+        cx.pool.give_message(message);
+        if budget.is_spent() {
+            break;
+        }
+    }
+    Turn::More
+}
+
+/// The message in flight, or the next one, and whether it can be sent.
+fn take<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Option<(Box<Message>, Result<(), BadRequest>)> {
+    let qp = hca.qps.get_mut(at.qpn.get())?;
+    if let Some(message) = qp.req.current.take() {
+        return Some((message, Ok(())));
+    }
+    let mut message = cx.pool.message();
+    let fetched = message.fetch(cx.env.ram(at.hca), &qp.sq, qp.req.consumer);
+    if fetched != Ok(true) {
+        cx.pool.give_message(message);
+        if fetched.is_err() {
+            // There is no work request to complete: an event tells.
+            hca.enter_error(cx, at.qpn);
+            hca.raise_qp(cx, at.qpn, Event::QP_FATAL, vendor::RING_UNREACHABLE);
+        }
+        return None;
+    }
+    let known = matches!(
+        SendOpcode(message.header.opcode),
+        SendOpcode::SEND | SendOpcode::SEND_WITH_IMM | SendOpcode::WRITE | SendOpcode::WRITE_WITH_IMM
+    );
+    let limits = SendLimits {
+        max_sge: qp.max_send_sge,
+        max_inline: qp.max_inline,
+        rd_atomic: 0,
+    };
+    let checked = match known.then(|| message.check(limits)) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(Unsent::Bad(bad))) => Err(bad),
+        Some(Err(Unsent::Local)) | None => Err(BadRequest::operation(vendor::OPCODE)),
+    };
+    message.psn = qp.req.psn;
+    message.packets = packets(message.len, mtu(qp.attrs.path_mtu));
+    Some((message, checked))
+}
+
+fn mtu(code: u8) -> u32 {
+    // RTR took only codes with a meaning, and neither queue runs before.
+    Mtu(code).bytes().unwrap_or(256)
+}
+
+/// Sends the next run of the message. `Ok(true)`: it was the last.
+///
+/// # Errors
+///
+/// What is wrong on the sender's own side.
+fn send<E: Env>(
+    hcas: &mut Hcas,
+    cx: &mut Cx<'_, E>,
+    at: QpRef,
+    message: &mut Message,
+    budget: &mut Budget,
+) -> Result<bool, BadRequest> {
+    let Some(hca) = hcas.get_mut(at.hca) else {
+        return Ok(true);
+    };
+    let Some(qp) = hca.qps.get(at.qpn.get()) else {
+        return Ok(true);
+    };
+    let (pdn, mtu) = (qp.pdn, mtu(qp.attrs.path_mtu));
+    let left = message.len - message.offset;
+    let len = left.min(SLICE);
+    let run = Run {
+        // SLICE is a multiple of every MTU, so the packets before this run are full.
+        psn: message.psn.add((message.offset / u64::from(mtu)) as u32),
+        packets: packets(len, mtu),
+        mtu,
+        len,
+        first: message.offset == 0,
+        last: len == left,
+    };
+    if message.inline().is_none() {
+        // The first run answers for the keys of the whole message, each for its own memory: what is wrong here is not to
+        // become the receiver's fault.
+        let checked = if run.first { message.len } else { len };
+        let source = Stretches::list(&hca.mrs, pdn, message.elements(), message.offset, 0);
+        sg::check(&hca.mrs, pdn, message.elements(), message.offset, checked, 0)
+            .and_then(|_| sg::reachable(cx.env.ram(at.hca), source, len))
+            .map_err(|fault| BadRequest {
+                status: Status::LOC_PROT_ERR,
+                reason: fault.0,
+            })?;
+    }
+    match local::find_peer(hcas, cx, at) {
+        Some(peer) => deliver(hcas, cx, at, pdn, peer, message, &run),
+        None if run.first => {
+            if let Some(hca) = hcas.get_mut(at.hca) {
+                hca.counters.count(Counter::DroppedUnreachable);
+            }
+        }
+        None => {}
+    }
+    message.offset += len;
+    budget.bytes = budget.bytes.saturating_sub(len);
+    Ok(run.last)
+}
+
+/// Brings a run to the peer, if the peer takes it.
+fn deliver<E: Env>(
+    hcas: &mut Hcas,
+    cx: &mut Cx<'_, E>,
+    at: QpRef,
+    pdn: Pdn,
+    peer: QpRef,
+    message: &Message,
+    run: &Run,
+) {
+    let Some(hca) = hcas.get_mut(peer.hca) else {
+        return;
+    };
+    if !hca.accept_run(cx, peer.qpn, message, run) {
+        return;
+    }
+    let moved = if run.len == 0 {
+        Ok(())
+    } else {
+        transfer(hcas, cx, at, pdn, peer, message, run)
+    };
+    let Some(hca) = hcas.get_mut(peer.hca) else {
+        return;
+    };
+    match moved {
+        Ok(()) => hca.run_executed(cx, peer.qpn, message, run),
+        Err(fault) => {
+            // The sender hears nothing of it.
+            let _ = match message.operation {
+                Operation::Send => hca.refuse(cx, peer.qpn, receive_protection(fault.0)),
+                _ => hca.refuse(cx, peer.qpn, Fault::Unreachable(fault.0)),
+            };
+        }
+    }
+}
+
+/// Copies a run's data. A fault is the peer's: its own side was checked.
+fn transfer<E: Env>(
+    hcas: &Hcas,
+    cx: &Cx<'_, E>,
+    at: QpRef,
+    pdn: Pdn,
+    peer: QpRef,
+    message: &Message,
+    run: &Run,
+) -> Result<(), KeyFault> {
+    let (Some(here), Some(there)) = (hcas.get(at.hca), hcas.get(peer.hca)) else {
+        return Ok(());
+    };
+    let Some(peer_qp) = there.qps.get(peer.qpn.get()) else {
+        return Ok(());
+    };
+    let target = match &peer_qp.resp.arriving {
+        Arriving::Send(receive) => Stretches::list(
+            &there.mrs,
+            receive.pdn,
+            receive.elements(),
+            receive.offset,
+            access::LOCAL_WRITE,
+        ),
+        _ => {
+            let addr = message.header.remote_addr.wrapping_add(message.offset);
+            let by = (peer.qpn, peer_qp.pdn);
+            let range = there
+                .mrs
+                .check_remote(message.header.rkey, by, addr, run.len, access::REMOTE_WRITE)?;
+            Stretches::Range(range)
+        }
+    };
+    let (own_ram, peer_ram) = (cx.env.ram(at.hca), cx.env.ram(peer.hca));
+    if let Some(bytes) = message.inline() {
+        return sg::store(peer_ram, target, bytes);
+    }
+    let source = Stretches::list(&here.mrs, pdn, message.elements(), message.offset, 0);
+    match sg::copy(own_ram, source, peer_ram, target, run.len, run.last) {
+        Ok(()) => Ok(()),
+        Err(CopyFault::Destination(fault)) => Err(fault),
+        Err(CopyFault::Source(fault)) => unreachable!("`send` found all of it mapped: {fault:?}"),
+    }
+}
+
+impl Responder {
+    /// Drops the message that is arriving. Its receive is the next message's.
+    fn abandon(&mut self) {
+        if let Arriving::Send(mut receive) = core::mem::take(&mut self.arriving) {
+            receive.offset = 0;
+            self.spare = Some(receive);
+        }
+    }
+}
+
+impl Hca {
+    /// The message has left.
+    fn sent<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, message: &Message) {
+        let Some(qp) = self.qps.get_mut(qpn.get()) else {
+            return;
+        };
+        qp.req.consumer = qp.req.consumer.wrapping_add(1);
+        qp.req.psn = message.psn.add(message.packets);
+        let signaled = qp.signal_all || message.is_signaled();
+        self.counters.count(Counter::SentMsgs);
+        self.counters.add(Counter::SentBytes, message.len);
+        if signaled {
+            let cqe = Cqe {
+                opcode: message.operation.completion().0,
+                wr_id: message.header.wr_id,
+                ..Cqe::default()
+            };
+            self.complete(cx, qpn, Side::Send, cqe);
+        }
+    }
+
+    /// The message cannot be sent, or not to its end.
+    fn send_failed<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, message: &Message, bad: BadRequest) {
+        let Some(qp) = self.qps.get_mut(qpn.get()) else {
+            return;
+        };
+        qp.req.consumer = qp.req.consumer.wrapping_add(1);
+        qp.req.psn = message.psn.add(message.packets);
+        let cqe = Cqe {
+            status: bad.status.0,
+            wr_id: message.header.wr_id,
+            vendor_err: bad.reason,
+            ..Cqe::default()
+        };
+        self.complete(cx, qpn, Side::Send, cqe);
+        if self.qps.get(qpn.get()).is_some_and(|qp| qp.state != QpState::ERR) {
+            self.enter_send_error(cx, qpn);
+        }
+    }
+
+    /// Whether a run that has come to the queue pair `qpn` is to be executed; if not, it is dropped, and the rest of its
+    /// message with it.
+    fn accept_run<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, message: &Message, run: &Run) -> bool {
+        match self.admit(cx, qpn, message, run) {
+            Ok(()) => true,
+            Err(why) => {
+                if let Some(counter) = why {
+                    self.counters.count(counter);
+                }
+                if let Some(qp) = self.qps.get_mut(qpn.get()) {
+                    qp.resp.abandon();
+                }
+                false
+            }
+        }
+    }
+
+    /// # Errors
+    ///
+    /// The run is dropped: what that counts as; nothing, if that has been counted already.
+    fn admit<E: Env>(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        qpn: Qpn,
+        message: &Message,
+        run: &Run,
+    ) -> Result<(), Option<Counter>> {
+        let Some(qp) = self.qps.get_mut(qpn.get()) else {
+            return Err(Some(Counter::DroppedNoQp));
+        };
+        if !matches!(qp.state, QpState::RTR | QpState::RTS | QpState::SQD | QpState::SQE) {
+            return Err(run.first.then_some(Counter::DroppedNoQp));
+        }
+        if run.first {
+            qp.resp.abandon();
+            qp.resp.psn = run.psn;
+        } else if qp.resp.psn != run.psn || matches!(qp.resp.arriving, Arriving::Nothing) {
+            return Err(None);
+        }
+        // Packets of a length that this side's MTU does not allow.
+        let own = mtu(qp.attrs.path_mtu);
+        if run.mtu != own && (run.packets > 1 || run.len > u64::from(own)) {
+            return Err(Some(Counter::DroppedLength));
+        }
+        let (pdn, rights) = (qp.pdn, qp.attrs.access);
+        if qp.state == QpState::RTR && !qp.resp.established {
+            self.established(cx, qpn);
+        }
+        let len = if run.first { message.len } else { run.len };
+        if message.operation == Operation::Send {
+            return self.admit_send(cx, qpn, run, len);
+        }
+        if rights & access::REMOTE_WRITE == 0 {
+            return Err(Some(Counter::AccessErr));
+        }
+        if len > 0 {
+            let addr = message.header.remote_addr.wrapping_add(message.offset);
+            let key = message.header.rkey;
+            let checked = self
+                .mrs
+                .check_remote(key, (qpn, pdn), addr, len, access::REMOTE_WRITE)
+                .is_ok();
+            if !checked {
+                return Err(Some(Counter::AccessErr));
+            }
+        }
+        let mut wr_id = None;
+        if run.last && message.immediate().is_some() {
+            let receive = self.next_receive(cx, qpn)?;
+            wr_id = Some(receive.wr_id);
+            cx.pool.give_receive(receive);
+        }
+        if let Some(qp) = self.qps.get_mut(qpn.get()) {
+            qp.resp.arriving = Arriving::Write(wr_id);
+        }
+        Ok(())
+    }
+
+    fn admit_send<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, run: &Run, len: u64) -> Result<(), Option<Counter>> {
+        if run.first {
+            let receive = self.next_receive(cx, qpn)?;
+            if let Some(qp) = self.qps.get_mut(qpn.get()) {
+                qp.resp.arriving = Arriving::Send(receive);
+            }
+        }
+        let Some(Arriving::Send(receive)) = self.qps.get(qpn.get()).map(|qp| &qp.resp.arriving) else {
+            return Err(None);
+        };
+        let fault = if len > receive.room - receive.offset {
+            Some(Fault::Receive {
+                status: Status::LOC_LEN_ERR,
+                reason: vendor::RECV_TOO_SHORT,
+                nak: Nak::InvalidRequest,
+            })
+        } else {
+            let list = receive.elements();
+            sg::check(&self.mrs, receive.pdn, list, receive.offset, len, access::LOCAL_WRITE)
+                .err()
+                .map(|fault| receive_protection(fault.0))
+        };
+        match fault {
+            None => Ok(()),
+            Some(fault) => {
+                // The receiver's own fault, of which the sender hears nothing.
+                let _ = self.refuse(cx, qpn, fault);
+                Err(None)
+            }
+        }
+    }
+
+    /// The receive of a message that was dropped, or the next one of the queue.
+    fn next_receive<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) -> Result<Box<Receive>, Option<Counter>> {
+        let spare = self.qps.get_mut(qpn.get()).and_then(|qp| qp.resp.spare.take());
+        if let Some(receive) = spare {
+            return Ok(receive);
+        }
+        self.take_receive(cx, qpn).map_err(|refusal| match refusal {
+            Refusal::NotReady => Some(Counter::DroppedNoReceive),
+            Refusal::Fault(fault) => {
+                let _ = self.refuse(cx, qpn, fault);
+                None
+            }
+        })
+    }
+
+    /// The data of an accepted run has been moved.
+    fn run_executed<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, message: &Message, run: &Run) {
+        let Some(qp) = self.qps.get_mut(qpn.get()) else {
+            return;
+        };
+        qp.resp.psn = qp.resp.psn.add(run.packets);
+        self.counters.add(Counter::RcvdBytes, run.len);
+        if !run.last {
+            if let Arriving::Send(receive) = &mut qp.resp.arriving {
+                receive.offset += run.len;
+            }
+            return;
+        }
+        self.counters.count(Counter::RcvdMsgs);
+        let (wr_id, opcode) = match core::mem::take(&mut qp.resp.arriving) {
+            Arriving::Send(receive) => {
+                let wr_id = receive.wr_id;
+                cx.pool.give_receive(receive);
+                (wr_id, cqe::Opcode::RECV)
+            }
+            Arriving::Write(Some(wr_id)) => (wr_id, cqe::Opcode::RECV_RDMA_WITH_IMM),
+            Arriving::Write(None) | Arriving::Nothing => return,
+        };
+        let imm = message.immediate();
+        let mut flags = 0;
+        if imm.is_some() {
+            flags |= cqe::flags::IMM;
+        }
+        if message.header.flags & send_flags::SOLICITED != 0 {
+            flags |= cqe::flags::SOLICITED;
+        }
+        let cqe = Cqe {
+            opcode: opcode.0,
+            flags,
+            wr_id,
+            byte_len: message.len as u32,
+            imm: imm.unwrap_or(0),
+            ..Cqe::default()
+        };
+        self.complete(cx, qpn, Side::Recv, cqe);
+    }
+}
