@@ -123,6 +123,15 @@ impl<P: Platform> Driver for Verbena<P> {
                 release: Some(qp::release::<P>),
             },
             ClassOps {
+                schema: &class::qp::UC,
+                methods: &[
+                    (method::CREATE, qp::create::<P>),
+                    (method::QUERY, qp::query::<P>),
+                    (method::MODIFY, qp::modify::<P>),
+                ],
+                release: Some(qp::release::<P>),
+            },
+            ClassOps {
                 schema: &class::qp::UD,
                 methods: &[
                     (method::CREATE, qp::create::<P>),
@@ -171,6 +180,8 @@ impl<P: Platform> Driver for Verbena<P> {
             extension(class::SRQ, method::MODIFY, SRQ),
             extension(class::QP_RC, method::CREATE, NEW_QP),
             extension(class::QP_RC, method::QUERY, QP),
+            extension(class::QP_UC, method::CREATE, NEW_QP),
+            extension(class::QP_UC, method::QUERY, QP),
             extension(class::QP_UD, method::CREATE, NEW_QP),
             extension(class::QP_UD, method::QUERY, QP),
         ],

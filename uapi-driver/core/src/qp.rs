@@ -193,6 +193,7 @@ fn sizes<P: Platform>(
 fn kind(class: u16) -> QpType {
     match class {
         class::QP_RC => QpType::RC,
+        class::QP_UC => QpType::UC,
         class::QP_UD => QpType::UD,
         _ => unreachable!("the handler is in the table for classes of queue pairs only"),
     }

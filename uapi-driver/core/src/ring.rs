@@ -103,7 +103,14 @@ pub fn mmap<P: Platform>(context: &Context<P>, offset: u64, len: u64) -> Outcome
     let id = u32::try_from(offset >> 32).map_err(|_| NOTHING)?;
     let object = match context.store().get_of(
         ObjectId(id),
-        &[class::CQ, class::SRQ, class::QP_RC, class::QP_UD, DOORBELL_CLASS],
+        &[
+            class::CQ,
+            class::SRQ,
+            class::QP_RC,
+            class::QP_UC,
+            class::QP_UD,
+            DOORBELL_CLASS,
+        ],
     ) {
         Ok(object) => object,
         Err(failure) if failure.errno == Errno::EBUSY => return Err(failure),

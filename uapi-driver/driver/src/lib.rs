@@ -4,7 +4,7 @@
 //! A [`Context`] is an open device, reached through the kernel module in a guest or directly through the device's
 //! vfio-user socket without one ([`Attachment`]): the same objects, the same messages, the same `verbena-core` behind
 //! them. On it are made [`ProtectionDomain`]s with [`MemoryRegion`]s, [`CompletionQueue`]s, queue pairs ([`RcQp`],
-//! [`UdQp`]), [`SharedReceiveQueue`]s and [`EventQueue`]s.
+//! [`UcQp`], [`UdQp`]), [`SharedReceiveQueue`]s and [`EventQueue`]s.
 //!
 //! The control path is the ioctl object model (`rdma-uapi`). The data path is memory that the application and the device
 //! share: posting writes an entry into a ring and sets a bit, polling reads an entry where the device wrote it. Neither
@@ -74,7 +74,7 @@ pub use memory::Buffer;
 pub use pd::{Access, MemoryRegion, ProtectionDomain};
 pub use qp::{
     path_to, AddressError, AddressHandle, Batched, CheckedAddress, ConnectOptions, Connected, Destination, Qp, QpAttr,
-    QpBuilder, QpInfo, Rc, RcQp, SendBatch, Standing, Transport, Ud, UdQp, GRH_LEN,
+    QpBuilder, QpInfo, Rc, RcQp, SendBatch, Standing, Transport, Uc, UcQp, Ud, UdQp, GRH_LEN,
 };
 pub use ring::complete::{ArmKind, Completion, WorkCompletion, WorkError};
 pub use ring::work::{PostError, RecvWr, Remote, SendWr};

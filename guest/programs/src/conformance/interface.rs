@@ -158,6 +158,10 @@ fn listing_is_complete(fixture: &Fixture) -> Outcome {
             &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
         ),
         (
+            class::QP_UC,
+            &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
+        ),
+        (
             class::QP_UD,
             &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
         ),

@@ -27,6 +27,7 @@ mod retries;
 mod srq;
 mod tracing;
 mod transfer;
+mod unreliable;
 
 use crate::harness::Case;
 
@@ -45,6 +46,7 @@ const AREAS: &[&[Case]] = &[
     transfer::CASES,
     cq::CASES,
     datagram::CASES,
+    unreliable::CASES,
     errors::CASES,
     retries::CASES,
     srq::CASES,

@@ -5,13 +5,15 @@ mod attrs;
 mod builder;
 mod datagram;
 mod transport;
+mod unreliable;
 
 pub(crate) use attrs::Known;
 pub use attrs::{path_to, ConnectOptions, QpAttr, QpInfo};
 pub use builder::{Batched, QpBuilder, Standing};
 pub(crate) use builder::{Ground, Names, Slots, DOING as CREATING};
 pub use datagram::{AddressError, AddressHandle, CheckedAddress, Destination, UdQp, GRH_LEN};
-pub use transport::{Connected, Rc, Transport, Ud};
+pub use transport::{Connected, Rc, Transport, Uc, Ud};
+pub use unreliable::UcQp;
 
 use crate::batch::Part;
 use crate::context::MESSAGE;
@@ -40,7 +42,7 @@ use verbena_hw::qp::QpState;
 /// What MODIFY is, in a sentence.
 pub(crate) const MODIFYING: &str = "modify a queue pair";
 
-/// A queue pair of type `T`: [`RcQp`], [`UdQp`].
+/// A queue pair of type `T`: [`RcQp`], [`UcQp`], [`UdQp`].
 ///
 /// Posting makes no system call (but to wake a device that sleeps, on the direct attachment), takes no lock and
 /// allocates nothing. One thread at a time uses it; its completions may be polled by another.
@@ -345,33 +347,6 @@ impl Qp<Rc> {
         QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
     }
 
-    /// What a peer must know to connect to it: with entry 0 of port 1's GID table.
-    ///
-    /// # Errors
-    ///
-    /// The device is gone.
-    pub fn endpoint(&self) -> Result<Endpoint> {
-        self.endpoint_at(1, 0)
-    }
-
-    /// What a peer must know to connect to it through entry `sgid_index` of the GID table of `port`.
-    ///
-    /// # Errors
-    ///
-    /// There is no such port or entry; the device is gone.
-    pub fn endpoint_at(&self, port: u32, sgid_index: u16) -> Result<Endpoint> {
-        Ok(self.endpoint_with(self.context().gid(port, sgid_index.into())?))
-    }
-
-    /// The same with a GID that is known already: makes no call, where [`RcQp::endpoint`] makes one.
-    pub fn endpoint_with(&self, gid: Gid) -> Endpoint {
-        Endpoint {
-            gid,
-            qpn: self.qpn,
-            psn: self.psn,
-        }
-    }
-
     /// Connects it to `peer`, with [`ConnectOptions::default`].
     ///
     /// # Errors
@@ -415,6 +390,33 @@ impl Qp<Rc> {
 }
 
 impl<T: Connected> Qp<T> {
+    /// What a peer must know to connect to it: with entry 0 of port 1's GID table.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn endpoint(&self) -> Result<Endpoint> {
+        self.endpoint_at(1, 0)
+    }
+
+    /// What a peer must know to connect to it through entry `sgid_index` of the GID table of `port`.
+    ///
+    /// # Errors
+    ///
+    /// There is no such port or entry; the device is gone.
+    pub fn endpoint_at(&self, port: u32, sgid_index: u16) -> Result<Endpoint> {
+        Ok(self.endpoint_with(self.context().gid(port, sgid_index.into())?))
+    }
+
+    /// The same with a GID that is known already: makes no call, where [`RcQp::endpoint`] makes one.
+    pub fn endpoint_with(&self, gid: Gid) -> Endpoint {
+        Endpoint {
+            gid,
+            qpn: self.qpn,
+            psn: self.psn,
+        }
+    }
+
     /// Posts a send.
     ///
     /// # Errors

@@ -54,8 +54,13 @@ transport! {
     ]
 }
 transport! {
+    /// Unreliable connected.
+    Uc, QP_UC, "UcQp", true, &[qp::ACCESS, qp::DEST_QPN, qp::RQ_PSN, qp::PATH_MTU]
+}
+transport! {
     /// Unreliable datagram.
     Ud, QP_UD, "UdQp", false, &[qp::QKEY]
 }
 
 impl Connected for Rc {}
+impl Connected for Uc {}

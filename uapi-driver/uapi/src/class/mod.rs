@@ -97,6 +97,7 @@ pub static ALL: &[&ClassSchema] = &[
     &cq::SCHEMA,
     &srq::SCHEMA,
     &qp::RC,
+    &qp::UC,
     &qp::UD,
     &ah::SCHEMA,
     &mcast::SCHEMA,

@@ -222,6 +222,40 @@ const UD_QUERY: &[AttrSchema] = &[
     SQ_DRAINING.output(),
 ];
 
+const UC_MODIFY: &[AttrSchema] = &[
+    STATE.input(),
+    CURRENT_STATE.input(),
+    PORT.input(),
+    PKEY_INDEX.input(),
+    ACCESS.input(),
+    PATH.input(),
+    DEST_QPN.input(),
+    SQ_PSN.input(),
+    RQ_PSN.input(),
+    PATH_MTU.input(),
+    SQD_NOTIFY.input(),
+];
+
+const UC_QUERY: &[AttrSchema] = &[
+    PD.output(),
+    SEND_CQ.output(),
+    RECV_CQ.output(),
+    SRQ.output(),
+    CAPS.output(),
+    FLAGS.output(),
+    QPN.output(),
+    STATE.output(),
+    PORT.output(),
+    PKEY_INDEX.output(),
+    ACCESS.output(),
+    PATH.output(),
+    DEST_QPN.output(),
+    SQ_PSN.output(),
+    RQ_PSN.output(),
+    PATH_MTU.output(),
+    SQ_DRAINING.output(),
+];
+
 /// What a new queue pair is made of, of every class.
 const CREATE_ONLY: &[AttrSchema] = &[
     PD.required(),
@@ -280,6 +314,10 @@ macro_rules! class {
 class! {
     /// QP_RC: reliable connected.
     RC, QP_RC, "qp_rc", RC_MODIFY, RC_QUERY
+}
+class! {
+    /// QP_UC: unreliable connected.
+    UC, QP_UC, "qp_uc", UC_MODIFY, UC_QUERY
 }
 class! {
     /// QP_UD: unreliable datagram.
