@@ -74,6 +74,13 @@ fn try_ioctl(
 
 /// See `glue.h`.
 #[no_mangle]
+unsafe extern "C" fn verbena_rs_work(hca: *mut c_void) {
+    // SAFETY: The work owns a reference to what `Work::new` gave it, and is not stopped during the call.
+    unsafe { Arc::<Hca>::borrow(hca) }.work();
+}
+
+/// See `glue.h`.
+#[no_mangle]
 unsafe extern "C" fn verbena_rs_watch(hca: *mut c_void) -> bool {
     // SAFETY: The node owns a reference to what `Node::publish` gave it, and lives during the call.
     unsafe { Arc::<Hca>::borrow(hca) }.watch()

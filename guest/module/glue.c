@@ -397,6 +397,51 @@ void verbena_glue_exit(void)
 	ida_destroy(&verbena_minors);
 }
 
+/* ---- work at a deadline ------------------------------------------------------------------------------------ */
+
+struct verbena_work {
+	struct delayed_work work;
+	void *hca;
+};
+
+static void verbena_work_run(struct work_struct *work)
+{
+	verbena_rs_work(container_of(to_delayed_work(work), struct verbena_work, work)->hca);
+}
+
+struct verbena_work *verbena_work_new(void *hca)
+{
+	struct verbena_work *work = kzalloc_obj(*work);
+
+	if (!work) {
+		verbena_rs_hca_put(hca);
+		return NULL;
+	}
+	work->hca = hca;
+	INIT_DELAYED_WORK(&work->work, verbena_work_run);
+	return work;
+}
+
+void verbena_work_schedule(struct verbena_work *work, u64 nanoseconds)
+{
+	/* One more: the current tick has begun already. */
+	unsigned long delay = nanoseconds ? nsecs_to_jiffies(nanoseconds) + 1 : 0;
+
+	/* The queue for what takes long: it waits for commands. */
+	mod_delayed_work(system_long_wq, &work->work, delay);
+}
+
+void verbena_work_stop(struct verbena_work *work)
+{
+	disable_delayed_work_sync(&work->work);
+	verbena_rs_hca_put(work->hca);
+}
+
+void verbena_work_free(struct verbena_work *work)
+{
+	kfree(work);
+}
+
 /* ---- event queue descriptors ------------------------------------------------------------------------------- */
 
 static int verbena_events_release(struct inode *inode, struct file *file)

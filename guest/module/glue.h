@@ -16,6 +16,7 @@ struct mm_struct;
 struct verbena_memory;
 struct verbena_node;
 struct verbena_system;
+struct verbena_work;
 
 /* What a mapping shows: filled by verbena_rs_mmap. */
 struct verbena_target {
@@ -48,6 +49,16 @@ void verbena_node_del(struct verbena_node *node);
 struct verbena_system *verbena_system_add(void *system);
 void verbena_system_del(struct verbena_system *node);
 
+/*
+ * Calls verbena_rs_work when its time has come, in process context, one call at a time; a later time replaces an earlier
+ * one that has not come. It owns a reference to @hca (also if it cannot be made), which verbena_work_stop gives back: after
+ * that there are no more calls. Then it can be freed; to schedule it does nothing until then.
+ */
+struct verbena_work *verbena_work_new(void *hca);
+void verbena_work_schedule(struct verbena_work *work, u64 nanoseconds);
+void verbena_work_stop(struct verbena_work *work);
+void verbena_work_free(struct verbena_work *work);
+
 /* A descriptor, installed in the calling process, whose operations are the verbena_rs_events_ functions on @events. */
 int verbena_events_fd(void *events);
 
@@ -74,6 +85,7 @@ void verbena_uncharge(unsigned long pages, struct mm_struct *mm);
 /* Implemented in Rust. */
 void verbena_rs_hca_put(void *hca);
 bool verbena_rs_watch(void *hca);
+void verbena_rs_work(void *hca);
 int verbena_rs_open(void *hca, void **file);
 void verbena_rs_release(void *file);
 long verbena_rs_ioctl(void *file, unsigned int command, unsigned long arg);

@@ -25,6 +25,8 @@ opaque! {
     Node
     /// `struct verbena_system`.
     SystemNode
+    /// `struct verbena_work`.
+    Work
     /// `struct verbena_memory`.
     Memory
 }
@@ -61,6 +63,11 @@ extern "C" {
 
     pub(crate) fn verbena_system_add(system: *mut c_void) -> *mut SystemNode;
     pub(crate) fn verbena_system_del(node: *mut SystemNode);
+
+    pub(crate) fn verbena_work_new(hca: *mut c_void) -> *mut Work;
+    pub(crate) fn verbena_work_schedule(work: *mut Work, nanoseconds: u64);
+    pub(crate) fn verbena_work_stop(work: *mut Work);
+    pub(crate) fn verbena_work_free(work: *mut Work);
 
     pub(crate) fn verbena_events_fd(events: *mut c_void) -> c_int;
 

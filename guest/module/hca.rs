@@ -35,6 +35,13 @@ impl Hca {
         }
     }
 
+    /// The driver's work is due.
+    pub(crate) fn work(&self) {
+        if let Some(device) = self.device.as_ref() {
+            verbena_core::work(device);
+        }
+    }
+
     /// Asks whether the device is still there, and says whether to ask again. The end of its process makes no interrupt,
     /// and who sleeps until an event comes would sleep for ever.
     pub(crate) fn watch(&self) -> bool {
@@ -49,6 +56,54 @@ impl Hca {
             system::changed(device);
         }
         !gone
+    }
+}
+
+/// What calls the driver's work when it is due.
+///
+/// # Invariants
+///
+/// The pointer came from `verbena_work_new` and is owned.
+pub(crate) struct Work(NonNull<glue::Work>);
+
+// SAFETY: The C structure is bound to no thread.
+unsafe impl Send for Work {}
+// SAFETY: To schedule is all that a shared reference can do, which any number of threads may at once.
+unsafe impl Sync for Work {}
+
+impl Work {
+    pub(crate) fn new(hca: Arc<Hca>) -> Result<Arc<Self>> {
+        // SAFETY: The reference to the HCA is given away.
+        let work = unsafe { glue::verbena_work_new(hca.into_foreign()) };
+        // INVARIANT: Just made.
+        let work = NonNull::new(work).map(Work).ok_or(ENOMEM)?;
+        match Arc::new(work, GFP_KERNEL) {
+            Ok(work) => Ok(work),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks for a call in so many nanoseconds.
+    pub(crate) fn schedule(&self, nanoseconds: u64) {
+        // SAFETY: The invariant.
+        unsafe { glue::verbena_work_schedule(self.0.as_ptr(), nanoseconds) }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // SAFETY: The invariant; whoever made it has stopped it.
+        unsafe { glue::verbena_work_free(self.0.as_ptr()) }
+    }
+}
+
+/// When this is dropped there are no more calls of the work.
+pub(crate) struct StopWork(pub(crate) Arc<Work>);
+
+impl Drop for StopWork {
+    fn drop(&mut self) {
+        // SAFETY: The invariant of `Work`; it is stopped once, here.
+        unsafe { glue::verbena_work_stop(self.0 .0.as_ptr()) }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::events::{self, Readers};
 use crate::glue;
+use crate::hca::Work;
 use crate::memory::{Dma, Pinned, Reach};
 use core::fmt;
 use core::ptr::NonNull;
@@ -27,6 +28,9 @@ use verbena_core::platform::{PinError, Platform, PAGE};
 /// BAR 0, for as long as the driver is bound to the device.
 pub(crate) type Registers = pci::DevresBar<{ verbena_hw::pci::BAR_REGS_SIZE as usize }>;
 
+/// BAR 2, likewise.
+pub(crate) type Doorbells = pci::DevresBar<{ verbena_hw::pci::BAR_DOORBELL_SIZE as usize }>;
+
 /// One device, as everybody who works with it sees it.
 #[derive(Clone)]
 pub(crate) struct Linux(Arc<Parts>);
@@ -37,19 +41,22 @@ struct Parts {
     name: CString,
     path: CString,
     registers: Registers,
+    rings: Doorbells,
     /// Physical address of BAR 2.
     doorbells: u64,
     vectors: u16,
     reach: Arc<Reach>,
+    work: Arc<Work>,
 }
 
 impl Linux {
     pub(crate) fn new(
         device: &device::Device,
         registers: Registers,
-        doorbells: u64,
+        (rings, doorbells): (Doorbells, u64),
         vectors: u16,
         reach: Arc<Reach>,
+        work: Arc<Work>,
     ) -> Result<Self> {
         let number = Number::take()?;
         let name = CString::try_from_fmt(fmt!("verbena{}", number.0))?;
@@ -60,9 +67,11 @@ impl Linux {
             name,
             path,
             registers,
+            rings,
             doorbells,
             vectors,
             reach,
+            work,
         };
         Ok(Linux(Arc::new(parts, GFP_KERNEL)?))
     }
@@ -129,6 +138,16 @@ impl Platform for Linux {
         if let Some(registers) = self.0.registers.try_access() {
             let _ = registers.try_write64(value, offset as usize);
         }
+    }
+
+    fn ring(&self, offset: u64, value: u32) {
+        if let Some(rings) = self.0.rings.try_access() {
+            let _ = rings.try_write32(value, offset as usize);
+        }
+    }
+
+    fn schedule(&self, nanoseconds: u64) {
+        self.0.work.schedule(nanoseconds);
     }
 
     fn vectors(&self) -> u16 {

@@ -23,7 +23,7 @@ mod linux;
 mod memory;
 mod system;
 
-use hca::{Hca, Node, Running, Vector};
+use hca::{Hca, Node, Running, StopWork, Vector, Work};
 use kernel::device::{Bound, Core};
 use kernel::dma::{self, DmaMask};
 use kernel::error::to_result;
@@ -60,6 +60,8 @@ struct Attached<'bound> {
     _node: Node,
     /// No call is in the driver, the device is reset.
     _running: Running,
+    /// Nothing is done at a deadline any more.
+    _work: StopWork,
     /// No interrupt handler runs.
     _handlers: KVec<Pin<KBox<ThreadedRegistration<'bound, Vector>>>>,
     _vectors: KBox<IrqVectorRegistration<'bound>>,
@@ -125,7 +127,11 @@ fn attach<'bound>(pdev: &'bound pci::Device<Core<'_>>) -> Result<Attached<'bound
         dev_err!(pdev, "BAR {} is too small for the doorbells\n", hw::BAR_DOORBELL);
         return Err(ENODEV);
     }
-    let doorbells = pdev.resource_start(hw::BAR_DOORBELL as u32)?;
+    let doorbells = (
+        pdev.iomap_region_sized(hw::BAR_DOORBELL as u32, c"verbena")?
+            .into_devres()?,
+        pdev.resource_start(hw::BAR_DOORBELL as u32)?,
+    );
 
     let master = Master::new(pdev);
     let reach = Cut(Reach::new(pdev.as_ref())?);
@@ -134,7 +140,15 @@ fn attach<'bound>(pdev: &'bound pci::Device<Core<'_>>) -> Result<Attached<'bound
 
     let hca = Hca::new()?;
     let handlers = register_handlers(&vectors, &hca)?;
-    let linux = Linux::new(pdev.as_ref(), registers, doorbells, count, reach.0.clone())?;
+    let work = StopWork(Work::new(hca.clone())?);
+    let linux = Linux::new(
+        pdev.as_ref(),
+        registers,
+        doorbells,
+        count,
+        reach.0.clone(),
+        work.0.clone(),
+    )?;
     let hardware = Hardware::start(linux.clone()).map_err(|error| {
         dev_err!(pdev, "{}\n", core::format_args!("{error}"));
         Error::from_errno(error.errno().to_result())
@@ -155,6 +169,7 @@ fn attach<'bound>(pdev: &'bound pci::Device<Core<'_>>) -> Result<Attached<'bound
         _listed: listed,
         _node: node,
         _running: running,
+        _work: work,
         _handlers: handlers,
         _vectors: vectors,
         _reach: reach,

@@ -17,10 +17,11 @@ use crate::setup::Environment;
 use crate::tree::{self, Bind};
 
 /// The folders whose code is compiled into the kernel module.
-const MODULE_SOURCES: [&str; 4] = [
+const MODULE_SOURCES: [&str; 5] = [
     "guest/module",
     "device/hw/src",
     "uapi-driver/uapi/src",
+    "uapi-driver/cm/src",
     "uapi-driver/core/src",
 ];
 

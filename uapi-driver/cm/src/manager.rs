@@ -559,6 +559,11 @@ impl Manager {
         Some(connection.binding.map_or(connection.service, |binding| binding.service))
     }
 
+    /// Who listened, as long as the application has not decided about the REQ.
+    pub fn listener(&self, id: Id) -> Option<Id> {
+        self.get(id)?.listener
+    }
+
     /// The private data of the REQ, REP or REJ that came last.
     pub fn private_data(&self, id: Id) -> Option<&[u8]> {
         self.get(id).map(|connection| connection.private_data.get())

@@ -79,7 +79,7 @@ impl Manager {
             self.refuse(route, req, RejectReason::STALE_CONNECTION, out);
             return self.end_stale(now, stale, out);
         }
-        let verdict = match self.listener(route, req) {
+        let verdict = match self.taker(route, req) {
             Ok(listener) => self.admit(listener, route, req),
             Err(reason) => Err(reason),
         };
@@ -107,7 +107,7 @@ impl Manager {
     }
 
     /// Who takes the request.
-    fn listener(&self, route: &Route, req: &Req) -> Result<Id, RejectReason> {
+    fn taker(&self, route: &Route, req: &Req) -> Result<Id, RejectReason> {
         let service = req.service_id.get();
         let takes = |slot| {
             let connection: &Connection = self.at(slot);

@@ -3,6 +3,7 @@
 //! Verbena as a driver of the object model: the table of its classes, and what it keeps for an object.
 
 use crate::ah::Ah;
+use crate::cm_id::CmId;
 use crate::cq::Cq;
 use crate::doorbell::Doorbell;
 use crate::hardware::Hardware;
@@ -12,12 +13,12 @@ use crate::pd::Pd;
 use crate::platform::Platform;
 use crate::qp::Qp;
 use crate::srq::Srq;
-use crate::{ah, cq, device, doorbell, mcast, mr, pd, qp, schema, srq, CommandError, Device};
+use crate::{ah, cm_id, cq, device, doorbell, mcast, mr, pd, qp, schema, srq, CommandError, Device};
 use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::schema::AttrSchema;
-use rdma_uapi::sys::Arc;
+use rdma_uapi::sys::{Arc, Box};
 use rdma_uapi::table::{Additions, ClassOps, Extension};
 use rdma_uapi::wire::{method, DriverId};
 use rdma_uapi::{Call, Cause, Driver, Ending, Failure, ObjectRef};
@@ -60,6 +61,8 @@ pub enum Payload<P: Platform> {
     Ah(Ah),
     /// A membership in a multicast group.
     Mcast(Membership),
+    /// A communication id.
+    CmId(Box<CmId<P>>),
     /// A doorbell page.
     Doorbell(Arc<Doorbell<P>>),
 }
@@ -149,6 +152,20 @@ impl<P: Platform> Driver for Verbena<P> {
                 schema: &class::mcast::SCHEMA,
                 methods: &[(method::CREATE, mcast::create::<P>), (method::QUERY, mcast::query::<P>)],
                 release: Some(mcast::release::<P>),
+            },
+            ClassOps {
+                schema: &class::cm_id::SCHEMA,
+                methods: &[
+                    (method::CREATE, cm_id::create::<P>),
+                    (method::QUERY, cm_id::query::<P>),
+                    (class::cm_id::BIND, cm_id::bind::<P>),
+                    (class::cm_id::LISTEN, cm_id::listen::<P>),
+                    (class::cm_id::CONNECT, cm_id::connect::<P>),
+                    (class::cm_id::ACCEPT, cm_id::accept::<P>),
+                    (class::cm_id::REJECT, cm_id::reject::<P>),
+                    (class::cm_id::DISCONNECT, cm_id::disconnect::<P>),
+                ],
+                release: Some(cm_id::release::<P>),
             },
             ClassOps {
                 schema: &schema::DOORBELL_SCHEMA,

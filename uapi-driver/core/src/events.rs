@@ -65,6 +65,11 @@ impl<P: Platform> EventRing<P> {
         })
     }
 
+    /// Where its ring is for the device.
+    pub(crate) fn ring_address(&self) -> u64 {
+        self.ring.addr()
+    }
+
     /// Asks for an interrupt at the next event.
     pub(crate) fn arm(&self, platform: &P) {
         self.tell(platform, *self.consumer.lock());
@@ -125,6 +130,7 @@ pub fn remove<P: Platform>(device: &Device<P>) {
 fn deliver<P: Platform>(device: &Device<P>, hardware: &Hardware<P>, eqe: &Eqe) {
     let event = Event(eqe.event);
     match event {
+        Event::COMPLETION if hardware.gsi.get().is_some_and(|gsi| gsi.cqn.get() == eqe.number) => hardware.want_work(),
         Event::COMPLETION => hardware.post(Kind::Cq, eqe, kind::COMPLETION),
         Event::CQ_ERR => hardware.post(Kind::Cq, eqe, kind::CQ_ERROR),
         Event::QP_FATAL => hardware.post(Kind::Qp, eqe, kind::QP_FATAL),
@@ -137,7 +143,12 @@ fn deliver<P: Platform>(device: &Device<P>, hardware: &Hardware<P>, eqe: &Eqe) {
         Event::SRQ_LIMIT_REACHED => hardware.post(Kind::Srq, eqe, kind::SRQ_LIMIT_REACHED),
         Event::PORT_ACTIVE => device.post(class::PORT, eqe.number, kind::PORT_ACTIVE, eqe.data),
         Event::PORT_ERR => device.post(class::PORT, eqe.number, kind::PORT_ERROR, eqe.data),
-        Event::GID_CHANGE => device.post(class::PORT, eqe.number, kind::GID_CHANGE, eqe.data),
+        Event::GID_CHANGE => {
+            if let Some(gsi) = hardware.gsi.get() {
+                gsi.gids_changed();
+            }
+            device.post(class::PORT, eqe.number, kind::GID_CHANGE, eqe.data);
+        }
         Event::DEVICE_FATAL => device.post(class::DEVICE, 0, kind::DEVICE_FATAL, eqe.data),
         // A device of a later minor version may have more to say than this driver knows.
         _ => {}

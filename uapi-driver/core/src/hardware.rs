@@ -3,13 +3,16 @@
 //! The device from reset to working and back.
 
 use crate::admin::{AdminQueue, CommandError};
+use crate::cm::Cm;
 use crate::events::EventRing;
+use crate::gsi::Gsi;
 use crate::numbers::Numbers;
 use crate::platform::{Dma, Platform, PAGE};
 use crate::Verbena;
 use core::fmt;
-use core::sync::atomic::Ordering;
-use rdma_uapi::sys::{Arc, Mutex, NoMemory, Vec};
+use core::sync::atomic::{AtomicBool, Ordering};
+use rdma_uapi::failure::Outcome;
+use rdma_uapi::sys::{try_arc, Arc, Mutex, NoMemory, Vec};
 use rdma_uapi::{Errno, Object};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::QueryDeviceRsp;
@@ -117,8 +120,39 @@ pub struct Hardware<P: Platform> {
     pub(crate) large_pages: bool,
     /// Event queue 0 takes what belongs to no completion vector; completion vector `n` is event queue `n + 1`.
     pub(crate) events: Vec<EventRing<P>>,
+    /// QP 1, once somebody needs it.
+    pub(crate) gsi: Late<Gsi<P>>,
+    /// The communication manager, once somebody needs it.
+    pub(crate) cm: Late<Cm<P>>,
+    /// There is more to do than what is due at a deadline ([`crate::work`]).
+    pub(crate) work: AtomicBool,
     /// The objects that events are about. Taken after an event ring's lock, before nothing.
     pub(crate) objects: Mutex<Numbers<Arc<Object<Verbena<P>>>>>,
+}
+
+/// What is made when somebody first needs it, and then stays.
+pub(crate) struct Late<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Late<T> {
+    fn try_new() -> Result<Self, NoMemory> {
+        Mutex::try_new(None, c"verbena_late").map(Late)
+    }
+
+    /// It, if it is there.
+    pub(crate) fn get(&self) -> Option<Arc<T>> {
+        self.0.lock().clone()
+    }
+
+    /// It, made if need be. Two that need it at once make one.
+    pub(crate) fn get_or(&self, make: impl FnOnce() -> Outcome<T>) -> Outcome<Arc<T>> {
+        let mut place = self.0.lock();
+        if let Some(it) = &*place {
+            return Ok(it.clone());
+        }
+        let it = try_arc(make()?)?;
+        *place = Some(it.clone());
+        Ok(it)
+    }
 }
 
 impl<P: Platform> Hardware<P> {
@@ -180,6 +214,9 @@ impl<P: Platform> Hardware<P> {
             limits,
             large_pages,
             events,
+            gsi: Late::try_new()?,
+            cm: Late::try_new()?,
+            work: AtomicBool::new(false),
             objects,
         };
         for ring in hardware.events.iter() {

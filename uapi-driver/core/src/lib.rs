@@ -20,7 +20,9 @@
 //! | `numbers` | from a device number to its object |
 //! | `pages` | page lists of pinned memory |
 //! | `ring` | memory shared with a process and where in the mapping space it is |
-//! | `device`, `pd`, `ah`, `mcast`, `mr`, `cq`, `srq`, `qp`, `doorbell` | the classes |
+//! | `gsi` | QP 1: management datagrams |
+//! | `cm`, `cm_qp` | the communication manager on QP 1, and the queue pairs that it moves |
+//! | `device`, `pd`, `ah`, `mcast`, `mr`, `cq`, `srq`, `qp`, `cm_id`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
 
@@ -32,11 +34,15 @@ extern crate std;
 
 mod admin;
 mod ah;
+mod cm;
+mod cm_id;
+mod cm_qp;
 mod cq;
 mod device;
 mod doorbell;
 mod driver;
 mod events;
+mod gsi;
 mod hardware;
 mod mcast;
 mod mr;
@@ -52,6 +58,7 @@ pub mod schema;
 mod srq;
 
 pub use admin::CommandError;
+pub use cm::work;
 pub use driver::Verbena;
 pub use events::{interrupt, remove};
 pub use hardware::{Hardware, StartError};

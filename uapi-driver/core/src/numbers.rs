@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Cq = 1,
     Qp = 2,
     Srq = 3,
+    /// Communication ids, by their number in the communication manager.
+    CmId = 64,
 }
 
 fn key(kind: Kind, number: u32) -> u64 {

@@ -50,6 +50,14 @@ pub trait Platform: Host + Clone {
     /// [`Platform::write32`].
     fn write64(&self, offset: u32, value: u64);
 
+    /// Writes the 32-bit register at `offset` of BAR 2 ([`verbena_hw::doorbell`]). Ordered as [`Platform::write32`].
+    fn ring(&self, offset: u64, value: u32);
+
+    /// Calls [`crate::work`] once, when so many nanoseconds have passed, in process context, by a thread that is in no call
+    /// of the object model. One such call is due at a time: a later request replaces an earlier one that has not begun.
+    /// While it runs, a request makes it run once more. Before there is a device to give, none is made.
+    fn schedule(&self, nanoseconds: u64);
+
     /// How many MSI-X vectors there are, at least 1. For each, from 0, the platform calls [`crate::interrupt`] in process
     /// context (a threaded handler) when it fires. A spurious call does no harm; before there is a device to give, it
     /// ignores what fires.

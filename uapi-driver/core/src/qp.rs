@@ -2,6 +2,7 @@
 
 //! Queue pairs: two rings in one piece of memory that the process maps, and a slot of a doorbell page.
 
+use crate::cm::{self, Owner};
 use crate::doorbell::{Doorbell, Slot};
 use crate::driver::{end, Handling, Payload, Reference};
 use crate::events::delist_and;
@@ -18,7 +19,7 @@ use rdma_uapi::failure::Outcome;
 use rdma_uapi::schema::Attr;
 use rdma_uapi::sys::Arc;
 use rdma_uapi::wire::ObjectId;
-use rdma_uapi::{Ending, Errno, Reason};
+use rdma_uapi::{Ending, Errno, Failure, Reason};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{CreateQpReq, HandleReq, HandleRsp, ModifyQpReq, QueryQpRsp, QP_SIGNAL_ALL};
 use verbena_hw::id::{Cqn, Pdn, Qpn, Srqn};
@@ -38,6 +39,8 @@ pub struct Qp<P: Platform> {
     send_cq: ObjectId,
     recv_cq: ObjectId,
     srq: Option<ObjectId>,
+    /// The communication id that it is connected by: only that may say where it leads.
+    pub(crate) owner: Owner,
 }
 
 /// log2 of entries and of bytes an entry of both rings.
@@ -267,6 +270,7 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         send_cq: parts.send_cq.id(),
         recv_cq: parts.recv_cq.id(),
         srq: parts.srq.as_ref().map(|srq| srq.id()),
+        owner: Owner::default(),
     };
     let (qpn, rings) = (queue_pair.qpn, queue_pair.rings(reservation.id()));
     let parents = [&parts.pd, &parts.send_cq, &parts.recv_cq, &parts.doorbell];
@@ -318,6 +322,10 @@ pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         unreachable!("the dispatcher checked the class")
     };
     let given = Given::read(call)?;
+    let ends = given.mask == verbena_hw::qp::attr::STATE && given.attrs.state == QpState::ERR.0;
+    if queue_pair.owner.get().is_some() && !ends {
+        return Err(Failure::new(Errno::EBUSY, Reason::IN_USE));
+    }
     transition(call, queue_pair.qpn, &given, None, given.mask)
 }
 
@@ -364,6 +372,7 @@ pub(crate) fn release<P: Platform>(ending: &Ending<'_, Verbena<P>>) -> Outcome {
         unreachable!("the dispatcher checked the class")
     };
     let qpn = queue_pair.qpn.get();
+    cm::queue_pair_goes(ending.device(), queue_pair);
     Ok(delist_and(ending.context.device(), Kind::Qp, qpn, || {
         end(ending, Opcode::DESTROY_QP, qpn)
     })?)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can go wrong, as sentences: what was being done, what was wrong with it, what to do about it.
 
+use crate::cm::ConnectError;
 use crate::ring::complete::WorkError;
 use crate::ring::work::PostError;
 use rdma_uapi::describe::explain_with;
@@ -69,6 +70,9 @@ pub enum Error {
         /// What it would have done.
         doing: &'static str,
     },
+    /// A connection did not come about.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The device is gone, and nothing that was on it will work again.
     #[error("the device is gone")]
     Gone,
@@ -105,6 +109,7 @@ impl Error {
             Self::Gone | Self::Post(PostError::DeviceGone) => Some(Errno::ENODEV),
             Self::Post(PostError::QueueFull) => Some(Errno::ENOMEM),
             Self::Post(_) | Self::Argument(_) => Some(Errno::EINVAL),
+            Self::Connect(error) => Some(error.errno()),
             Self::Work(_) | Self::Answer { .. } => Some(Errno::EIO),
         }
     }

@@ -59,6 +59,20 @@ pub enum EventKind {
     PortError,
     /// The GID table changed.
     GidChange,
+    /// At a listener: a peer asks for a connection. [`crate::CmId::requested`] takes it.
+    CmConnectRequest,
+    /// The peer agreed, but the queue pair cannot be made ready.
+    CmConnectError,
+    /// The peer does not answer.
+    CmUnreachable,
+    /// The peer refused; the data is the reason.
+    CmRejected,
+    /// Connected.
+    CmEstablished,
+    /// The connection is over; its queue pair is in ERR.
+    CmDisconnected,
+    /// No packet of the connection is on its way any more.
+    CmTimewaitExit,
     /// Something that this version has no name for: one of [`rdma_uapi::class::event_queue::kind`].
     Other(u16),
 }
@@ -85,6 +99,13 @@ impl From<u16> for EventKind {
             kind::PORT_ACTIVE => Self::PortActive,
             kind::PORT_ERROR => Self::PortError,
             kind::GID_CHANGE => Self::GidChange,
+            kind::CM_CONNECT_REQUEST => Self::CmConnectRequest,
+            kind::CM_CONNECT_ERROR => Self::CmConnectError,
+            kind::CM_UNREACHABLE => Self::CmUnreachable,
+            kind::CM_REJECTED => Self::CmRejected,
+            kind::CM_ESTABLISHED => Self::CmEstablished,
+            kind::CM_DISCONNECTED => Self::CmDisconnected,
+            kind::CM_TIMEWAIT_EXIT => Self::CmTimewaitExit,
             other => Self::Other(other),
         }
     }
@@ -329,7 +350,7 @@ impl EventQueue {
         self.dissociate(srq.shared.object.class(), srq.shared.object.id())
     }
 
-    fn associate_object(&self, object: &Object, cookie: u64) -> Result<()> {
+    pub(crate) fn associate_object(&self, object: &Object, cookie: u64) -> Result<()> {
         self.associate(object.class(), object.id(), cookie)
     }
 

@@ -45,6 +45,7 @@
 mod attach;
 mod attachment;
 mod batch;
+mod cm;
 mod context;
 mod cq;
 mod device_list;
@@ -63,6 +64,7 @@ mod tracer;
 
 pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE, DEFAULT_SYSTEM_NODE};
 pub use batch::{Batch, Done, InBatch, OnFailure, Owned, Part, QpPart, Ticket};
+pub use cm::{cm_params, CmAddr, CmId, CmInfo, CmOptions, ConnectError, Connection, Incoming, Listener};
 pub use context::{Context, DeviceAttrs, PortInfo};
 pub use cq::{CompletionQueue, CqBuilder};
 pub use device_list::{devices, DeviceList, ListedDevice};
@@ -81,6 +83,7 @@ pub use ring::work::{PostError, RecvWr, Remote, SendWr};
 pub use srq::{SharedReceiveQueue, SrqBuilder};
 pub use tracer::{TraceOptions, Traced, Tracer};
 
+pub use rdma_uapi::class::cm_id::{state as cm_state, CmParams};
 pub use rdma_uapi::class::qp::{Path, QpCaps};
 pub use rdma_uapi::{Errno, Failure, Reason};
 pub use verbena_hw::cqe::{Opcode as WcOpcode, Status as WcStatus};

@@ -2,6 +2,7 @@
 //! The driver against the device, with nothing in between but the socket and shared memory.
 
 mod common;
+mod connections;
 
 use common::{pattern, Device, Side, LONG};
 use std::os::fd::AsFd;

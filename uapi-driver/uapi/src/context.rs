@@ -10,11 +10,11 @@ use crate::class::{self, event_queue::Event, interface::feature};
 use crate::device::Device;
 use crate::driver::{Cause, Driver, Ending};
 use crate::errno::Errno;
-use crate::event::{EventQueue, FdObject, Given, Subscription};
+use crate::event::{EventQueue, FdObject, Given, Reporting, Subscription};
 use crate::failure::{Failure, Outcome, Reason};
 use crate::gate::Gate;
 use crate::host::Host;
-use crate::object::{Object, ObjectRef};
+use crate::object::{Body, Object, ObjectRef};
 use crate::parse::{self, Index, Words};
 use crate::schema::{Access, MethodSchema, Target};
 use crate::store::Store;
@@ -369,6 +369,57 @@ impl<D: Driver> Context<D> {
     /// Whether a removal of the device still has to wait for something here.
     pub(crate) fn holds_device(&self) -> bool {
         !self.gate.is_shut() || self.closing.load(Ordering::Relaxed) == CLOSING
+    }
+
+    /// Makes an object that no CREATE asked for, because a peer or the device did: of the class of `like`, reporting where
+    /// that one reports. `make` gives its payload, with its id. Not from inside a call.
+    ///
+    /// # Errors
+    ///
+    /// The context closes; its limit; no memory; `like` reports nowhere, so nobody would hear of it.
+    pub fn spawn(
+        this: &Arc<Self>,
+        like: &Object<D>,
+        make: impl FnOnce(ObjectId) -> Outcome<D::Object>,
+    ) -> Outcome<Arc<Object<D>>> {
+        let _pass = this.gate.enter()?;
+        let room = ArcRoom::try_new()?;
+        // A queue that is closed meanwhile may miss the new object; what that reports goes nowhere then.
+        let subscription = match &like.reporting {
+            Some(reporting) => match &reporting.lock().to {
+                Some(subscription) => Some(subscription.again(like.class())?),
+                None => None,
+            },
+            None => None,
+        };
+        if subscription.is_none() {
+            return Err(Failure::new(Errno::EINVAL, Reason::MISSING));
+        }
+        let reporting = Mutex::try_new(Reporting::new(subscription), c"rdma_uapi_reporting")?;
+        let id = this.store.reserve()?;
+        let payload = match make(id) {
+            Ok(payload) => payload,
+            Err(failure) => {
+                this.store.free(id);
+                return Err(failure);
+            }
+        };
+        let object = Object::new(id, like.class(), &[], Some(reporting), Body::Driver(payload));
+        let object = room.fill(object);
+        this.store.publish(&object);
+        // It was made in use by its creation, which is over.
+        drop(ObjectRef::of_new(object.clone()));
+        Ok(object)
+    }
+
+    /// Ends an object that its context was to hear of and did not. From inside a call, or of [`Context::spawn`].
+    ///
+    /// # Errors
+    ///
+    /// EBUSY: it did hear, and uses it. The object lives on.
+    pub fn discard(&self, object: &Arc<Object<D>>) -> Outcome {
+        let object = ObjectRef::acquire(object)?;
+        self.destroy(&object, Cause::Destroy).map(|_| ())
     }
 
     fn end_object(&self, object: &ObjectRef<D>, cause: Cause) -> Given {

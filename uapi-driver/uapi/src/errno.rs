@@ -69,6 +69,10 @@ errnos! {
     EMSGSIZE = 90;
     /// Not supported by this device.
     EOPNOTSUPP = 95;
+    /// The address is in use.
+    EADDRINUSE = 98;
+    /// The address is not ours.
+    EADDRNOTAVAIL = 99;
     /// Timed out.
     ETIMEDOUT = 110;
     /// Connection refused.

@@ -379,6 +379,15 @@ impl<H: Host> Subscription<H> {
         })
     }
 
+    /// Another object's, to the same queue with the same cookie.
+    ///
+    /// # Errors
+    ///
+    /// No memory for the events that it may have unread.
+    pub(crate) fn again(&self, class: u16) -> Result<Self, NoMemory> {
+        Self::try_new(self.queue.clone(), class, self.cookie)
+    }
+
     pub(crate) fn queue(&self) -> &Arc<EventQueue<H>> {
         &self.queue
     }

@@ -133,6 +133,23 @@ fn abi() -> String {
         event_queue::kind::SRQ_LIMIT_REACHED,
         event_queue::kind::QP_LAST_WQE_REACHED,
         event_queue::kind::GID_CHANGE,
+        event_queue::kind::CM_CONNECT_REQUEST,
+        event_queue::kind::CM_CONNECT_ERROR,
+        event_queue::kind::CM_UNREACHABLE,
+        event_queue::kind::CM_REJECTED,
+        event_queue::kind::CM_ESTABLISHED,
+        event_queue::kind::CM_DISCONNECTED,
+        event_queue::kind::CM_TIMEWAIT_EXIT,
+        class::cm_id::state::IDLE,
+        class::cm_id::state::BOUND,
+        class::cm_id::state::LISTENING,
+        class::cm_id::state::CONNECTING,
+        class::cm_id::state::REQUESTED,
+        class::cm_id::state::ACCEPTED,
+        class::cm_id::state::ESTABLISHED,
+        class::cm_id::state::DISCONNECTING,
+        class::cm_id::state::TIMEWAIT,
+        class::cm_id::state::CLOSED,
     );
     for (reason, name, _) in Reason::ALL {
         writeln!(out, "reason {} {name}", reason.0).unwrap();

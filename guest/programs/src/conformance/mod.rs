@@ -7,6 +7,7 @@
 
 mod batch;
 mod cleanup;
+mod cm;
 mod control;
 mod cq;
 mod datagram;
@@ -52,6 +53,7 @@ const AREAS: &[&[Case]] = &[
     srq::CASES,
     events::CASES,
     epoll::CASES,
+    cm::CASES,
     isolation::CASES,
     cleanup::CASES,
 ];

@@ -195,6 +195,21 @@ impl<T: Transport> Qp<T> {
         Ok(())
     }
 
+    /// Somebody else has moved it.
+    pub(crate) fn moved(&mut self, state: QpState) {
+        self.state = state;
+    }
+
+    /// Asks the device for its state, which others may have changed: the communication manager that connects it, an error.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn update_state(&mut self) -> Result<QpState> {
+        self.state = self.query()?.state;
+        Ok(self.state)
+    }
+
     /// Its state and attributes, from the device.
     ///
     /// # Errors

@@ -104,6 +104,23 @@ pub mod kind {
     pub const CLIENT_REREGISTER: u16 = ASYNC + 17;
     /// The GID table changed.
     pub const GID_CHANGE: u16 = ASYNC + 18;
+
+    /// Events of connections from here on: this plus librdmacm's number.
+    pub const CM: u16 = 64;
+    /// At a listener: a peer asks; the data is the new CM id's object id.
+    pub const CM_CONNECT_REQUEST: u16 = CM + 4;
+    /// The peer agreed, but the queue pair cannot be made ready.
+    pub const CM_CONNECT_ERROR: u16 = CM + 6;
+    /// The peer did not answer.
+    pub const CM_UNREACHABLE: u16 = CM + 7;
+    /// The peer refused; the data is the reason ([`crate::class::cm_id::REASON`]).
+    pub const CM_REJECTED: u16 = CM + 8;
+    /// Connected.
+    pub const CM_ESTABLISHED: u16 = CM + 9;
+    /// The connection is over, whichever side began. The queue pair is in ERR.
+    pub const CM_DISCONNECTED: u16 = CM + 10;
+    /// No packet of the connection is on its way any more.
+    pub const CM_TIMEWAIT_EXIT: u16 = CM + 15;
 }
 
 /// Kinds of events that an object of this class has: the unread events of it that a queue keeps room for.

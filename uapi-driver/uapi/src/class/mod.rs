@@ -6,6 +6,7 @@
 //! EOPNOTSUPP.
 
 pub mod ah;
+pub mod cm_id;
 pub mod cq;
 pub mod device;
 pub mod device_list;
@@ -102,4 +103,5 @@ pub static ALL: &[&ClassSchema] = &[
     &ah::SCHEMA,
     &mcast::SCHEMA,
     &device_list::SCHEMA,
+    &cm_id::SCHEMA,
 ];

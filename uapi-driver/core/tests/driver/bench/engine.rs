@@ -78,6 +78,10 @@ impl Model for Served {
         engine.write_reg(self.hca, offset.into(), size as usize, value, now, &self.shared.env);
     }
 
+    fn ring(&self, offset: u64, value: u32) {
+        self.write_doorbell(offset, value);
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -152,8 +156,12 @@ impl Live {
         let app = App::start(bench);
         {
             let (device, stop) = (app.device.clone(), stop.clone());
+            let bench = app.bench.clone();
             workers.push(std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
+                    if bench.take_due() {
+                        verbena_core::work(&device);
+                    }
                     let raised = shared.env.raised.swap(0, Ordering::SeqCst);
                     for vector in (0..MSIX_VECTORS).filter(|vector| raised >> vector & 1 != 0) {
                         verbena_core::interrupt(&device, vector);

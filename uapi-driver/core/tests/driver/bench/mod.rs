@@ -85,6 +85,8 @@ impl Ram {
 pub trait Model: Any + Send + Sync {
     fn read(&self, offset: u32, size: u32) -> u64;
     fn write(&self, ram: &Ram, offset: u32, size: u32, value: u64);
+    /// A write to BAR 2.
+    fn ring(&self, _offset: u64, _value: u32) {}
     fn as_any(&self) -> &dyn Any;
 }
 
@@ -103,6 +105,8 @@ pub struct Inner {
     pub allocations_left: AtomicUsize,
     pub log: Mutex<Vec<String>>,
     pub fds: Mutex<Vec<Box<dyn Any + Send>>>,
+    /// When the driver's work is due.
+    work: Mutex<Option<Instant>>,
     start: Instant,
 }
 
@@ -129,6 +133,7 @@ impl Bench {
             allocations_left: AtomicUsize::new(usize::MAX),
             log: Mutex::default(),
             fds: Mutex::default(),
+            work: Mutex::default(),
             start: Instant::now(),
         }))
     }
@@ -165,6 +170,16 @@ impl Bench {
     pub fn user_dma(&self, addr: u64) -> Option<u64> {
         let page = *self.0.user.lock().unwrap().get(&(addr / PAGE * PAGE))?;
         Some(BASE + page as u64 * PAGE + addr % PAGE)
+    }
+
+    /// Whether the driver's work is due, after which it is not.
+    pub fn take_due(&self) -> bool {
+        let mut work = self.0.work.lock().unwrap();
+        let due = work.is_some_and(|at| at <= Instant::now());
+        if due {
+            *work = None;
+        }
+        due
     }
 
     pub fn logged(&self, text: &str) -> bool {
@@ -351,6 +366,14 @@ impl Platform for Bench {
 
     fn write64(&self, offset: u32, value: u64) {
         self.0.model.write(&self.0.ram, offset, 8, value);
+    }
+
+    fn ring(&self, offset: u64, value: u32) {
+        self.0.model.ring(offset, value);
+    }
+
+    fn schedule(&self, nanoseconds: u64) {
+        *self.0.work.lock().unwrap() = Instant::now().checked_add(Duration::from_nanos(nanoseconds));
     }
 
     fn vectors(&self) -> u16 {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The thread that is the interrupt controller: MSI-X eventfds to `core`'s handler, and the end of the device.
+//! The thread that is the interrupt controller: MSI-X eventfds to `core`'s handler, deadlines to its work, and the end of the
+//! device.
 
 use super::Device;
 use crate::error::{Error, Result};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,8 +17,9 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    /// The `n`th of `vectors` is vector `n`; `died` says that the driver found the device dead.
-    pub(super) fn start(device: Arc<Device>, vectors: Vec<EventFd>, died: EventFd) -> Result<Self> {
+    /// The `n`th of `vectors` is vector `n`; `died` says that the driver found the device dead, `due` that its work is due
+    /// at another time.
+    pub(super) fn start(device: Arc<Device>, vectors: Vec<EventFd>, died: EventFd, due: EventFd) -> Result<Self> {
         let system = |source| Error::System {
             doing: "start the interrupt thread",
             source,
@@ -26,7 +28,7 @@ impl Interrupts {
         let stopped = stop.try_clone().map_err(system)?;
         let thread = std::thread::Builder::new()
             .name("verbena interrupts".into())
-            .spawn(move || serve(&device, &vectors, &died, &stopped))
+            .spawn(move || serve(&device, &vectors, &died, &due, &stopped))
             .map_err(system)?;
         Ok(Self {
             stop,
@@ -47,11 +49,14 @@ impl Drop for Interrupts {
     }
 }
 
-fn serve(device: &Arc<Device>, vectors: &[EventFd], died: &EventFd, stop: &EventFd) {
+fn serve(device: &Arc<Device>, vectors: &[EventFd], died: &EventFd, due: &EventFd, stop: &EventFd) {
     let stream = device.host().socket().stream();
-    let watched: Vec<BorrowedFd<'_>> = [stop, died].into_iter().chain(vectors).map(borrow).collect();
+    let watched: Vec<BorrowedFd<'_>> = [stop, died, due].into_iter().chain(vectors).map(borrow).collect();
     let mut gone = false;
     loop {
+        if device.host().take_due() && !gone {
+            verbena_core::work(device);
+        }
         let mut fds: Vec<PollFd<'_>> = watched
             .iter()
             .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
@@ -60,7 +65,9 @@ fn serve(device: &Arc<Device>, vectors: &[EventFd], died: &EventFd, stop: &Event
             // Only the end: answers are for whoever asked.
             fds.push(PollFd::new(stream, PollFlags::RDHUP));
         }
-        match rustix::event::poll(&mut fds, None) {
+        // Seconds and nanoseconds of a duration fit.
+        let timeout = device.host().due().and_then(|due| Timespec::try_from(due).ok());
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 log::error!("interrupts are not served any more: {error}");
@@ -82,8 +89,11 @@ fn serve(device: &Arc<Device>, vectors: &[EventFd], died: &EventFd, stop: &Event
             // Nobody raises them any more; what is left of before is not served.
             let _ = died.read();
         }
+        if ready(2) {
+            let _ = due.read();
+        }
         for (vector, event) in (0..).zip(vectors) {
-            if ready(2 + usize::from(vector)) && event.read().is_ok() && !gone {
+            if ready(3 + usize::from(vector)) && event.read().is_ok() && !gone {
                 verbena_core::interrupt(device, vector);
             }
         }

@@ -69,12 +69,14 @@ impl Attached {
             .map_err(system)?;
         let died = event().map_err(system)?;
         let heard = died.try_clone().map_err(system)?;
+        let changed = event().map_err(system)?;
+        let due = changed.try_clone().map_err(system)?;
         socket.set_vectors(&events).ok_or_else(silent)?;
 
-        let platform = DirectPlatform::new(index, path, socket, memory, vectors as u16, died);
+        let platform = DirectPlatform::new(index, path, socket, memory, vectors as u16, died, changed);
         let hardware = Hardware::start(platform.clone()).map_err(|error| start(error.to_string(), error.errno()))?;
         let device = Device::try_new(hardware, platform).map_err(|error| start(error.to_string(), Errno::EINVAL))?;
-        let interrupts = Interrupts::start(device.clone(), events, heard)?;
+        let interrupts = Interrupts::start(device.clone(), events, heard, due)?;
         node::add(&device);
         Ok(Self {
             device,

@@ -34,10 +34,15 @@ struct Shared {
     vectors: u16,
     /// Raised when the driver finds the device dead.
     died: EventFd,
+    /// When `verbena_core::work` is due.
+    work: Mutex<Option<Instant>>,
+    /// Raised when that has changed.
+    changed: EventFd,
     started: Instant,
 }
 
 impl DirectPlatform {
+    /// `died` is raised when the driver finds the device dead, `changed` when [`DirectPlatform::due`] says something else.
     pub(super) fn new(
         index: u32,
         path: &Path,
@@ -45,6 +50,7 @@ impl DirectPlatform {
         memory: Arc<GuestMemory>,
         vectors: u16,
         died: EventFd,
+        changed: EventFd,
     ) -> Self {
         let name = path.file_name().unwrap_or(path.as_os_str());
         Self(Arc::new(Shared {
@@ -55,8 +61,26 @@ impl DirectPlatform {
             memory,
             vectors,
             died,
+            work: Mutex::new(None),
+            changed,
             started: Instant::now(),
         }))
+    }
+
+    /// How long it is until `verbena_core::work` is due.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
+        work.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether `verbena_core::work` is due, after which it is not.
+    pub(super) fn take_due(&self) -> bool {
+        let mut work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = work.is_some_and(|at| at <= Instant::now());
+        if due {
+            *work = None;
+        }
+        due
     }
 
     pub(super) fn socket(&self) -> &Socket {
@@ -102,6 +126,18 @@ impl Platform for DirectPlatform {
 
     fn write64(&self, offset: u32, value: u64) {
         self.0.socket.write(offset, &value.to_le_bytes());
+    }
+
+    fn ring(&self, offset: u64, value: u32) {
+        // A device that is gone loses it.
+        let _ = self.0.socket.ring(offset, value);
+    }
+
+    fn schedule(&self, nanoseconds: u64) {
+        let at = Instant::now().checked_add(Duration::from_nanos(nanoseconds));
+        *self.0.work.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        // The counter cannot be full: whoever waits takes it.
+        let _ = self.0.changed.write(1);
     }
 
     fn vectors(&self) -> u16 {
