@@ -227,10 +227,7 @@ impl<D: Driver> Context<D> {
             .table()
             .class(header.class)
             .ok_or_else(|| no_class::<D>(header.class))?;
-        let method = u8::try_from(method)
-            .ok()
-            .and_then(|number| class.method(number))
-            .ok_or_else(no_method)?;
+        let method = class.called(method).ok_or_else(no_method)?;
         if !method.open || this.features.load(Ordering::Relaxed) != 0 {
             this.may_call(method.class.id, method.schema)?;
         }

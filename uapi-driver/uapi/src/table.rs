@@ -146,6 +146,12 @@ impl<D: Driver> Class<D> {
         self.methods.get(usize::from(number))?.as_deref()
     }
 
+    /// The same, by a number that may be any: no table is longer than there are methods.
+    #[inline]
+    pub(crate) fn called(&self, number: u32) -> Option<&Method<D>> {
+        self.methods.get(number as usize)?.as_deref()
+    }
+
     /// All methods, by number.
     pub fn methods(&self) -> impl Iterator<Item = &Method<D>> {
         self.methods.iter().filter_map(|method| method.as_deref())
