@@ -59,6 +59,8 @@ fn attributes<P: Platform>(hardware: &Hardware<P>) -> DeviceAttrs {
         max_qp_init_rd_atom: limits.max_qp_init_rd_atom,
         // 1: atomic among the HCA's own operations (enum ibv_atomic_cap).
         atomic_cap: u32::from(limits.rc_opcodes & atomics == atomics),
+        // Their keys stand in one table with the regions'.
+        max_mw: limits.max_mr,
         max_srq: limits.max_srq,
         max_srq_wr: limits.max_qp_wr.min(1 << wqe::MAX_LOG_ENTRIES),
         max_srq_sge: limits.max_sge,

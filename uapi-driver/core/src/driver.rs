@@ -9,11 +9,12 @@ use crate::doorbell::Doorbell;
 use crate::hardware::Hardware;
 use crate::mcast::Membership;
 use crate::mr::Mr;
+use crate::mw::Mw;
 use crate::pd::Pd;
 use crate::platform::Platform;
 use crate::qp::Qp;
 use crate::srq::Srq;
-use crate::{ah, cm_id, cq, device, doorbell, mcast, mr, pd, qp, schema, srq, CommandError, Device};
+use crate::{ah, cm_id, cq, device, doorbell, mcast, mr, mw, pd, qp, schema, srq, CommandError, Device};
 use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
@@ -51,6 +52,8 @@ pub enum Payload<P: Platform> {
     Pd(Pd),
     /// A memory region.
     Mr(Mr<P>),
+    /// A memory window.
+    Mw(Mw),
     /// A completion queue.
     Cq(Cq<P>),
     /// A shared receive queue.
@@ -101,6 +104,15 @@ impl<P: Platform> Driver for Verbena<P> {
                 schema: &class::mr::SCHEMA,
                 methods: &[(method::CREATE, mr::create::<P>), (method::QUERY, mr::query::<P>)],
                 release: Some(mr::release::<P>),
+            },
+            ClassOps {
+                schema: &class::mw::SCHEMA,
+                methods: &[
+                    (method::CREATE, mw::create::<P>),
+                    (method::QUERY, mw::query::<P>),
+                    (method::MODIFY, mw::modify::<P>),
+                ],
+                release: Some(mw::release::<P>),
             },
             ClassOps {
                 schema: &class::cq::SCHEMA,

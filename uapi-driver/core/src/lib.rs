@@ -22,7 +22,7 @@
 //! | `ring` | memory shared with a process and where in the mapping space it is |
 //! | `gsi` | QP 1: management datagrams |
 //! | `cm`, `cm_qp` | the communication manager on QP 1, and the queue pairs that it moves |
-//! | `device`, `pd`, `ah`, `mcast`, `mr`, `cq`, `srq`, `qp`, `cm_id`, `doorbell` | the classes |
+//! | `device`, `pd`, `ah`, `mcast`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
 
@@ -46,6 +46,7 @@ mod gsi;
 mod hardware;
 mod mcast;
 mod mr;
+mod mw;
 pub mod node;
 mod numbers;
 mod pages;

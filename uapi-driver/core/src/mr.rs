@@ -9,13 +9,13 @@ use crate::Verbena;
 use rdma_uapi::class::mr::{self, access};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::wire::ObjectId;
-use rdma_uapi::{Ending, Errno, Reason};
+use rdma_uapi::{Cause, Ending, Errno, Reason};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{CreateMrReq, CreateMrRsp};
 
 /// A memory region.
 pub struct Mr<P: Platform> {
-    lkey: u32,
+    pub(crate) lkey: u32,
     rkey: u32,
     access: u32,
     pd: ObjectId,
@@ -137,9 +137,10 @@ pub(crate) fn release<P: Platform>(ending: &Ending<'_, Verbena<P>>) -> Outcome {
     let Some(Payload::Mr(region)) = ending.object.payload() else {
         unreachable!("the dispatcher checked the class")
     };
-    Ok(end(
-        ending,
-        Opcode::DESTROY_MR,
-        verbena_hw::id::Key(region.lkey).index(),
-    )?)
+    // Windows that its owner has bound keep a region. When the owner is gone they are nobody's.
+    let opcode = match ending.cause {
+        Cause::Close => Opcode::REVOKE_MR,
+        _ => Opcode::DESTROY_MR,
+    };
+    Ok(end(ending, opcode, verbena_hw::id::Key(region.lkey).index())?)
 }

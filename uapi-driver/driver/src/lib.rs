@@ -55,6 +55,7 @@ mod error;
 mod event;
 mod interface;
 mod memory;
+mod mw;
 mod object;
 mod pd;
 mod qp;
@@ -73,6 +74,7 @@ pub use error::{CallError, Error, Result};
 pub use event::{Event, EventKind, EventQueue};
 pub use interface::{AttrListing, ClassListing, Interface, MethodListing};
 pub use memory::Buffer;
+pub use mw::{MemoryWindow, WindowType};
 pub use pd::{Access, MemoryRegion, ProtectionDomain};
 pub use qp::{
     path_to, AddressError, AddressHandle, Batched, CheckedAddress, ConnectOptions, Connected, Destination, Qp, QpAttr,

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::memory::Buffer;
 use crate::object::Object;
 use crate::ring::work::Remote;
-use crate::Context;
+use crate::{Context, MemoryWindow, WindowType};
 use bitflags::bitflags;
 use rdma_uapi::class::{self, mr, pd};
 use rdma_uapi::client::Builder;
@@ -33,6 +33,8 @@ bitflags! {
         const MW_BIND = mr::access::MW_BIND;
         /// Addresses in it count from zero.
         const ZERO_BASED = mr::access::ZERO_BASED;
+        /// A peer may make what it wrote globally visible.
+        const FLUSH_GLOBAL = mr::access::FLUSH_GLOBAL;
         /// What the owner and a peer can do with plain memory: everything but windows.
         const ALL_REMOTE =
             mr::access::LOCAL_WRITE | mr::access::REMOTE_WRITE | mr::access::REMOTE_READ | mr::access::REMOTE_ATOMIC;
@@ -181,6 +183,15 @@ impl ProtectionDomain {
         memory.made(self, &answer)
     }
 
+    /// A memory window, not bound to anything yet.
+    ///
+    /// # Errors
+    ///
+    /// The device has no more, or is gone.
+    pub fn alloc_window(&self, window_type: WindowType) -> Result<MemoryWindow> {
+        MemoryWindow::new(self, window_type)
+    }
+
     /// Destroys it. Dropping it does the same, when everything made on it is gone.
     ///
     /// # Errors
@@ -242,7 +253,8 @@ impl fmt::Debug for ProtectionDomain {
 
 /// Memory that the device may access. It keeps its buffer, and its protection domain.
 ///
-/// Dropping it deregisters the memory; when that is done the device touches it no more.
+/// Dropping it deregisters the memory; when that is done the device touches it no more. If a window is bound to it, which
+/// keeps it registered, its buffer's memory is not given back while the process lives.
 pub struct MemoryRegion {
     // Field order: deregistered before the memory and the protection domain can go.
     pub(crate) object: Object,
@@ -255,6 +267,10 @@ pub struct MemoryRegion {
 }
 
 impl MemoryRegion {
+    pub(crate) fn object(&self) -> &Object {
+        &self.object
+    }
+
     /// The key by which the owner's work requests name it.
     pub fn lkey(&self) -> Key {
         self.lkey
@@ -329,6 +345,17 @@ impl MemoryRegion {
     }
 }
 
+impl Drop for MemoryRegion {
+    fn drop(&mut self) {
+        if let Err(error) = self.object.destroy() {
+            if !error.is_gone() {
+                // The device still reaches the memory, so nobody else may get it.
+                std::mem::forget(self.buffer.take());
+            }
+        }
+    }
+}
+
 impl fmt::Debug for MemoryRegion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -340,7 +367,7 @@ impl fmt::Debug for MemoryRegion {
 }
 
 /// Start and length of a range in something `len` long.
-fn resolve(range: impl RangeBounds<usize>, len: usize) -> (usize, usize) {
+pub(crate) fn resolve(range: impl RangeBounds<usize>, len: usize) -> (usize, usize) {
     let start = match range.start_bound() {
         Bound::Included(&n) => n,
         Bound::Excluded(&n) => n + 1,

@@ -29,6 +29,7 @@ mod srq;
 mod tracing;
 mod transfer;
 mod unreliable;
+mod windows;
 
 use crate::harness::Case;
 
@@ -51,6 +52,7 @@ const AREAS: &[&[Case]] = &[
     errors::CASES,
     retries::CASES,
     srq::CASES,
+    windows::CASES,
     events::CASES,
     epoll::CASES,
     cm::CASES,

@@ -370,7 +370,7 @@ fn u13_closing_ends_everything_in_order_and_frees_it() {
     let at = |opcode| order.iter().position(|&o| o == opcode).unwrap();
     let last_qp = order.iter().rposition(|&o| o == Opcode::DESTROY_QP).unwrap();
     assert!(last_qp < at(Opcode::DESTROY_CQ) && last_qp < at(Opcode::DESTROY_DOORBELL));
-    assert!(last_qp < at(Opcode::DESTROY_PD) && at(Opcode::DESTROY_MR) < at(Opcode::DESTROY_PD));
+    assert!(last_qp < at(Opcode::DESTROY_PD) && at(Opcode::REVOKE_MR) < at(Opcode::DESTROY_PD));
     assert_eq!(app.bench.0.ram.used(), empty + 2, "all but the process's own two pages");
     assert_eq!(app.bench.0.pinned.load(Ordering::Relaxed), 0);
 }

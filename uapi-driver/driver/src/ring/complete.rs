@@ -274,6 +274,7 @@ impl Completion<'_> {
             imm: self.imm(),
             grh: self.has_grh(),
             src_qpn: self.src_qpn(),
+            invalidated_rkey: self.invalidated_rkey(),
             vendor_err: self.vendor_err(),
             timestamp: self.timestamp(),
         }
@@ -334,6 +335,8 @@ pub struct WorkCompletion {
     pub grh: bool,
     /// See [`Completion::src_qpn`].
     pub src_qpn: u32,
+    /// See [`Completion::invalidated_rkey`].
+    pub invalidated_rkey: Option<u32>,
     /// See [`Completion::vendor_err`].
     pub vendor_err: u32,
     /// See [`Completion::timestamp`].
@@ -520,6 +523,7 @@ mod tests {
                 imm: Some(0x0102_0304),
                 grh: true,
                 src_qpn: 0x123456,
+                invalidated_rkey: None,
                 vendor_err: 0,
                 timestamp: 77,
             }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use verbena_hw::id::Key;
-use verbena_hw::wqe::{send_flags, SendOpcode, Sge};
+use verbena_hw::wqe::{flush, send_flags, SendOpcode, Sge};
 
 /// Memory of a peer: where a WRITE goes, a READ or an atomic comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,6 +121,48 @@ impl<'a> SendWr<'a> {
     pub const fn fetch_add(remote: Remote, add: u64) -> Self {
         let mut wr = Self::new(SendOpcode::FETCH_ADD, remote);
         wr.atomic = Some((add, 0));
+        wr
+    }
+
+    /// Atomic write of the 8 bytes that it carries to `remote`, which is aligned to 8: seen as a whole, and after everything
+    /// that was written before.
+    #[inline(always)]
+    pub const fn atomic_write(remote: Remote) -> Self {
+        Self::new(SendOpcode::ATOMIC_WRITE, remote)
+    }
+
+    /// Makes what earlier WRITEs of the queue pair stored in `len` bytes from `remote` on globally visible. Needs
+    /// [`crate::Access::FLUSH_GLOBAL`] of the peer's region and queue pair.
+    pub const fn flush(remote: Remote, len: u64) -> Self {
+        Self::operands(SendOpcode::FLUSH, remote, len, flush::GLOBAL, flush::RANGE)
+    }
+
+    /// As [`SendWr::flush`], for the whole region that `rkey` names.
+    pub const fn flush_region(rkey: u32) -> Self {
+        Self::operands(
+            SendOpcode::FLUSH,
+            Remote { addr: 0, rkey },
+            0,
+            flush::GLOBAL,
+            flush::REGION,
+        )
+    }
+
+    /// Invalidates a key of this side: of a window that this queue pair has bound.
+    pub const fn local_invalidate(rkey: u32) -> Self {
+        let mut wr = Self::new(SendOpcode::LOCAL_INVALIDATE, Remote { addr: 0, rkey: 0 });
+        wr.imm = rkey;
+        wr
+    }
+
+    pub(crate) const fn bind_window(place: Remote, len: u64, lkey: Key, access: u32) -> Self {
+        Self::operands(SendOpcode::BIND_MW, place, len, lkey.0, access)
+    }
+
+    /// One with 16 bytes of operands behind the header: one word and two halves.
+    const fn operands(opcode: SendOpcode, remote: Remote, word: u64, low: u32, high: u32) -> Self {
+        let mut wr = Self::new(opcode, remote);
+        wr.atomic = Some((word, low as u64 | (high as u64) << 32));
         wr
     }
 

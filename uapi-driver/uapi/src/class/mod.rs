@@ -14,6 +14,7 @@ pub mod event_queue;
 pub mod interface;
 pub mod mcast;
 pub mod mr;
+pub mod mw;
 pub mod pd;
 pub mod port;
 pub mod qp;
@@ -95,6 +96,7 @@ pub static ALL: &[&ClassSchema] = &[
     &trace::SCHEMA,
     &pd::SCHEMA,
     &mr::SCHEMA,
+    &mw::SCHEMA,
     &cq::SCHEMA,
     &srq::SCHEMA,
     &qp::RC,
