@@ -4,7 +4,9 @@
  */
 
 #include <linux/anon_inodes.h>
+#include <linux/capability.h>
 #include <linux/cdev.h>
+#include <linux/cred.h>
 #include <linux/device.h>
 #include <linux/dma-mapping.h>
 #include <linux/file.h>
@@ -12,14 +14,43 @@
 #include <linux/idr.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/rwsem.h>
 #include <linux/scatterlist.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/uidgid.h>
 #include <linux/workqueue.h>
 
 #include "glue.h"
+
+/* ---- limits ------------------------------------------------------------------------------------------------ */
+
+static unsigned int max_objects = UINT_MAX;
+module_param(max_objects, uint, 0644);
+MODULE_PARM_DESC(max_objects, "objects that a context opened from now on may have");
+
+static unsigned int max_contexts = UINT_MAX;
+module_param(max_contexts, uint, 0644);
+MODULE_PARM_DESC(max_contexts, "contexts that a user without CAP_SYS_RESOURCE may have open on a device");
+
+unsigned int verbena_max_objects(void)
+{
+	return READ_ONCE(max_objects);
+}
+
+unsigned int verbena_max_contexts(void)
+{
+	unsigned int limit = READ_ONCE(max_contexts);
+
+	return limit == UINT_MAX || capable(CAP_SYS_RESOURCE) ? UINT_MAX : limit;
+}
+
+unsigned int verbena_user(void)
+{
+	return from_kuid(&init_user_ns, current_euid());
+}
 
 /* ---- device nodes ------------------------------------------------------------------------------------------ */
 
@@ -491,6 +522,8 @@ struct verbena_memory {
 	struct device *dev;
 	dma_addr_t addr;
 };
+
+static_assert(sizeof(struct verbena_memory) <= VERBENA_MEMORY_BYTES);
 
 struct verbena_memory *verbena_memory_alloc(unsigned long pages)
 {

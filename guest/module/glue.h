@@ -82,6 +82,14 @@ int verbena_memory_each(const struct verbena_memory *memory, int (*each)(void *c
 int verbena_charge(unsigned long pages, struct mm_struct **mm);
 void verbena_uncharge(unsigned long pages, struct mm_struct *mm);
 
+/* The administrator's limits, for the calling process, and the user that it runs for. */
+unsigned int verbena_max_objects(void);
+unsigned int verbena_max_contexts(void);
+unsigned int verbena_user(void);
+
+/* What struct verbena_memory takes at most: MEMORY_BYTES in glue.rs. */
+#define VERBENA_MEMORY_BYTES 96
+
 /* Implemented in Rust. */
 void verbena_rs_hca_put(void *hca);
 bool verbena_rs_watch(void *hca);

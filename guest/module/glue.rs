@@ -5,7 +5,7 @@
 use core::marker::{PhantomData, PhantomPinned};
 use kernel::bindings;
 use kernel::device;
-use kernel::ffi::{c_char, c_int, c_ulong, c_void};
+use kernel::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
 /// Declares a type that C keeps to itself.
 macro_rules! opaque {
@@ -30,6 +30,9 @@ opaque! {
     /// `struct verbena_memory`.
     Memory
 }
+
+/// Bytes of `struct verbena_memory`, at most.
+pub(crate) const MEMORY_BYTES: usize = 96;
 
 /// `struct verbena_target`.
 #[repr(C)]
@@ -83,6 +86,10 @@ extern "C" {
         each: unsafe extern "C" fn(context: *mut c_void, addr: u64, len: u64) -> c_int,
         context: *mut c_void,
     ) -> c_int;
+
+    pub(crate) fn verbena_max_objects() -> c_uint;
+    pub(crate) fn verbena_max_contexts() -> c_uint;
+    pub(crate) fn verbena_user() -> c_uint;
 
     pub(crate) fn verbena_charge(pages: c_ulong, mm: *mut *mut bindings::mm_struct) -> c_int;
     pub(crate) fn verbena_uncharge(pages: c_ulong, mm: *mut bindings::mm_struct);

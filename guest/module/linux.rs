@@ -5,7 +5,7 @@
 use crate::events::{self, Readers};
 use crate::glue;
 use crate::hca::Work;
-use crate::memory::{Dma, Pinned, Reach};
+use crate::memory::{self, Dma, Pinned, Reach};
 use core::fmt;
 use core::ptr::NonNull;
 use kernel::error::to_result;
@@ -95,6 +95,7 @@ pub(crate) fn errno(error: Error) -> Errno {
 
 impl Platform for Linux {
     type Dma = Dma;
+    const DMA_BOOKS: usize = memory::DMA_BOOKS;
     type Pinned = Pinned;
     type Signal = Signal;
 
@@ -204,6 +205,21 @@ impl Host for Linux {
 
     fn moment(&self) -> Moment {
         moment()
+    }
+
+    fn max_objects(&self) -> u32 {
+        // SAFETY: There is nothing to be met.
+        unsafe { glue::verbena_max_objects() }
+    }
+
+    fn user(&self) -> u32 {
+        // SAFETY: There is nothing to be met; this is the calling process's own call.
+        unsafe { glue::verbena_user() }
+    }
+
+    fn max_contexts(&self) -> u32 {
+        // SAFETY: There is nothing to be met; this is the calling process's own call.
+        unsafe { glue::verbena_max_contexts() }
     }
 
     fn pause(&self) {

@@ -18,6 +18,7 @@ use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::{Arc, Mutex};
+use rdma_uapi::sys::{allocated, arc_bytes};
 use rdma_uapi::Failure;
 use verbena_core::platform::{self, PAGE};
 
@@ -92,6 +93,9 @@ struct Mapped {
     bound: bool,
     list: List<Mapping>,
 }
+
+/// Bytes that the books of one [`Dma`] take: handle, place in the list, and C's structure (asserted in `glue.c`).
+pub(crate) const DMA_BOOKS: usize = arc_bytes::<Dma>() + arc_bytes::<Mapping>() + allocated(glue::MEMORY_BYTES);
 
 /// All memory that one device reaches.
 #[pin_data]

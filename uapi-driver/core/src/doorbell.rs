@@ -9,7 +9,7 @@ use crate::schema::{DoorbellMaps, DOORBELL_MAPS};
 use crate::Verbena;
 use core::sync::atomic::{AtomicU32, Ordering};
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::sys::{Arc, ArcRoom, Mutex};
+use rdma_uapi::sys::{arc_bytes, Arc, ArcRoom, Mutex};
 use rdma_uapi::wire::ObjectId;
 use rdma_uapi::{Cause, Ending, Errno, Failure, Reason};
 use verbena_hw::admin::Opcode;
@@ -33,6 +33,9 @@ pub(crate) struct Slot<P: Platform> {
 }
 
 impl<P: Platform> Doorbell<P> {
+    /// What it takes beside the page.
+    pub(crate) const BYTES: usize = arc_bytes::<Self>() + Mutex::<[u64; SLOTS as usize / 64]>::HEAP;
+
     /// Takes a slot.
     ///
     /// # Errors

@@ -10,8 +10,9 @@ use crate::hardware::Hardware;
 use crate::mcast::Membership;
 use crate::mr::Mr;
 use crate::mw::Mw;
+use crate::numbers::Numbers;
 use crate::pd::Pd;
-use crate::platform::Platform;
+use crate::platform::{Dma, Platform};
 use crate::qp::Qp;
 use crate::srq::Srq;
 use crate::{ah, cm_id, cq, device, doorbell, mcast, mr, mw, pd, qp, schema, srq, CommandError, Device};
@@ -22,7 +23,7 @@ use rdma_uapi::schema::AttrSchema;
 use rdma_uapi::sys::{Arc, Box};
 use rdma_uapi::table::{Additions, ClassOps, Extension};
 use rdma_uapi::wire::{method, DriverId};
-use rdma_uapi::{Call, Cause, Driver, Ending, Failure, ObjectRef};
+use rdma_uapi::{Call, Cause, Driver, Ending, Failure, Memory, Object, ObjectRef};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::HandleReq;
 use zerocopy::{Immutable, IntoBytes};
@@ -224,6 +225,27 @@ impl<P: Platform> Driver for Verbena<P> {
 
     fn ports(device: &Hardware<P>) -> u32 {
         device.limits.ports
+    }
+
+    fn memory(object: &Payload<P>) -> Memory {
+        let entry = Numbers::<Arc<Object<Self>>>::ENTRY;
+        let shared = |bytes, memory: &P::Dma| Memory {
+            bytes,
+            shared: (memory.len() + P::DMA_BOOKS) as u64,
+        };
+        match object {
+            // The list of its pages beside: the kernel's affair.
+            Payload::Mr(_) => Memory {
+                bytes: P::DMA_BOOKS,
+                shared: 0,
+            },
+            Payload::Cq(cq) => shared(entry, &cq.memory),
+            Payload::Srq(srq) => shared(entry, &srq.memory()),
+            Payload::Qp(qp) => shared(entry, &qp.memory),
+            Payload::Doorbell(doorbell) => shared(Doorbell::<P>::BYTES, &doorbell.page),
+            // The others are nothing but what the object holds.
+            _ => Memory::default(),
+        }
     }
 
     fn open(device: &Device<P>, _owner: &P::Owner) -> Outcome {

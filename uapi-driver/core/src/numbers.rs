@@ -29,6 +29,9 @@ fn key(kind: Kind, number: u32) -> u64 {
 }
 
 impl<T> Numbers<T> {
+    /// Bytes of an entry, its share of the free ones included: after growing, not half of them are used.
+    pub(crate) const ENTRY: usize = 2 * size_of::<Option<(u64, T)>>();
+
     /// An empty one; takes no memory.
     pub(crate) const fn new() -> Self {
         Numbers {

@@ -22,6 +22,9 @@ pub trait Platform: Host + Clone {
     /// What a thread sleeps on.
     type Signal: Signal;
 
+    /// Bytes of book-keeping that one [`Platform::Dma`] takes, for the account that programs are given.
+    const DMA_BOOKS: usize = rdma_uapi::sys::arc_bytes::<Self::Dma>();
+
     /// The device's name on this host.
     fn name(&self) -> &str;
 

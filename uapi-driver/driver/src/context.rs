@@ -21,6 +21,7 @@ use verbena_hw::id::Gid;
 use zerocopy::IntoBytes;
 
 pub use rdma_uapi::class::device::DeviceAttrs;
+pub use rdma_uapi::class::interface::ObjectInfo;
 
 /// Words of a message that is built on the stack: more than any of this crate's calls needs.
 pub(crate) const MESSAGE: usize = 128;
@@ -189,6 +190,32 @@ impl Context {
             features: reply.expect(DOING, interface::FEATURES)?,
             records: self.array(DOING, class::INTERFACE, 0, interface::LISTING)?,
         })
+    }
+
+    /// The context's objects, and what each of them takes of the kernel's memory and shares with this process.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn objects(&self) -> Result<Vec<ObjectInfo>> {
+        self.array("list the context's objects", class::INTERFACE, 0, interface::OBJECTS)
+    }
+
+    /// Bytes of the kernel's memory that the context takes, its objects included, and objects that it may have.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn account(&self) -> Result<(u64, u32)> {
+        const DOING: &str = "ask what the context takes";
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::INTERFACE, 0);
+        message.ask(interface::CONTEXT_BYTES).ask(interface::MAX_OBJECTS);
+        let reply = self.call(DOING, method::QUERY, message)?;
+        Ok((
+            reply.expect(DOING, interface::CONTEXT_BYTES)?,
+            reply.expect(DOING, interface::MAX_OBJECTS)?,
+        ))
     }
 
     /// Asks for features of the interface ([`interface::feature`]). Only as the first call on the context.

@@ -66,7 +66,7 @@ mod tracer;
 pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE, DEFAULT_SYSTEM_NODE};
 pub use batch::{Batch, Done, InBatch, OnFailure, Owned, Part, QpPart, Ticket};
 pub use cm::{cm_params, CmAddr, CmId, CmInfo, CmOptions, ConnectError, Connection, Incoming, Listener};
-pub use context::{Context, DeviceAttrs, PortInfo};
+pub use context::{Context, DeviceAttrs, ObjectInfo, PortInfo};
 pub use cq::{CompletionQueue, CqBuilder};
 pub use device_list::{devices, DeviceList, ListedDevice};
 pub use endpoint::{Endpoint, EndpointError};

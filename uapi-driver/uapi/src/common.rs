@@ -102,6 +102,21 @@ fn interface_query<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
         listing::records(device.table(), |record| answer.push(record.as_bytes()))?;
         answer.finish();
     }
+    let context = call.context();
+    if call.has(interface::CONTEXT_BYTES) {
+        call.put(interface::CONTEXT_BYTES, &(context.bytes() as u64))?;
+    }
+    call.put(interface::MAX_OBJECTS, &context.store().limit())?;
+    if let Some(mut answer) = call.stream(interface::OBJECTS) {
+        let mut result = Ok(());
+        context.store().each(|object| {
+            if result.is_ok() {
+                result = answer.push(object.info().as_bytes());
+            }
+        });
+        result?;
+        answer.finish();
+    }
     Ok(())
 }
 

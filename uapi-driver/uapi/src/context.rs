@@ -19,7 +19,7 @@ use crate::parse::{self, Index, Words};
 use crate::schema::{Access, MethodSchema, Target};
 use crate::store::Store;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sys::{Arc, ArcRoom, Mutex, Vec};
+use crate::sys::{self, Arc, ArcRoom, Mutex, Vec};
 use crate::trace::Watched;
 use crate::wire::{self, Header, ObjectId, HEADER};
 use zerocopy::{FromBytes, IntoBytes};
@@ -46,6 +46,7 @@ pub struct Context<D: Driver> {
     device: Arc<Device<D>>,
     number: u32,
     owner: <D::Host as Host>::Owner,
+    user: u32,
     state: D::Context,
     store: Store<D>,
     sources: Mutex<Vec<Source<D::Host>>>,
@@ -62,9 +63,10 @@ impl<D: Driver> Context<D> {
         device: Arc<Device<D>>,
         number: u32,
         owner: <D::Host as Host>::Owner,
+        user: u32,
         state: D::Context,
     ) -> Result<Arc<Self>, (Failure, D::Context)> {
-        let store = match Store::try_new(D::MAX_OBJECTS) {
+        let store = match Store::try_new(D::MAX_OBJECTS.min(device.host().max_objects())) {
             Ok(store) => store,
             Err(_) => return Err((Failure::NO_MEMORY, state)),
         };
@@ -80,6 +82,7 @@ impl<D: Driver> Context<D> {
             device,
             number,
             owner,
+            user,
             state,
             store,
             sources,
@@ -113,6 +116,18 @@ impl<D: Driver> Context<D> {
     /// The objects.
     pub fn store(&self) -> &Store<D> {
         &self.store
+    }
+
+    /// The user who opened it.
+    pub(crate) fn user(&self) -> u32 {
+        self.user
+    }
+
+    /// Bytes that it takes, its objects included, but not what they share with the process.
+    pub fn bytes(&self) -> usize {
+        let mut bytes = sys::arc_bytes::<Self>() + self.store.bytes() + size_of_val(&**self.sources.lock());
+        self.store.each(|object| bytes += object.memory().bytes);
+        bytes
     }
 
     /// [`feature`]s that it asked for.

@@ -6,7 +6,8 @@ use crate::class::{self, event_queue::kind};
 use crate::common;
 use crate::context::Context;
 use crate::driver::{Cause, Driver};
-use crate::failure::Outcome;
+use crate::errno::Errno;
+use crate::failure::{Failure, Outcome, Reason};
 use crate::gate::Gate;
 use crate::host::Host;
 use crate::sys::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -77,12 +78,15 @@ impl<D: Driver> Device<D> {
     ///
     /// # Errors
     ///
-    /// ENODEV if it is gone, ENOMEM, or what the driver says.
+    /// ENODEV if it is gone, EMFILE at the user's limit of contexts, ENOMEM, or what the driver says.
     pub fn open(this: &Arc<Self>, owner: <D::Host as Host>::Owner) -> Outcome<Arc<Context<D>>> {
         let _pass = this.gate.enter()?;
+        let user = this.host.user();
+        let limit = this.host.max_contexts();
+        this.count_user(user, limit)?;
         let state = D::open(this, &owner)?;
         let number = this.opened.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let context = match Context::try_new(this.clone(), number, owner, state) {
+        let context = match Context::try_new(this.clone(), number, owner, user, state) {
             Ok(context) => context,
             Err((failure, state)) => {
                 D::close(this, &state);
@@ -91,11 +95,28 @@ impl<D: Driver> Device<D> {
         };
         // remove() waits at the gate for this, and finds the context in the list then.
         let listed = this.contexts.lock().push(context.clone());
-        if let Err(no_memory) = listed {
+        // Again, because others may have opened meanwhile; both may give up then, which is as well at a limit.
+        let listed = listed
+            .map_err(Failure::from)
+            .and_then(|()| this.count_user(user, limit.saturating_add(1)));
+        if let Err(failure) = listed {
             Context::close(&context);
-            return Err(no_memory.into());
+            return Err(failure);
         }
         Ok(context)
+    }
+
+    /// Whether the user has fewer contexts than `limit`.
+    fn count_user(&self, user: u32, limit: u32) -> Outcome {
+        if limit == u32::MAX {
+            return Ok(());
+        }
+        let contexts = self.contexts.lock();
+        let open = contexts.iter().filter(|context| context.user() == user).count();
+        if open >= limit as usize {
+            return Err(Failure::new(Errno::EMFILE, Reason::TOO_MANY_OBJECTS));
+        }
+        Ok(())
     }
 
     /// The device is gone (hot removal, the driver is unbound). When this returns, nothing of the driver's runs for any

@@ -42,8 +42,22 @@ pub trait Driver: Sized + Send + Sync + 'static {
     /// Whatever keeps it from being opened.
     fn open(device: &Device<Self>, owner: &<Self::Host as Host>::Owner) -> Outcome<Self::Context>;
 
+    /// What an object takes beside its `Self::Object`, for the account that INTERFACE QUERY gives.
+    fn memory(_object: &Self::Object) -> Memory {
+        Memory::default()
+    }
+
     /// A context ends; all its objects are gone already.
     fn close(device: &Device<Self>, context: &Self::Context);
+}
+
+/// Memory that an object takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes of the kernel's own.
+    pub bytes: usize,
+    /// Bytes that are shared with the process, and their book-keeping.
+    pub shared: u64,
 }
 
 /// Why an object ends.

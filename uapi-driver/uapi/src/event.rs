@@ -20,7 +20,7 @@ use crate::driver::Driver;
 use crate::errno::Errno;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, Wait};
-use crate::sys::{Arc, Mutex, NoMemory, Vec};
+use crate::sys::{self, Arc, Mutex, NoMemory, Vec};
 use crate::wire::ObjectId;
 use zerocopy::IntoBytes;
 
@@ -246,7 +246,8 @@ impl<H: Host> EventQueue<H> {
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         let ring = self.ring.lock();
-        size_of::<Self>() + size_of_val(&*ring.events) + size_of_val(&*ring.members)
+        let lists = size_of_val(&*ring.events) + size_of_val(&*ring.members);
+        sys::arc_bytes::<Self>() + Mutex::<Ring>::HEAP + sys::allocated(lists)
     }
 
     /// Events to be read.
@@ -353,7 +354,7 @@ pub struct Subscription<H: Host> {
     queue: Arc<EventQueue<H>>,
     cookie: u64,
     member: u32,
-    kinds: usize,
+    kinds: u32,
     /// Number of the newest completion event, which may be unread still.
     completion: Option<u64>,
     /// The same of all other events.
@@ -368,7 +369,7 @@ impl<H: Host> Subscription<H> {
     /// No memory for the events that it may have unread.
     pub(crate) fn try_new(queue: Arc<EventQueue<H>>, class: u16, cookie: u64) -> Result<Self, NoMemory> {
         let kinds = kinds_of(class);
-        let member = queue.ring.lock().join(kinds)?;
+        let member = queue.ring.lock().join(kinds as usize)?;
         Ok(Subscription {
             queue,
             cookie,
@@ -414,7 +415,7 @@ impl<H: Host> Subscription<H> {
     fn end(&mut self) -> Given {
         match core::mem::replace(&mut self.member, NOBODY) {
             NOBODY => Given::default(),
-            member => self.queue.ring.lock().leave(member, self.kinds),
+            member => self.queue.ring.lock().leave(member, self.kinds as usize),
         }
     }
 }

@@ -58,6 +58,21 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// When it is, and who is calling.
     fn moment(&self) -> Moment;
 
+    /// Objects that a context opened now may have, at most: the administrator's limit.
+    fn max_objects(&self) -> u32 {
+        u32::MAX
+    }
+
+    /// The user on whose behalf the calling thread runs.
+    fn user(&self) -> u32 {
+        0
+    }
+
+    /// Contexts that the calling thread's user may have open on one device: the administrator's limit.
+    fn max_contexts(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Waits a moment (about a millisecond): somebody else has to finish something first.
     fn pause(&self);
 

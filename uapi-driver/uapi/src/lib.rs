@@ -63,7 +63,7 @@ pub mod wire;
 pub use call::Call;
 pub use context::Context;
 pub use device::Device;
-pub use driver::{Cause, Driver, Ending};
+pub use driver::{Cause, Driver, Ending, Memory};
 pub use errno::Errno;
 pub use failure::{Failure, Reason};
 pub use host::Host;

@@ -10,12 +10,14 @@
 //! the object; otherwise it answers EBUSY at once (reason BUSY or IN_USE). It never waits, so destroying can not
 //! deadlock with a call that waits for something in turn; the program decides whether to try again.
 
-use crate::driver::Driver;
+use crate::class::interface::ObjectInfo;
+use crate::driver::{Driver, Memory};
 use crate::errno::Errno;
 use crate::event::{EventQueue, Given, Reporting, Subscription};
 use crate::failure::{Failure, Outcome, Reason};
+use crate::store::Store;
 use crate::sys::atomic::{AtomicU64, Ordering};
-use crate::sys::{Arc, Mutex};
+use crate::sys::{self, Arc, Mutex};
 use crate::trace::Tracer;
 use crate::wire::ObjectId;
 use core::ops::Deref;
@@ -109,6 +111,33 @@ impl<D: Driver> Object<D> {
         match &self.body {
             Body::Tracer(tracer) => Some(tracer),
             Body::Plain | Body::Queue(_) | Body::Driver(_) => None,
+        }
+    }
+
+    /// What it takes, the object model's book-keeping included.
+    pub fn memory(&self) -> Memory {
+        let driver = self.payload().map_or(Memory::default(), D::memory);
+        let reporting = match &self.reporting {
+            Some(_) => Mutex::<Reporting<D::Host>>::HEAP,
+            None => 0,
+        };
+        let queue = self.queue().map_or(0, |queue| queue.bytes());
+        Memory {
+            bytes: sys::arc_bytes::<Self>() + Store::<D>::PLACE + reporting + queue + driver.bytes,
+            shared: driver.shared,
+        }
+    }
+
+    /// What INTERFACE QUERY says of it.
+    pub(crate) fn info(&self) -> ObjectInfo {
+        let memory = self.memory();
+        ObjectInfo {
+            object: self.id,
+            class: self.class,
+            reserved: 0,
+            dependents: self.dependents(),
+            bytes: memory.bytes.try_into().unwrap_or(u32::MAX),
+            shared: memory.shared,
         }
     }
 

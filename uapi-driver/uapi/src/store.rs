@@ -71,6 +71,20 @@ impl<D: Driver> Store<D> {
         })
     }
 
+    /// Objects that it may have.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Bytes that it takes beside the objects and their places.
+    pub(crate) fn bytes(&self) -> usize {
+        let slots = self.slots.lock();
+        Mutex::<Slots<D>>::HEAP + size_of::<Slot<D>>() * (slots.slots.len() - slots.used as usize)
+    }
+
+    /// Bytes of an object's place.
+    pub(crate) const PLACE: usize = size_of::<Slot<D>>();
+
     /// Objects in it, those being created included.
     pub fn len(&self) -> u32 {
         self.slots.lock().used

@@ -10,5 +10,7 @@ mod classes;
 mod datagrams;
 mod engine;
 mod events;
+mod fidelity;
 mod mapping;
 mod node;
+mod reference;

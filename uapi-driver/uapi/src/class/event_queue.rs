@@ -124,7 +124,7 @@ pub mod kind {
 }
 
 /// Kinds of events that an object of this class has: the unread events of it that a queue keeps room for.
-pub(crate) const fn kinds_of(class: u16) -> usize {
+pub(crate) const fn kinds_of(class: u16) -> u32 {
     match class {
         super::DEVICE => 1,
         // Completion or limit, and error.

@@ -5,7 +5,7 @@
 use crate::listing::Record;
 use crate::payload;
 use crate::schema::{class_flags, Access, Attr, ClassSchema, MethodSchema, Target};
-use crate::wire::method;
+use crate::wire::{method, ObjectId};
 
 payload! {
     /// A command of a chain.
@@ -18,6 +18,23 @@ payload! {
         reserved: u16,
         /// Zero.
         reserved2: u32,
+    }
+
+    /// An object of the context.
+    pub struct ObjectInfo (24) {
+        /// Its id.
+        object: ObjectId,
+        /// Its class.
+        class: u16,
+        /// Zero.
+        reserved: u16,
+        /// Objects that depend on it.
+        dependents: u32,
+        /// Bytes of the kernel's memory that it takes, the book-keeping of object model and driver included, but not
+        /// `shared`.
+        bytes: u32,
+        /// Bytes of the memory that it shares with the process (rings, doorbell pages), that memory's book-keeping included.
+        shared: u64,
     }
 }
 
@@ -36,6 +53,13 @@ pub const RESULTS: Attr<[u32]> = Attr::array(5, "results");
 pub const MODE: Attr<u32> = Attr::new(6, "mode");
 /// Commands executed, the failed ones included.
 pub const EXECUTED: Attr<u32> = Attr::new(7, "executed");
+
+/// The context's objects.
+pub const OBJECTS: Attr<[ObjectInfo]> = Attr::array(8, "objects");
+/// Bytes of the kernel's memory that the context takes, its objects included, but not what they share with the process.
+pub const CONTEXT_BYTES: Attr<u64> = Attr::new(9, "context_bytes");
+/// Objects that the context may have.
+pub const MAX_OBJECTS: Attr<u32> = Attr::new(10, "max_objects");
 
 /// Commands that a chain may have.
 pub const MAX_COMMANDS: usize = 4096;
@@ -72,7 +96,14 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             name: "query",
             target: Target::Only,
             access: Access::Any,
-            attrs: &[LISTING.output().by_pointer(), VERSION.output(), FEATURES.output()],
+            attrs: &[
+                LISTING.output().by_pointer(),
+                VERSION.output(),
+                FEATURES.output(),
+                OBJECTS.output().by_pointer(),
+                CONTEXT_BYTES.output(),
+                MAX_OBJECTS.output(),
+            ],
         },
         MethodSchema {
             number: method::MODIFY,

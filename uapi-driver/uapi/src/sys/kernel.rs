@@ -39,6 +39,25 @@ pub fn try_arc<T>(value: T) -> Result<Arc<T>, NoMemory> {
     Ok(Arc::new(value, GFP_KERNEL_ACCOUNT)?)
 }
 
+/// Bytes that an allocation of `bytes` takes: the sizes of the kernel's caches (`kmalloc_info` in `mm/slab_common.c`), and
+/// above them whole pages.
+pub const fn allocated(bytes: usize) -> usize {
+    match bytes {
+        0 => 0,
+        1..=8 => 8,
+        65..=96 => 96,
+        129..=192 => 192,
+        9..=8192 => bytes.next_power_of_two(),
+        _ => (bytes + 4095) & !4095,
+    }
+}
+
+/// Bytes that a shared value takes: a count and itself.
+pub const fn arc_bytes<T>() -> usize {
+    let align = if align_of::<T>() > 4 { align_of::<T>() } else { 4 };
+    allocated(align + size_of::<T>())
+}
+
 /// Room for a shared value that does not exist yet: what can fail is done, what cannot is left.
 pub struct ArcRoom<T>(UniqueArc<core::mem::MaybeUninit<T>>);
 
@@ -128,6 +147,9 @@ pub struct Mutex<T>(Pin<KBox<kernel::sync::Mutex<Loose<T>>>>);
 pub struct Guard<'a, T>(kernel::sync::lock::Guard<'a, Loose<T>, MutexBackend>);
 
 impl<T> Mutex<T> {
+    /// Bytes that it takes elsewhere.
+    pub const HEAP: usize = allocated(size_of::<kernel::sync::Mutex<Loose<T>>>());
+
     /// A lock around `value`; the name is for lock checkers.
     ///
     /// # Errors

@@ -25,6 +25,16 @@ pub fn try_arc<T>(value: T) -> Result<Arc<T>, NoMemory> {
     Ok(Arc::new(value))
 }
 
+/// Bytes that an allocation of `bytes` takes: the usual allocators give multiples of 16.
+pub const fn allocated(bytes: usize) -> usize {
+    (bytes + 15) & !15
+}
+
+/// Bytes that a shared value takes: two counts and itself.
+pub const fn arc_bytes<T>() -> usize {
+    allocated(2 * size_of::<usize>() + size_of::<T>())
+}
+
 /// Room for a shared value that does not exist yet: what can fail is done, what cannot is left.
 pub struct ArcRoom<T>(core::marker::PhantomData<T>);
 
@@ -112,6 +122,9 @@ pub struct Mutex<T>(std::sync::Mutex<T>);
 pub type Guard<'a, T> = std::sync::MutexGuard<'a, T>;
 
 impl<T> Mutex<T> {
+    /// Bytes that it takes elsewhere: none.
+    pub const HEAP: usize = 0;
+
     /// A lock around `value`; the name is for lock checkers.
     ///
     /// # Errors

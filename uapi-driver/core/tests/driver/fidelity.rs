@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! `docs/fidelity.md` (U21): every control call of libibverbs, and the class, method and attributes that say the same. The
+//! table is walked against the dispatch tables: what it names must be there.
+//!
+//! The calls are those of libibverbs 1.14 (rdma-core 56): `infiniband/verbs.h`.
+
+use crate::bench::Bench;
+use crate::reference;
+use rdma_uapi::table::Table;
+use rdma_uapi::Driver;
+use std::fmt::Write;
+use verbena_core::node::System;
+use verbena_core::Verbena;
+
+/// How a call of libibverbs is said.
+enum Said {
+    /// By this class, method and attributes, and a remark.
+    By(&'static str, &'static str, &'static str, &'static str),
+    /// By this, when the device and its driver can do it: the class, method or an attribute is not there yet.
+    Later(&'static str, &'static str, &'static str, &'static str),
+    /// By no call: the program's own affair, or the data path's.
+    NoCall(&'static str),
+    /// Not at all, and why.
+    Never(&'static str),
+}
+use Said::{By, Later, Never, NoCall};
+
+const QP_MODIFY: &str = "state current_state port pkey_index access path dest_qpn sq_psn rq_psn path_mtu timeout \
+    retry_cnt rnr_retry min_rnr_timer max_rd_atomic max_dest_rd_atomic sqd_notify alt_path alt_port alt_pkey_index \
+    alt_timeout path_mig_state rate_limit";
+
+#[rustfmt::skip]
+const CALLS: &[(&str, Said)] = &[
+    ("ibv_get_device_list", By("device_list", "query", "devices", "on the system-wide node")),
+    ("ibv_free_device_list", NoCall("frees the list")),
+    ("ibv_get_device_name", By("device_list", "query", "devices", "or device query, name")),
+    ("ibv_get_device_guid", By("device_list", "query", "devices", "")),
+    ("ibv_get_device_index", By("device_list", "query", "devices", "the arrival number is never used again")),
+    ("ibv_open_device", NoCall("open(2) of the device's node")),
+    ("ibv_close_device", NoCall("close(2)")),
+    ("ibv_import_device", NoCall("the descriptor is passed on")),
+    ("ibv_import_pd, ibv_import_mr, ibv_import_dm", By("interface", "query", "objects", "an id is valid for whoever has the descriptor; the list says what there is")),
+    ("ibv_unimport_pd, ibv_unimport_mr, ibv_unimport_dm", NoCall("forgets the id")),
+    ("ibv_get_async_event", By("event_queue", "read_events", "events pending", "or read(2); the queue is created with create_fd and associated with modify")),
+    ("ibv_ack_async_event", By("qp_rc", "destroy", "async_events", "DESTROY never waits: it answers how many were given, the library waits for so many")),
+    ("ibv_query_device, ibv_query_device_ex", By("device", "query", "attrs driver_id driver_name name", "")),
+    ("ibv_query_rt_values_ex", NoCall("the clock's frequency is in the device's attrs; Verbena's clock is in the completion")),
+    ("ibv_query_port", By("port", "query", "attrs", "")),
+    ("ibv_query_gid, ibv_query_gid_ex, ibv_query_gid_table", By("port", "query", "gids", "the whole table in one call")),
+    ("ibv_query_pkey, ibv_get_pkey_index", By("port", "query", "pkeys", "")),
+    ("ibv_alloc_pd", By("pd", "create", "pdn", "")),
+    ("ibv_dealloc_pd", By("pd", "destroy", "", "")),
+    ("ibv_alloc_td, ibv_dealloc_td, ibv_alloc_parent_domain", NoCall("a promise between program and library about locks")),
+    ("ibv_reg_mr, ibv_reg_mr_iova, ibv_reg_mr_iova2", By("mr", "create", "pd addr length iova access lkey rkey", "")),
+    ("ibv_dereg_mr", By("mr", "destroy", "", "")),
+    ("ibv_rereg_mr", Later("mr", "modify", "pd addr length access", "a region is destroyed and created")),
+    ("ibv_reg_dmabuf_mr", Never("the device has no peer memory: guest memory alone is mapped for it")),
+    ("ibv_alloc_null_mr", Later("mr", "create", "null", "")),
+    ("ibv_advise_mr", Never("pages are pinned, there is nothing to prefetch")),
+    ("ibv_alloc_dm, ibv_free_dm, ibv_memcpy_to_dm, ibv_memcpy_from_dm, ibv_reg_dm_mr", Never("the device has no memory of its own")),
+    ("ibv_alloc_mw", Later("mw", "create", "pd type rkey", "")),
+    ("ibv_dealloc_mw", Later("mw", "destroy", "", "")),
+    ("ibv_bind_mw, ibv_inc_rkey", NoCall("a work request; arithmetic")),
+    ("ibv_create_comp_channel", By("event_queue", "create_fd", "capacity id", "any queue is one")),
+    ("ibv_destroy_comp_channel", NoCall("close(2) of the queue's descriptor")),
+    ("ibv_create_cq, ibv_create_cq_ex", By("cq", "create", "cqe comp_vector cqn event_queue cookie", "the channel is the event queue, cq_context the cookie; Verbena's ring: verbena_cq_ring")),
+    ("ibv_resize_cq, ibv_modify_cq", Later("cq", "modify", "cqe moderation_count moderation_period", "")),
+    ("ibv_destroy_cq", By("cq", "destroy", "completion_events async_events", "answers what comp_events_reported and async_events_reported are")),
+    ("ibv_get_cq_event", By("event_queue", "read_events", "events pending", "or read(2)")),
+    ("ibv_ack_cq_events", By("cq", "destroy", "completion_events", "as ibv_ack_async_event")),
+    ("ibv_req_notify_cq, ibv_poll_cq, ibv_start_poll, ibv_next_poll", NoCall("the data path: mapped memory")),
+    ("ibv_create_srq, ibv_create_srq_ex", By("srq", "create", "pd max_wr max_sge limit srqn event_queue cookie", "Verbena's ring: verbena_srq_ring")),
+    ("ibv_modify_srq", By("srq", "modify", "max_wr limit", "")),
+    ("ibv_query_srq, ibv_get_srq_num", By("srq", "query", "pd max_wr max_sge limit srqn", "")),
+    ("ibv_destroy_srq", By("srq", "destroy", "async_events", "")),
+    ("ibv_create_qp, ibv_create_qp_ex: RC", By("qp_rc", "create", "pd send_cq recv_cq srq caps flags qpn event_queue cookie", "and what modify takes; Verbena's rings: verbena_qp_rings, verbena_doorbell")),
+    ("ibv_create_qp: UC", Later("qp_uc", "create", "pd send_cq recv_cq caps flags qpn", "")),
+    ("ibv_create_qp, ibv_modify_qp: UD", By("qp_ud", "create", "pd send_cq recv_cq srq caps flags qpn state port pkey_index qkey sq_psn", "modify takes the same")),
+    ("ibv_create_qp: XRC", Later("qp_xrc_ini", "create", "pd send_cq caps flags qpn", "and qp_xrc_tgt")),
+    ("ibv_create_qp: raw packet", Later("qp_raw", "create", "pd send_cq recv_cq caps flags qpn", "")),
+    ("ibv_open_qp", Later("qp_xrc_tgt", "create", "xrcd qpn", "")),
+    ("ibv_modify_qp: RC", By("qp_rc", "modify", QP_MODIFY, "create takes the same")),
+    ("ibv_modify_qp_rate_limit", By("qp_rc", "modify", "rate_limit", "Verbena answers EOPNOTSUPP")),
+    ("ibv_query_qp", By("qp_rc", "query", "pd send_cq recv_cq srq caps flags qpn state port pkey_index access path dest_qpn sq_psn rq_psn path_mtu timeout retry_cnt rnr_retry min_rnr_timer max_rd_atomic max_dest_rd_atomic sq_draining alt_path alt_port alt_pkey_index alt_timeout path_mig_state rate_limit", "")),
+    ("ibv_query_qp_data_in_order", NoCall("a constant of the device, known to the library")),
+    ("ibv_destroy_qp", By("qp_rc", "destroy", "async_events", "answers what events_reported is")),
+    ("ibv_set_ece, ibv_query_ece", Never("vendors' connection options; Verbena has none")),
+    ("ibv_create_wq, ibv_modify_wq, ibv_destroy_wq, ibv_create_rwq_ind_table, ibv_destroy_rwq_ind_table", Never("receive side scaling of raw packet queues; the device has none")),
+    ("ibv_open_xrcd, ibv_close_xrcd", Later("xrcd", "create", "", "")),
+    ("ibv_create_ah", By("ah", "create", "pd path port", "the fast way makes no call (U19)")),
+    ("ibv_init_ah_from_wc, ibv_create_ah_from_wc, ibv_resolve_eth_l2_from_gid", NoCall("made from a completion, in the program")),
+    ("ibv_destroy_ah", By("ah", "destroy", "", "")),
+    ("ibv_attach_mcast", Later("mcast", "create", "qp gid", "")),
+    ("ibv_detach_mcast", Later("mcast", "destroy", "", "")),
+    ("ibv_create_flow", Later("flow", "create", "qp", "")),
+    ("ibv_destroy_flow", Later("flow", "destroy", "", "")),
+    ("ibv_create_flow_action_esp, ibv_modify_flow_action_esp, ibv_destroy_flow_action", Never("the device has no IPsec")),
+    ("ibv_create_counters, ibv_destroy_counters, ibv_attach_counters_point_flow, ibv_read_counters", Never("counters of flow rules; the port's are port query, counters")),
+    ("ibv_post_send, ibv_post_recv, ibv_post_srq_recv, ibv_wr_start, ibv_wr_complete", NoCall("the data path: mapped memory")),
+    ("ibv_fork_init, ibv_is_fork_initialized", NoCall("pinned pages are copied at fork by the kernel")),
+    ("ibv_event_type_str and other texts", NoCall("")),
+    ("rdma_create_event_channel", Later("cm_id", "create", "event_queue cookie", "librdmacm, for completeness (U18)")),
+];
+
+/// What of a class, method and attributes (by name) is not there.
+fn missing<D: Driver>(table: &Table<D>, class: &str, method: &str, attrs: &str) -> Option<String> {
+    let Some(found) = table.classes().find(|c| c.schema().name == class) else {
+        return Some(format!("class {class}"));
+    };
+    let Some(found) = found.methods().find(|m| m.schema().name == method) else {
+        return Some(format!("{class} {method}"));
+    };
+    let lacking = |name: &&str| !found.attrs().any(|attr| attr.spec.name == *name);
+    let lacking: Vec<_> = attrs.split_whitespace().filter(lacking).collect();
+    (!lacking.is_empty()).then(|| format!("{class} {method}: {}", lacking.join(" ")))
+}
+
+#[test]
+fn u21_every_control_call_of_libibverbs_is_mapped() {
+    let (device, node) = (
+        reference::table::<Verbena<Bench>>(),
+        reference::table::<System<Bench, Bench>>(),
+    );
+    let lacks = |class: &str, method: &str, attrs: &str| {
+        let on_device = missing(&device, class, method, attrs)?;
+        missing(&node, class, method, attrs).map(|_| on_device)
+    };
+    let mut out = String::from(
+        "# Fidelity: libibverbs' control calls\n\nGenerated by a test that looks each of these up in the dispatch tables \
+         (`core/tests/driver/fidelity.rs`); do not edit. The calls are those of `infiniband/verbs.h`, libibverbs 1.14.\n\n\
+         | call | class, method | attributes | |\n|---|---|---|---|\n",
+    );
+    let (mut said, mut not_yet) = (0, 0);
+    for (call, how) in CALLS {
+        let row = match how {
+            By(class, method, attrs, remark) => {
+                assert_eq!(
+                    lacks(class, method, attrs),
+                    None,
+                    "{call}: the table names what is not there"
+                );
+                said += 1;
+                (
+                    format!("[{class}](reference.md#{class}) {method}"),
+                    (*attrs).to_owned(),
+                    (*remark).to_owned(),
+                )
+            }
+            Later(class, method, attrs, remark) => match lacks(class, method, attrs) {
+                None => {
+                    said += 1;
+                    (
+                        format!("[{class}](reference.md#{class}) {method}"),
+                        (*attrs).to_owned(),
+                        (*remark).to_owned(),
+                    )
+                }
+                Some(lacking) => {
+                    not_yet += 1;
+                    let remark = if remark.is_empty() {
+                        String::new()
+                    } else {
+                        format!("; {remark}")
+                    };
+                    (
+                        format!("{class} {method}"),
+                        String::new(),
+                        format!("not yet: {lacking} is not there{remark}"),
+                    )
+                }
+            },
+            NoCall(why) => ("no call".to_owned(), String::new(), (*why).to_owned()),
+            Never(why) => ("not possible".to_owned(), String::new(), (*why).to_owned()),
+        };
+        writeln!(out, "| {call} | {} | {} | {} |", row.0, row.1, row.2).unwrap();
+    }
+    writeln!(out, "\n{said} rows can be said, {not_yet} not yet.").unwrap();
+    reference::check("fidelity.md", &out);
+}
+
+#[test]
+fn u21_the_walk_notices_what_is_not_there() {
+    let device = reference::table::<Verbena<Bench>>();
+    assert_eq!(missing(&device, "pd", "create", "pdn"), None);
+    assert_eq!(missing(&device, "flow", "create", ""), Some("class flow".into()));
+    assert_eq!(missing(&device, "pd", "modify", ""), Some("pd modify".into()));
+    assert_eq!(
+        missing(&device, "pd", "create", "pdn lkey"),
+        Some("pd create: lkey".into())
+    );
+}
