@@ -3,10 +3,10 @@
 
 use crate::stage::Stage;
 use crate::suite::{Reporter, Selection};
-use anyhow::{Context, Result};
-use std::process::{Command, Stdio};
+use anyhow::Result;
+use std::process::Command;
 use verbena_guest::harness::report::{Outcome, Row};
-use verbena_launcher::process::describe;
+use verbena_launcher::process::{describe, finish};
 
 /// Lines of what cargo says that a failure shows.
 const SHOWN: usize = 60;
@@ -67,13 +67,12 @@ pub fn list() -> Vec<Row> {
 pub fn run(stage: &Stage, selection: &Selection, reporter: &Reporter) -> Result<()> {
     for check in CHECKS.iter().filter(|check| selection.wants(check.name)) {
         let output = reporter.step(check.name, || {
-            Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            command
                 .current_dir(stage.checkout().root())
                 .args(check.arguments)
-                .envs(check.variable)
-                .stdin(Stdio::null())
-                .output()
-                .context("cannot run cargo")
+                .envs(check.variable);
+            finish(command)
         })?;
         reporter.report(if output.status.success() {
             row(check, Outcome::Pass, None)

@@ -3,10 +3,11 @@
 
 use crate::stage::Stage;
 use crate::suite::{Reporter, Selection};
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, Result};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use verbena_guest::harness::report::{Outcome, Row};
+use verbena_launcher::process::finish;
 
 /// A test binary that cargo built. Its name makes its tests' names unique.
 struct Binary {
@@ -52,16 +53,15 @@ fn row(name: String, result: Outcome, reason: Option<String>) -> Row {
 /// The command that runs `binary` where cargo would.
 fn command(stage: &Stage, binary: &Binary) -> Command {
     let mut command = Command::new(&binary.path);
-    command.current_dir(stage.checkout().root()).stdin(Stdio::null());
+    command.current_dir(stage.checkout().root());
     command
 }
 
 /// The names of the tests in `binary`.
 fn tests_of(stage: &Stage, binary: &Binary) -> Result<Vec<String>> {
-    let output = command(stage, binary)
-        .args(["--list", "--format", "terse"])
-        .output()
-        .with_context(|| format!("cannot run {}", binary.path.display()))?;
+    let mut command = command(stage, binary);
+    command.args(["--list", "--format", "terse"]);
+    let output = finish(command)?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     Ok(stdout
         .lines()
@@ -105,11 +105,7 @@ pub fn run(stage: &Stage, selection: &Selection, reporter: &Reporter) -> Result<
         if wanted.len() < tests.len() {
             command.arg("--exact").args(&wanted);
         }
-        let output = reporter.step(&binary.name, || {
-            command
-                .output()
-                .with_context(|| format!("cannot run {}", binary.path.display()))
-        })?;
+        let output = reporter.step(&binary.name, || finish(command))?;
         let stdout = String::from_utf8_lossy(&output.stdout);
         let outcomes = parse(&stdout);
         for test in &wanted {
@@ -129,21 +125,18 @@ pub fn run(stage: &Stage, selection: &Selection, reporter: &Reporter) -> Result<
 /// Runs the documentation's examples.
 fn examples(stage: &Stage, selection: &Selection, reporter: &Reporter) -> Result<()> {
     let output = reporter.step("examples in the documentation", || {
-        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .current_dir(stage.checkout().root())
-            .args([
-                "test",
-                "--workspace",
-                "--doc",
-                "--no-fail-fast",
-                "--quiet",
-                "--",
-                "--format",
-                "pretty",
-            ])
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot run cargo")
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.current_dir(stage.checkout().root()).args([
+            "test",
+            "--workspace",
+            "--doc",
+            "--no-fail-fast",
+            "--quiet",
+            "--",
+            "--format",
+            "pretty",
+        ]);
+        finish(command)
     })?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     let outcomes = parse(&stdout);

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
@@ -242,13 +242,12 @@ pub fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Runs `command` to its end and returns what it wrote to its standard output.
+/// Runs `command` to its end and returns how it ended and what it wrote.
 ///
 /// # Errors
 ///
-/// If it cannot be started or fails; the message ends in the last lines that it wrote.
-pub fn output(mut command: Command) -> Result<Vec<u8>> {
-    let program = command.get_program().to_string_lossy().into_owned();
+/// If it cannot be started.
+pub fn finish(mut command: Command) -> Result<Output> {
     let folder = TempDir::new("output")?;
     let (out, err) = (folder.path().join("out"), folder.path().join("err"));
     // Into files: a pipe that nobody empties would block a talkative child.
@@ -257,20 +256,30 @@ pub fn output(mut command: Command) -> Result<Vec<u8>> {
         .stdout(File::create(&out)?)
         .stderr(File::create(&err)?);
     let status = Process::start(command, Group::Own)?.wait()?;
+    Ok(Output {
+        status,
+        stdout: fs::read(&out)?,
+        stderr: fs::read(&err)?,
+    })
+}
+
+/// Runs `command` to its end and returns what it wrote to its standard output.
+///
+/// # Errors
+///
+/// If it cannot be started or fails; the message ends in the last lines that it wrote.
+pub fn output(command: Command) -> Result<Vec<u8>> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let Output { status, stdout, stderr } = finish(command)?;
     if !status.success() {
-        let said = fs::read(&err).unwrap_or_default();
-        let said = if said.trim_ascii().is_empty() {
-            fs::read(&out).unwrap_or_default()
-        } else {
-            said
-        };
+        let said = if stderr.trim_ascii().is_empty() { stdout } else { stderr };
         bail!(
             "{program} failed ({}): {}",
             describe(status),
             last_lines(&String::from_utf8_lossy(&said), 6)
         );
     }
-    fs::read(&out).with_context(|| format!("cannot read what {program} wrote"))
+    Ok(stdout)
 }
 
 /// Runs `command` to its end, with all it writes appended to `log`.

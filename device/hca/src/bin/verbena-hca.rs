@@ -38,6 +38,9 @@ fn run(args: &HcaArgs) -> Result<()> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         let stop = server.stopper()?.stream().try_clone()?;
         signal_hook::low_level::pipe::register(signal, stop).context("cannot handle signals")?;
+        // Whoever started the server may have blocked it, and a mask is inherited.
+        vmm_sys_util::signal::unblock_signal(signal)
+            .map_err(|error| anyhow::anyhow!("cannot unblock signal {signal}: {error:?}"))?;
     }
     // Said in any case, not logged: who started the server may wait for it.
     for (index, path) in config.sockets.iter().enumerate() {

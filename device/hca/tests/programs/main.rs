@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use verbena_hw::regs;
+use vmm_sys_util::signal::block_signal;
 
 struct Server {
     child: Child,
@@ -93,6 +94,8 @@ fn h13_signals_end_the_server_and_its_sockets() {
     for signal in [Signal::TERM, Signal::INT] {
         let dir = tempfile::tempdir().unwrap();
         let (socket, control) = paths(dir.path());
+        // Blocked in whoever starts it, as a program is that waits for its own signals: a mask is inherited.
+        block_signal(signal.as_raw()).unwrap();
         let mut server = Server::start(&[&socket], Some(&control));
         let _attached = vfio_user::Client::new(&socket).unwrap();
         server.signal(signal);
