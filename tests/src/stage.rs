@@ -15,10 +15,11 @@ use verbena_launcher::{prepare, Checkout, Guest, GuestConfig, Hca, HcaConfig, Op
 const PACKAGES: [&str; 3] = ["verbena-hca", "verbena-guest", "verbena-agent"];
 
 /// The programs that a guest gets.
-const GUEST_PROGRAMS: [&str; 7] = [
+const GUEST_PROGRAMS: [&str; 8] = [
     "verbena-agent",
     "verbena-conformance",
     "verbena-info",
+    "verbena-mortal",
     "verbena-pingpong",
     "verbena-trace",
     "verbena-traffic",

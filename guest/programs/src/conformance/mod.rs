@@ -5,6 +5,7 @@
 //! (`u05_`: the object model, `h10_`: the HCA). A case never looks at how it is attached: where the two differ, the
 //! promise is the same and the case asks for the promise.
 
+mod account;
 mod batch;
 mod cleanup;
 mod cm;
@@ -41,6 +42,7 @@ const AREAS: &[&[Case]] = &[
     discovery::CASES,
     batch::CASES,
     node::CASES,
+    account::CASES,
     tracing::CASES,
     memory::CASES,
     qp_state::CASES,
