@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use verbena_launcher::Hca;
 
-/// How many objects of each kind an HCA has.
+/// How many objects of each kind the applications on an HCA have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Objects {
     /// Protection domains.
@@ -52,7 +52,7 @@ pub fn text(stage: &Stage, hca: &Hca) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The objects of HCA `number`.
+/// The objects that applications have on HCA `number`.
 ///
 /// # Errors
 ///
@@ -68,12 +68,18 @@ pub fn objects(stage: &Stage, hca: &Hca, number: usize) -> Result<Objects> {
             .and_then(Value::as_u64)
             .with_context(|| format!("the dump does not count {name}"))
     };
+    // The driver's own QP 1, with one object of each kind under it, is there from the first connection on, whoever asked
+    // for it.
+    let queue_pairs = dump.pointer(&format!("/hcas/{number}/device/qps"));
+    let queue_pairs = queue_pairs.and_then(Value::as_array).into_iter().flatten();
+    let own = queue_pairs.filter(|qp| qp["type"] == "GSI").count() as u64;
+    let users = |name: &str| Ok::<_, anyhow::Error>(count(name)?.saturating_sub(own));
     Ok(Objects {
-        pds: count("pds")?,
-        doorbells: count("doorbells")?,
-        cqs: count("cqs")?,
-        mrs: count("mrs")?,
-        qps: count("qps")?,
+        pds: users("pds")?,
+        doorbells: users("doorbells")?,
+        cqs: users("cqs")?,
+        mrs: users("mrs")?,
+        qps: users("qps")?,
     })
 }
 
