@@ -92,12 +92,12 @@ pub fn run(options: Options, progress: &Progress) -> Result<Report> {
     let say = |text: &str| progress.line(text);
     let stage = Stage::new(options, progress.clone())?;
     let start = std::time::Instant::now();
+    stage.payload()?;
     let environment = stage.environment()?;
     let (qemu, accel) = (
         environment.qemu.version().to_owned(),
         environment.accel.name().to_owned(),
     );
-    stage.payload()?;
     let setup_s = start.elapsed().as_secs_f64();
     let logs = stage.checkout().logs("demo")?;
     say(&format!(

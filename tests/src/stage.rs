@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::thread;
 use verbena_launcher::payload::Payload;
 use verbena_launcher::process::{Group, Process};
 use verbena_launcher::setup::Environment;
@@ -97,12 +98,20 @@ impl Stage {
 
     /// What guests bring along: the module and the programs.
     ///
+    /// Setting up downloads, unpacks and waits; the programs are built beside it, which hides the one in the other.
+    ///
     /// # Errors
     ///
     /// If something does not build.
     pub fn payload(&self) -> Result<&Payload> {
         once(&self.payload, || {
-            let environment = self.environment()?;
+            let (environment, programs) = thread::scope(|scope| {
+                let programs = scope.spawn(|| self.programs().map(|_| ()));
+                let environment = self.environment();
+                (environment, programs.join().expect("building does not panic"))
+            });
+            let environment = environment?;
+            programs?;
             let modules = self.checkout.module(environment, &self.progress)?;
             let mut programs = Vec::new();
             for name in GUEST_PROGRAMS {

@@ -265,6 +265,7 @@ pub(super) fn errno(error: &io::Error) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicU32;
     use std::time::Instant;
     use vfio_bindings::bindings::vfio::vfio_region_info;
     use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, ServerBackend, ServerRegion};
@@ -319,7 +320,10 @@ mod tests {
 
     fn faulty() -> (tempfile::TempDir, Socket) {
         let dir = tempfile::TempDir::new().unwrap();
-        let path = dir.path().join("faulty.sock");
+        // Tests run beside each other, and a descriptor is found by this name.
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        let number = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let path = dir.path().join(format!("faulty-{number}.sock"));
         let region = |index| ServerRegion {
             region_info: vfio_region_info {
                 argsz: 32,
