@@ -58,6 +58,8 @@ impl Socket {
     ///
     /// Descriptors are compared before and after, so callers take turns.
     pub(super) fn connect(path: &Path) -> Result<Self> {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let open = |source: io::Error, advice| Error::Open {
             path: path.to_owned(),
             source,
