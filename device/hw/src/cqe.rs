@@ -2,7 +2,7 @@
 //! Completion queue entries, and the record by which a completion queue is consumed and armed.
 
 use crate::id::Qpn;
-use crate::layout::{assert_layout, open_enum};
+use crate::layout::{assert_layout, named, open_enum};
 use core::sync::atomic::AtomicU32;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -139,51 +139,53 @@ pub struct Cqe {
 assert_layout!(Cqe, 64, owner @ 0, opcode @ 1, status @ 2, flags @ 3, qpn @ 4, wr_id @ 8, byte_len @ 16, imm @ 20,
     consumed @ 24, vendor_err @ 28, timestamp @ 32, src_qpn @ 40, pkey_index @ 44, sl @ 46, smac @ 48, vlan @ 54, cookie @ 56);
 
-/// Why the device completed a work request with an error: finer than the IBA status.
-pub mod vendor {
-    /// No finer reason.
-    pub const NONE: u32 = 0;
-    /// The WQE's opcode is not one the queue's type has.
-    pub const OPCODE: u32 = 1;
-    /// The WQE's flags are not allowed.
-    pub const FLAGS: u32 = 2;
-    /// The WQE has more elements than its stride holds, or than the queue was created for.
-    pub const SGE_COUNT: u32 = 3;
-    /// The WQE has more inline data than its stride holds, or than the queue was created for.
-    pub const INLINE_LEN: u32 = 4;
-    /// No region has the key.
-    pub const KEY_UNKNOWN: u32 = 5;
-    /// The region belongs to another protection domain.
-    pub const KEY_PD: u32 = 6;
-    /// The range is not inside the region.
-    pub const KEY_RANGE: u32 = 7;
-    /// The region does not grant the access.
-    pub const KEY_ACCESS: u32 = 8;
-    /// The region's memory is not mapped for the device any more.
-    pub const UNREACHABLE: u32 = 9;
-    /// The queue pair's access rights do not allow the operation.
-    pub const QP_ACCESS: u32 = 10;
-    /// The receive buffer is shorter than the message.
-    pub const RECV_TOO_SHORT: u32 = 11;
-    /// The message is longer than the port allows.
-    pub const MESSAGE_LEN: u32 = 12;
-    /// An atomic operand is not 8 bytes long, or not aligned.
-    pub const ATOMIC_OPERAND: u32 = 13;
-    /// The peer allows fewer outstanding READs or atomics.
-    pub const RD_ATOMIC: u32 = 14;
-    /// The queue's ring is not mapped for the device any more.
-    pub const RING_UNREACHABLE: u32 = 15;
+named! {
+    /// Why the device completed a work request with an error: finer than the IBA status.
+    pub mod vendor {
+        /// No finer reason.
+        pub const NONE: u32 = 0;
+        /// The WQE's opcode is not one the queue's type has.
+        pub const OPCODE: u32 = 1;
+        /// The WQE's flags are not allowed.
+        pub const FLAGS: u32 = 2;
+        /// The WQE has more elements than its stride holds, or than the queue was created for.
+        pub const SGE_COUNT: u32 = 3;
+        /// The WQE has more inline data than its stride holds, or than the queue was created for.
+        pub const INLINE_LEN: u32 = 4;
+        /// No region has the key.
+        pub const KEY_UNKNOWN: u32 = 5;
+        /// The region belongs to another protection domain.
+        pub const KEY_PD: u32 = 6;
+        /// The range is not inside the region.
+        pub const KEY_RANGE: u32 = 7;
+        /// The region does not grant the access.
+        pub const KEY_ACCESS: u32 = 8;
+        /// The region's memory is not mapped for the device any more.
+        pub const UNREACHABLE: u32 = 9;
+        /// The queue pair's access rights do not allow the operation.
+        pub const QP_ACCESS: u32 = 10;
+        /// The receive buffer is shorter than the message.
+        pub const RECV_TOO_SHORT: u32 = 11;
+        /// The message is longer than the port allows.
+        pub const MESSAGE_LEN: u32 = 12;
+        /// An atomic operand is not 8 bytes long, or not aligned.
+        pub const ATOMIC_OPERAND: u32 = 13;
+        /// The peer allows fewer outstanding READs or atomics.
+        pub const RD_ATOMIC: u32 = 14;
+        /// The queue's ring is not mapped for the device any more.
+        pub const RING_UNREACHABLE: u32 = 15;
 
-    /// A datagram's address vector, or its destination, is malformed or names a GID table entry that is empty.
-    pub const ADDRESS: u32 = 32;
-    /// A window is bound already, or is of the type that is bound otherwise.
-    pub const WINDOW_STATE: u32 = 33;
-    /// The key is a window's that another queue pair has bound.
-    pub const KEY_QP: u32 = 34;
-    /// The key is none that a work request may invalidate.
-    pub const NOT_INVALIDATABLE: u32 = 35;
-    /// A FLUSH asks for a placement or a level that there is not.
-    pub const FLUSH_OPERAND: u32 = 36;
+        /// A datagram's address vector, or its destination, is malformed or names a GID table entry that is empty.
+        pub const ADDRESS: u32 = 32;
+        /// A window is bound already, or is of the type that is bound otherwise.
+        pub const WINDOW_STATE: u32 = 33;
+        /// The key is a window's that another queue pair has bound.
+        pub const KEY_QP: u32 = 34;
+        /// The key is none that a work request may invalidate.
+        pub const NOT_INVALIDATABLE: u32 = 35;
+        /// A FLUSH asks for a placement or a level that there is not.
+        pub const FLUSH_OPERAND: u32 = 36;
+    }
 }
 
 /// The record of a completion queue, 64 bytes in guest memory, written by the driver alone.

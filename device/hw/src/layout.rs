@@ -50,5 +50,22 @@ macro_rules! open_enum {
     };
 }
 
+/// Declares a module of `u32` constants whose names can be looked up.
+macro_rules! named {
+    ($(#[$m:meta])* pub mod $module:ident { $($(#[$vm:meta])* pub const $name:ident: u32 = $value:expr;)* }) => {
+        $(#[$m])*
+        pub mod $module {
+            $($(#[$vm])* pub const $name: u32 = $value;)*
+
+            /// The value's name, or `None` for a value that this version does not know.
+            pub fn name(value: u32) -> Option<&'static str> {
+                const ALL: &[(u32, &str)] = &[$(($name, stringify!($name)),)*];
+                ALL.iter().find(|known| known.0 == value).map(|known| known.1)
+            }
+        }
+    };
+}
+
 pub(crate) use assert_layout;
+pub(crate) use named;
 pub(crate) use open_enum;

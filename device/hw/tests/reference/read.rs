@@ -158,6 +158,7 @@ fn macro_call(call: &syn::Macro, parts: &mut Vec<Part>) {
     let tokens = call.tokens.clone();
     match name.as_str() {
         "macro_rules" => {}
+        "named" => part(&parse::<Item>(&name, tokens), parts),
         "open_enum" => parts.push(Part::Values(parse::<OpenEnum>(&name, tokens).0)),
         "payload" => parts.push(Part::Format(parse::<Payload>(&name, tokens).0)),
         "id24" => parts.push(parse::<Id24>(&name, tokens).0),
