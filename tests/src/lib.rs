@@ -95,7 +95,7 @@ fn run_parts(options: &TestOptions, reporter: &Reporter, progress: &Progress) ->
             Part::Check => check::run(&stage, &options.selection, reporter)?,
             Part::Unit => {
                 unit::run(&stage, &options.selection, reporter)?;
-                bench::dispatch::test(&stage, &options.selection, reporter);
+                bench::test(&stage, &options.selection, reporter);
             }
             Part::Direct => direct::run(&stage, &options.selection, reporter)?,
             Part::Guest => guest::run(&stage, &options.selection, reporter)?,
@@ -120,7 +120,7 @@ pub fn list(options: &TestOptions) -> Result<Vec<Row>> {
             Part::Check => check::list(),
             Part::Unit => {
                 let mut rows = unit::list(&stage)?;
-                rows.extend(bench::dispatch::list());
+                rows.extend(bench::list());
                 rows
             }
             Part::Direct => direct::list(),

@@ -17,11 +17,14 @@ pub struct Arguments {
     /// Write the figures to this file as JSON: id, case, value, unit, reference, ratio, target, met
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the figures into the documents that carry some, too
+    #[arg(long)]
+    docs: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
-    /// The object model: instructions of a call
+    /// The object model: instructions of a call, four ways to present completions
     Uapi,
 }
 
@@ -32,7 +35,7 @@ enum What {
 /// If something cannot be measured. A target that is missed is shown, and no error: machines are shared.
 pub fn run(context: &Context, arguments: &Arguments) -> Result<()> {
     let rows = match arguments.what {
-        What::Uapi => bench::uapi(&context.options, &context.progress)?,
+        What::Uapi => bench::uapi(&context.options, &context.progress, arguments.docs)?,
     };
     match &arguments.json {
         Some(path) => bench::write_json(&rows, path),

@@ -2,15 +2,19 @@
 //! What `cargo xtask bench` does: figures, each beside what it is compared with and what it should be.
 //!
 //! A figure is an instruction count, which repeats, or a ratio to something measured in the same run, because machines are
-//! shared and noisy. A time is the median of at least [`REPETITIONS`] runs, with the spread beside it.
+//! shared and noisy. A time is the median of at least [`REPETITIONS`] runs.
 
+pub mod completions;
 pub mod dispatch;
 
+use crate::scenario;
 use crate::stage::Stage;
+use crate::suite::{Reporter, Selection};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
+use verbena_guest::harness::report::{Outcome, Row as TestRow};
 use verbena_launcher::{Options, Progress};
 
 /// Runs of whatever is timed.
@@ -65,16 +69,56 @@ impl Row {
             met: None,
         }
     }
+
+    /// The same beside `reference`, of the same unit and measured in the same run.
+    pub fn beside(self, reference: f64) -> Self {
+        Self {
+            reference: Some(reference),
+            ratio: Some(self.value / reference),
+            ..self
+        }
+    }
 }
 
-/// The benchmarks of the object model.
+/// The benchmarks of the object model; with `docs` the documents that carry figures get these.
 ///
 /// # Errors
 ///
-/// If one cannot be built or run. A target that is missed is no error: the row says so.
-pub fn uapi(options: &Options, progress: &Progress) -> Result<Vec<Row>> {
+/// If one cannot be built or run, or a document not be written. A target that is missed is no error: the row says so.
+pub fn uapi(options: &Options, progress: &Progress, docs: bool) -> Result<Vec<Row>> {
     let stage = Stage::new(options.clone(), progress.clone())?;
-    dispatch::rows(&stage)
+    let mut rows = dispatch::rows(&stage)?;
+    let completions = completions::measure(&stage)?;
+    rows.extend(completions::rows(&completions));
+    if docs {
+        completions::write(&stage, &completions)?;
+    }
+    Ok(rows)
+}
+
+/// A test of figures that repeat: instructions counted.
+type Test = (&'static str, fn(&Stage) -> Result<()>);
+
+const TESTS: [Test; 2] = [(dispatch::TEST, dispatch::test), (completions::TEST, completions::test)];
+
+/// The tests of figures that repeat, for a listing.
+pub fn list() -> Vec<TestRow> {
+    TESTS
+        .iter()
+        .map(|(name, _)| scenario::row(name, "native", Outcome::Skip, None))
+        .collect()
+}
+
+/// Runs those that are wanted.
+pub fn test(stage: &Stage, selection: &Selection, reporter: &Reporter) {
+    for (name, run) in TESTS.iter().filter(|(name, _)| selection.wants(name)) {
+        let result = reporter.step(name, || Ok(run(stage)));
+        let (outcome, why) = match result {
+            Ok(Ok(())) => (Outcome::Pass, None),
+            Ok(Err(error)) | Err(error) => (Outcome::Fail, Some(format!("{error:#}"))),
+        };
+        reporter.report(scenario::row(name, "native", outcome, why));
+    }
 }
 
 /// The rows as a table.

@@ -148,8 +148,9 @@ pub struct Completion<'a> {
 }
 
 impl Completion<'_> {
+    /// A word of the entry as it is.
     #[inline(always)]
-    fn word(&self, n: usize) -> u64 {
+    pub(crate) fn word(&self, n: usize) -> u64 {
         self.entry[n].load(Ordering::Relaxed)
     }
 
@@ -177,8 +178,9 @@ impl Completion<'_> {
         Opcode((self.word0 >> 8) as u8)
     }
 
+    /// The entry's [`flags`].
     #[inline(always)]
-    fn flags(&self) -> u8 {
+    pub(crate) fn flags(&self) -> u8 {
         (self.word0 >> 24) as u8
     }
 
