@@ -35,6 +35,10 @@ const SCENARIOS: &[Scenario<World>] = &[
         run: dump_under_traffic,
     },
     Scenario {
+        name: "h15_queue_pairs_are_shown_under_traffic",
+        run: queue_pairs_under_traffic,
+    },
+    Scenario {
         name: "h13_killed_server_is_an_error_not_a_hang",
         run: killed_server,
     },
@@ -183,6 +187,33 @@ fn dump_under_traffic(world: &mut World) -> Result<()> {
     ensure!(
         status.success(),
         "the dumps disturbed it: {}",
+        conformance::last_words(&traffic.said())
+    );
+    Ok(())
+}
+
+fn queue_pairs_under_traffic(world: &mut World) -> Result<()> {
+    let mut traffic = world.traffic("inspected", 2, &["--seconds", "4"])?;
+    let queue_pairs = dump::queue_pairs(&world.stage, &world.hca, 2)?;
+    ensure!(!queue_pairs.is_empty(), "there is no queue pair to look at");
+    for qpn in queue_pairs {
+        let (json, text) = dump::queue_pair(&world.stage, &world.hca, 2, qpn)?;
+        ensure!(json["qp"]["qpn"] == qpn, "another queue pair is shown: {json}");
+        let shown = json["sends"].as_array().map_or(0, Vec::len) + json["receives"].as_array().map_or(0, Vec::len);
+        ensure!(shown > 0, "its rings are empty under traffic: {json}");
+        ensure!(json["errors"] == serde_json::json!([]), "it has errors: {json}");
+        ensure!(
+            text.contains("send queue") && text.ends_with("last errors: none\n"),
+            "the text misses a part:\n{text}"
+        );
+    }
+    let status = traffic
+        .process
+        .wait_for(Duration::from_secs(60))?
+        .context("the traffic does not end")?;
+    ensure!(
+        status.success(),
+        "looking disturbed it: {}",
         conformance::last_words(&traffic.said())
     );
     Ok(())

@@ -40,16 +40,46 @@ impl Objects {
 ///
 /// If the server does not answer.
 pub fn text(stage: &Stage, hca: &Hca) -> Result<String> {
+    ctl(stage, hca, &["dump", "--json"])
+}
+
+/// What `verbena-ctl` says, with these arguments and the server's control socket.
+fn ctl(stage: &Stage, hca: &Hca, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(stage.program("verbena-ctl")?);
-    command.args(["dump", "--json", "--socket"]).arg(hca.control());
+    command.args(arguments).arg("--socket").arg(hca.control());
     let output = command.output().context("cannot run verbena-ctl")?;
     if !output.status.success() {
         bail!(
-            "verbena-ctl dump failed: {}",
+            "verbena-ctl {} failed: {}",
+            arguments.join(" "),
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Numbers of the queue pairs on HCA `number`.
+///
+/// # Errors
+///
+/// If the server does not answer.
+pub fn queue_pairs(stage: &Stage, hca: &Hca, number: usize) -> Result<Vec<u64>> {
+    let dump: Value = serde_json::from_str(&text(stage, hca)?)?;
+    let queue_pairs = dump.pointer(&format!("/hcas/{number}/device/qps"));
+    let queue_pairs = queue_pairs.and_then(Value::as_array).into_iter().flatten();
+    Ok(queue_pairs.filter_map(|qp| qp["qpn"].as_u64()).collect())
+}
+
+/// One queue pair of HCA `number` looked at closely: as JSON, and as the text that people get.
+///
+/// # Errors
+///
+/// If the server does not answer, or there is no such queue pair.
+pub fn queue_pair(stage: &Stage, hca: &Hca, number: usize, qpn: u64) -> Result<(Value, String)> {
+    let (number, qpn) = (number.to_string(), format!("{qpn:#x}"));
+    let arguments = ["qp", &qpn, "--hca", &number];
+    let json = ctl(stage, hca, &[&arguments[..], &["--json"]].concat())?;
+    Ok((serde_json::from_str(&json)?, ctl(stage, hca, &arguments)?))
 }
 
 /// The objects that applications have on HCA `number`.

@@ -7,7 +7,9 @@ mod srq;
 pub use mw::MwDump;
 pub use srq::SrqDump;
 
+use crate::cq::Cq;
 use crate::hca::Hca;
+use crate::incident::IncidentDump;
 use crate::mr::Kind;
 use crate::qp::{Arriving, Qp, Wait};
 use crate::time::Time;
@@ -88,7 +90,13 @@ pub struct HcaDump {
     /// Counters by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub counters: Vec<CounterDump>,
+    /// What went wrong lately, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<IncidentDump>,
 }
+
+/// Errors in a dump: enough for a first look. [`crate::inspect`] shows all that are remembered of a queue pair.
+const ERRORS: usize = 16;
 
 /// One register.
 #[derive(Clone, Debug, Serialize)]
@@ -300,6 +308,22 @@ pub struct CounterDump {
     pub value: u64,
 }
 
+/// How long before the second of two moments the first one was, as people say it.
+pub(crate) struct Ago(pub(crate) u64, pub(crate) u64);
+
+impl Display for Ago {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let nanos = self.1.saturating_sub(self.0);
+        let text = match nanos {
+            n if n < 10_000 => format!("{n} ns ago"),
+            n if n < 10_000_000 => format!("{} us ago", n / 1_000),
+            n if n < 10_000_000_000 => format!("{} ms ago", n / 1_000_000),
+            n => format!("{} s ago", n / 1_000_000_000),
+        };
+        f.pad(&text)
+    }
+}
+
 fn gid(gid: Gid) -> String {
     gid.to_string()
 }
@@ -320,8 +344,24 @@ fn rights(bits: u32) -> Vec<&'static str> {
     .collect()
 }
 
+impl CqDump {
+    pub(crate) fn new(cqn: u32, cq: &Cq) -> Self {
+        Self {
+            cqn,
+            cookie: cq.cookie,
+            eqn: cq.eqn.0,
+            entries: cq.ring.entries(),
+            producer: cq.producer,
+            consumer: cq.consumer,
+            failed: cq.failed.map(|fault| format!("{fault:?}")),
+            users: cq.users,
+            events: cq.events,
+        }
+    }
+}
+
 impl QpDump {
-    fn new(qp: &Qp) -> Self {
+    pub(crate) fn new(qp: &Qp) -> Self {
         Self {
             qpn: qp.qpn.get(),
             cookie: qp.cookie,
@@ -397,6 +437,7 @@ impl HcaDump {
             srqs: srq::srqs(hca, select),
             qps: qps(hca, select),
             counters: Vec::new(),
+            errors: Vec::new(),
         };
         if all {
             dump.add_device(hca);
@@ -467,6 +508,14 @@ impl HcaDump {
             .zip(hca.counters.values())
             .map(|(name, value)| CounterDump { name, value })
             .collect();
+        self.errors = hca
+            .incidents
+            .iter()
+            .rev()
+            .take(ERRORS)
+            .map(IncidentDump::from)
+            .collect();
+        self.errors.reverse();
     }
 }
 
@@ -479,20 +528,9 @@ fn qps(hca: &Hca, select: Select) -> Vec<QpDump> {
 }
 
 fn cqs(hca: &Hca, select: Select) -> Vec<CqDump> {
-    let show = |cqn: u32, cq: &crate::cq::Cq| CqDump {
-        cqn,
-        cookie: cq.cookie,
-        eqn: cq.eqn.0,
-        entries: cq.ring.entries(),
-        producer: cq.producer,
-        consumer: cq.consumer,
-        failed: cq.failed.map(|fault| format!("{fault:?}")),
-        users: cq.users,
-        events: cq.events,
-    };
     match select {
-        Select::All | Select::Cq(u32::MAX) => hca.cqs.iter().map(|(cqn, cq)| show(cqn, cq)).collect(),
-        Select::Cq(cqn) => hca.cqs.get(cqn).map(|cq| show(cqn, cq)).into_iter().collect(),
+        Select::All | Select::Cq(u32::MAX) => hca.cqs.iter().map(|(cqn, cq)| CqDump::new(cqn, cq)).collect(),
+        Select::Cq(cqn) => hca.cqs.get(cqn).map(|cq| CqDump::new(cqn, cq)).into_iter().collect(),
         _ => Vec::new(),
     }
 }
@@ -631,6 +669,10 @@ impl Display for HcaDump {
             if counter.value != 0 {
                 writeln!(f, "  {:<22} {}", counter.name, counter.value)?;
             }
+        }
+        for error in &self.errors {
+            let ago = Ago(error.time_ns, self.time_ns);
+            writeln!(f, "  {ago:>12}  {error}")?;
         }
         Ok(())
     }

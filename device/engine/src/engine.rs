@@ -7,6 +7,7 @@ use crate::dump::{Dump, HcaDump, Select};
 use crate::env::{Env, HcaId};
 use crate::fabric::Fabric;
 use crate::hca::{Cx, Hca, Port};
+use crate::inspect::{self, NoSuchQp, QpReport};
 use crate::limits;
 use crate::qp::requester::{self, Turn};
 use crate::qp::{datagram, unreliable, Pool, Qp};
@@ -329,6 +330,29 @@ impl Engine {
                 .filter_map(|hca| HcaDump::new(hca, Select::All, now))
                 .collect(),
         }
+    }
+
+    /// Queue pair `qpn` of an HCA looked at closely: at most `entries` entries of each ring on either side of its
+    /// consumer, and at most [`inspect::MOST_ENTRIES`].
+    ///
+    /// # Errors
+    ///
+    /// [`NoSuchQp`].
+    pub fn inspect_qp<E: Env>(
+        &self,
+        hca: HcaId,
+        qpn: u32,
+        entries: u32,
+        now: Time,
+        env: &E,
+    ) -> Result<QpReport, NoSuchQp> {
+        let Some(hca) = self.hcas.get(hca) else {
+            return Err(NoSuchQp::default());
+        };
+        QpReport::new(hca, env.ram(hca.id), qpn, entries, now).ok_or_else(|| NoSuchQp {
+            others: hca.qps.iter().map(|(qpn, _)| qpn).collect(),
+            errors: inspect::errors(hca, qpn),
+        })
     }
 }
 

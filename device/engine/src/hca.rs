@@ -8,6 +8,7 @@ use crate::doorbell::DoorbellTable;
 use crate::env::{Env, HcaId};
 use crate::eq::Eq;
 use crate::fabric::Fabric;
+use crate::incident::Incidents;
 use crate::limits;
 use crate::mr::MrTable;
 use crate::qp::{Pool, Qp, Wait};
@@ -62,6 +63,16 @@ pub(crate) enum Side {
     Recv,
 }
 
+impl Side {
+    /// For people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Side::Send => "send",
+            Side::Recv => "receive",
+        }
+    }
+}
+
 /// One HCA.
 pub(crate) struct Hca {
     pub(crate) id: HcaId,
@@ -83,6 +94,7 @@ pub(crate) struct Hca {
     /// Memberships of its queue pairs in multicast groups.
     pub(crate) memberships: u32,
     pub(crate) counters: Counters,
+    pub(crate) incidents: Incidents,
     /// Extents of all rings and regions, limited by [`limits::EXTENTS`].
     pub(crate) extents: usize,
     /// Completion queues with entries that nobody has been told of.
@@ -110,6 +122,7 @@ impl Hca {
             gsi: None,
             memberships: 0,
             counters: Counters::default(),
+            incidents: Incidents::default(),
             extents: 0,
             dirty: Vec::new(),
         }
@@ -164,8 +177,9 @@ impl Hca {
             .eqs
             .iter()
             .position(|eq| eq.as_ref().is_some_and(|eq| eq.async_default));
-        if let Some(eqn) = queue {
-            self.raise(cx, Eqn(eqn as u32), event, number, 0, data);
+        match queue {
+            Some(eqn) => self.raise(cx, Eqn(eqn as u32), event, number, 0, data),
+            None => self.incidents.event(cx.now, event, number, data),
         }
     }
 
@@ -179,6 +193,7 @@ impl Hca {
         cookie: u64,
         data: u64,
     ) {
+        self.incidents.event(cx.now, event, number, data);
         let eqe = Eqe {
             event: event.0,
             number,
@@ -238,6 +253,8 @@ impl Hca {
             self.counters.count(Counter::FlushedWrs);
         } else if cqe.status != cqe::Status::SUCCESS.0 {
             self.counters.count(Counter::CompletionErr);
+            let failed = (cqe.status, cqe.vendor_err);
+            self.incidents.completion(cx.now, (qpn.get(), side), cqe.wr_id, failed);
         }
         let cq = self
             .cqs

@@ -24,7 +24,7 @@
 //! | `srq` | receives that queue pairs share |
 //! | `qp` | queue pairs and the transport |
 //! | `fabric`, `multicast` | who has which GID, and who is in which group |
-//! | `dump` | the state, for people |
+//! | `dump`, `inspect`, `incident` | the state, one queue pair with its rings, and what went wrong lately: for people |
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -37,6 +37,8 @@ mod env;
 mod eq;
 mod fabric;
 mod hca;
+pub mod incident;
+pub mod inspect;
 mod limits;
 mod mr;
 mod multicast;
@@ -57,6 +59,7 @@ mod time;
 pub use dump::Dump;
 pub use engine::Engine;
 pub use env::{Dma, Env, GuestRam, HcaId};
+pub use inspect::QpReport;
 pub use time::Time;
 
 /// How an engine is made.

@@ -5,6 +5,7 @@ use crate::server::Config;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
+use verbena_engine::inspect::MOST_ENTRIES;
 
 /// Serves virtual RDMA HCAs to virtual machines over vfio-user.
 ///
@@ -147,6 +148,7 @@ const CTL_EXAMPLES: &str = "\
 Examples:
   verbena-ctl dump --socket /tmp/hca.ctl                 everything, as text
   verbena-ctl dump --socket /tmp/hca.ctl --hca 1 --json  one HCA, as JSON
+  verbena-ctl qp 0x12 --socket /tmp/hca.ctl              one queue pair: rings decoded, last errors
   verbena-ctl top --socket /tmp/hca.ctl                  rates and queue pairs, live
   verbena-ctl top --socket /tmp/hca.ctl --batch --count 60 --plot rates.svg
                                                          a minute of it, as lines and as a picture
@@ -193,6 +195,27 @@ pub enum CtlCommand {
         #[arg(long, value_name = "FILE")]
         plot: Option<PathBuf>,
     },
+    /// Shows one queue pair: its state, its rings decoded, its completions, its last errors.
+    ///
+    /// The rings are decoded from the guest's memory as it is now: what the device is through with, what it works on,
+    /// what is posted. Errors are remembered also when their completion has been polled or the queue pair is gone.
+    Qp {
+        /// Its number, as in 18 or 0x12; dump and top show those that there are.
+        #[arg(value_parser = parse_number)]
+        number: u32,
+        /// The --control socket of the server.
+        #[arg(long, value_name = "CTRL")]
+        socket: PathBuf,
+        /// The HCA: its number in the order of the server's --socket, from 0.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        hca: usize,
+        /// Entries to show of each ring, before and after the one that is next.
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_ENTRIES)))]
+        entries: u32,
+        /// JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
     /// Plugs or unplugs the cable of a port.
     Port {
         /// Which.
@@ -219,6 +242,14 @@ pub enum PortState {
     Up,
     /// Unplugged.
     Down,
+}
+
+fn parse_number(text: &str) -> Result<u32, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "a number, as in 18 or 0x12".to_owned())
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
@@ -255,6 +286,14 @@ mod tests {
         }
         assert!(parse_mac("03:00:00:00:00:01").is_err(), "multicast");
         assert!(parse_mac("00:00:00:00:00:00").is_err());
+    }
+
+    #[test]
+    fn h15_numbers_are_decimal_or_hexadecimal() {
+        assert_eq!(parse_number("18"), parse_number("0x12"));
+        for wrong in ["", "0x", "x", "-1", "12g", "0x100000000"] {
+            assert!(parse_number(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

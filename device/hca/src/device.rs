@@ -108,7 +108,9 @@ impl ServerBackend for Device {
         match region {
             REGION_REGS if !data.is_empty() => {
                 let id = self.shared.port(self.index).id;
-                let value = self.shared.inspect(|engine, _| engine.read_reg(id, offset, data.len()));
+                let value = self
+                    .shared
+                    .inspect(|engine, _, _| engine.read_reg(id, offset, data.len()));
                 // An access that is too wide reads as ones, all of it.
                 data.fill(0xff);
                 for (byte, value) in data.iter_mut().zip(value.to_le_bytes()) {

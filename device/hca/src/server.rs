@@ -22,6 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use verbena_engine::inspect::NoSuchQp;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
@@ -446,6 +447,26 @@ impl Loop {
                     }
                 }
             }
+            Request::Qp { hca, .. } if hca >= self.hcas.len() => unknown(hca),
+            Request::Qp {
+                hca,
+                qpn,
+                entries,
+                format,
+            } => {
+                let id = self.shared.port(hca).id;
+                let report = self
+                    .shared
+                    .inspect(|engine, now, env| engine.inspect_qp(id, qpn, entries, now, env));
+                match (report, format) {
+                    (Ok(report), Format::Json) => serde_json::to_value(&report).map_or_else(
+                        |error| Answer::Error(format!("the report is no JSON: {error}")),
+                        Answer::Dump,
+                    ),
+                    (Ok(report), Format::Text) => Answer::Dump(report.to_string().into()),
+                    (Err(missing), _) => Answer::Error(no_such_qp(hca, qpn, &missing)),
+                }
+            }
             Request::Port { hca, .. } if hca >= self.hcas.len() => unknown(hca),
             Request::Port { hca, up } => {
                 let id = self.shared.port(hca).id;
@@ -468,7 +489,34 @@ impl Loop {
             pci: PciReport::new(hca.device.config()),
             msix: port.vectors.states(),
             memory: MappingReport::all(&self.shared.ram(index)),
-            device: self.shared.inspect(|engine, now| engine.dump(Some(port.id), now)),
+            device: self.shared.inspect(|engine, now, _| engine.dump(Some(port.id), now)),
         }
     }
+}
+
+/// Queue pairs that a sentence lists.
+const LISTED: usize = 8;
+
+/// What to say to somebody who asked for a queue pair that is not there.
+fn no_such_qp(hca: usize, qpn: u32, missing: &NoSuchQp) -> String {
+    let listed: Vec<_> = missing
+        .others
+        .iter()
+        .take(LISTED)
+        .map(|qpn| format!("{qpn:#x}"))
+        .collect();
+    let mut text = match missing.others.len() {
+        0 => format!("HCA {hca} has no QP {qpn:#x}, and no other"),
+        all if all > LISTED => {
+            format!(
+                "HCA {hca} has no QP {qpn:#x}; it has {all}, among them {}",
+                listed.join(", ")
+            )
+        }
+        _ => format!("HCA {hca} has no QP {qpn:#x}; it has {}", listed.join(", ")),
+    };
+    if let Some(error) = missing.errors.last() {
+        text += &format!("; the last error of one that had this number: {error}");
+    }
+    text
 }

@@ -159,10 +159,12 @@ impl Shared {
         result
     }
 
-    /// Looks at the engine's state.
-    pub fn inspect<R>(&self, f: impl FnOnce(&mut Engine, Time) -> R) -> R {
+    /// Looks at the engine's state, and at what the engine sees.
+    pub fn inspect<R>(&self, f: impl FnOnce(&mut Engine, Time, &View<'_>) -> R) -> R {
         let mut core = self.lock();
-        f(&mut core.engine, self.now())
+        let Core { engine, ram, .. } = &mut *core;
+        let ports = &self.ports;
+        f(engine, self.now(), &View { ram, ports })
     }
 
     /// What HCA `index` can reach now.

@@ -175,7 +175,7 @@ pub(crate) enum Tail {
 
 /// Whether the opcode has 16 bytes of operands behind the header.
 #[inline]
-fn has_operands(opcode: SendOpcode) -> bool {
+pub(crate) fn has_operands(opcode: SendOpcode) -> bool {
     matches!(
         opcode,
         SendOpcode::COMPARE_SWAP | SendOpcode::FETCH_ADD | SendOpcode::BIND_MW | SendOpcode::FLUSH

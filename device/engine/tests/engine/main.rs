@@ -8,6 +8,7 @@ mod dump;
 mod errors;
 mod event_queues;
 mod hostile;
+mod inspect;
 mod isolation;
 mod memory;
 mod multicast;

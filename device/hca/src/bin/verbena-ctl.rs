@@ -37,6 +37,23 @@ fn run(command: CtlCommand) -> Result<String> {
             let format = if json { Format::Json } else { Format::Text };
             (socket, Request::Dump { hca, format })
         }
+        CtlCommand::Qp {
+            number,
+            socket,
+            hca,
+            entries,
+            json,
+        } => {
+            let format = if json { Format::Json } else { Format::Text };
+            let qpn = number;
+            let request = Request::Qp {
+                hca,
+                qpn,
+                entries,
+                format,
+            };
+            (socket, request)
+        }
         CtlCommand::Top {
             socket,
             hca,

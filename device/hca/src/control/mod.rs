@@ -33,6 +33,18 @@ pub enum Request {
         #[serde(default)]
         format: Format,
     },
+    /// One queue pair, with its rings decoded and its last errors.
+    Qp {
+        /// The HCA's number.
+        hca: usize,
+        /// The queue pair's.
+        qpn: u32,
+        /// Entries to show of each ring, on either side of its consumer; at most [`verbena_engine::inspect::MOST_ENTRIES`].
+        entries: u32,
+        /// Shape of the answer.
+        #[serde(default)]
+        format: Format,
+    },
     /// Plugs or unplugs a port's cable.
     Port {
         /// The HCA's number.
@@ -66,7 +78,7 @@ pub enum Answer {
         /// Number of HCAs.
         hcas: usize,
     },
-    /// To [`Request::Dump`].
+    /// To [`Request::Dump`] and [`Request::Qp`].
     Dump(serde_json::Value),
     /// To [`Request::Port`].
     Done,

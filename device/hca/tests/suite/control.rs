@@ -25,6 +25,15 @@ fn dump(server: &Running, hca: Option<usize>) -> serde_json::Value {
     }
 }
 
+fn qp(hca: usize, qpn: u32) -> Request {
+    Request::Qp {
+        hca,
+        qpn,
+        entries: 8,
+        format: Format::Text,
+    }
+}
+
 fn port_state(client: &mut vfio_user::Client) -> u32 {
     let mut state = [0; 4];
     client.region_read(0, regs::PORT_STATE.into(), &mut state).unwrap();
@@ -121,6 +130,8 @@ fn h15_mistakes_are_answered_with_a_sentence() {
             "there is no HCA 1",
         ),
         (Request::Port { hca: 7, up: true }, "there is no HCA 7"),
+        (qp(1, 2), "there is no HCA 1"),
+        (qp(0, 0x12), "HCA 0 has no QP 0x12, and no other"),
     ] {
         match ask(&server.control(), &request) {
             Err(AskError::Refused(why)) => assert!(why.contains(part), "{why}"),
