@@ -168,7 +168,7 @@ payload! {
 }
 
 /// Names of the counters in [`QueryCountersRsp`], in its order.
-pub const COUNTERS: [&str; 22] = [
+pub const COUNTERS: [&str; 30] = [
     "sent_msgs",
     "rcvd_msgs",
     "sent_bytes",
@@ -191,13 +191,21 @@ pub const COUNTERS: [&str; 22] = [
     "dropped_length",
     "qkey_violations",
     "sent_too_long",
+    "sent_pkts",
+    "rcvd_pkts",
+    "retransmitted_pkts",
+    "duplicate_request",
+    "out_of_seq_request",
+    "rcvd_seq_err",
+    "icrc_errors",
+    "dropped_malformed",
 ];
 
 payload! {
     /// Response of QUERY_COUNTERS.
-    pub struct QueryCountersRsp: 176 {
+    pub struct QueryCountersRsp: 240 {
         /// Values since the device started, in the order of [`COUNTERS`].
-        pub values: [u64; 22],
+        pub values: [u64; 30],
     }
 }
 

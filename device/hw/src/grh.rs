@@ -45,7 +45,14 @@ impl Grh {
     /// The header of a packet with `payload` bytes of data, at most 4096, with or without immediate data.
     pub fn new(route: &Route, payload: u16, immediate: bool) -> Self {
         // Packets are padded to 4 bytes.
-        let length = payload.next_multiple_of(4) + OVERHEAD + if immediate { IMMEDIATE } else { 0 };
+        Self::of(
+            route,
+            payload.next_multiple_of(4) + OVERHEAD + if immediate { IMMEDIATE } else { 0 },
+        )
+    }
+
+    /// The header of a packet with `length` bytes behind it, from the UDP header on.
+    pub fn of(route: &Route, length: u16) -> Self {
         match (route.sgid.ipv4(), route.dgid.ipv4()) {
             (Some(source), Some(destination)) => Self::ipv4(route, length, source, destination),
             _ => Self::ipv6(route, length),
@@ -79,6 +86,12 @@ impl Grh {
         let sum = checksum(header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());
         Self(bytes)
+    }
+
+    /// The part of it that is on the wire: 20 bytes between IPv4-mapped GIDs, otherwise all.
+    pub fn on_the_wire(&self) -> &[u8] {
+        let ipv4 = self.0[IPV4] == 0x45 && self.0[0] >> 4 != 6;
+        &self.0[if ipv4 { IPV4 } else { 0 }..]
     }
 
     /// What it says; `None` if it is neither kind of header.

@@ -7,7 +7,8 @@
 //! ring index has, which entry of a page list holds an offset).
 //!
 //! Byte order is little-endian, as on every guest that QEMU's `vfio-user-pci` serves here; the only exceptions are
-//! GIDs, MAC addresses and immediate data, which are bytes in network order exactly as the verbs API shows them.
+//! GIDs, MAC addresses and immediate data, which are bytes in network order exactly as the verbs API shows them, and
+//! packets.
 //!
 //! | module | what it declares |
 //! |---|---|
@@ -24,6 +25,7 @@
 //! | [`eqe`] | event queue entries |
 //! | [`grh`] | what stands before a received datagram |
 //! | [`ring`] | ring indices, phases, and how rings and memory regions name their pages |
+//! | [`wire`] | packets: the transport's headers |
 //! | [`id`] | numbers as types: [`id::Qpn`], [`id::Psn`], [`id::Key`] |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -47,4 +49,5 @@ pub mod qp;
 pub mod regs;
 pub mod ring;
 pub mod srq;
+pub mod wire;
 pub mod wqe;

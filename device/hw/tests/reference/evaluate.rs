@@ -73,9 +73,9 @@ impl<'a> Names<'a> {
                 let name = path.path.segments.last()?.ident.to_string();
                 match name.as_str() {
                     "u8" => Some(1),
-                    "u16" => Some(2),
-                    "u32" | "AtomicU32" => Some(4),
-                    "u64" | "AtomicU64" => Some(8),
+                    "u16" | "U16" => Some(2),
+                    "u32" | "U32" | "AtomicU32" => Some(4),
+                    "u64" | "U64" | "AtomicU64" => Some(8),
                     _ => self.sizes.get(&(home.to_owned(), name.clone())).copied().or_else(|| {
                         let mut elsewhere = self.sizes.iter().filter(|((_, of), _)| *of == name);
                         elsewhere.next().map(|(_, size)| *size)

@@ -29,6 +29,7 @@ const MODULES: &[(&str, &str)] = &[
     ("mw", "Memory windows"),
     ("eqe", "Events"),
     ("grh", "The header of a datagram"),
+    ("wire", "Packets"),
     ("id", "Numbers"),
 ];
 
