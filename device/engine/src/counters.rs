@@ -29,9 +29,17 @@ pub(crate) enum Counter {
     DroppedLength,
     QkeyViolations,
     SentTooLong,
+    SentPkts,
+    RcvdPkts,
+    RetransmittedPkts,
+    DuplicateRequest,
+    OutOfSeqRequest,
+    RcvdSeqErr,
+    IcrcErrors,
+    DroppedMalformed,
 }
 
-const _: () = assert!(Counter::SentTooLong as usize + 1 == COUNTERS.len());
+const _: () = assert!(Counter::DroppedMalformed as usize + 1 == COUNTERS.len());
 
 /// The counters of one HCA.
 #[derive(Clone, Debug, Default)]
@@ -68,5 +76,8 @@ mod tests {
         assert_eq!(at(Counter::CqOverruns), "cq_overruns");
         assert_eq!(at(Counter::DroppedNoReceive), "dropped_no_receive");
         assert_eq!(at(Counter::SentTooLong), "sent_too_long");
+        assert_eq!(at(Counter::RetransmittedPkts), "retransmitted_pkts");
+        assert_eq!(at(Counter::IcrcErrors), "icrc_errors");
+        assert_eq!(at(Counter::DroppedMalformed), "dropped_malformed");
     }
 }

@@ -9,6 +9,8 @@ use crate::fabric::Fabric;
 use crate::hca::{Cx, Hca, Port};
 use crate::inspect::{self, NoSuchQp, QpReport};
 use crate::limits;
+use crate::packet::outbox::{Outbox, Packet};
+use crate::packet::{answers, receive, sender};
 use crate::qp::requester::{self, Turn};
 use crate::qp::{datagram, unreliable, Pool, Qp};
 use crate::ram;
@@ -58,6 +60,7 @@ pub struct Engine {
     schedule: Schedule,
     fabric: Fabric,
     pool: Pool,
+    outbox: Outbox,
     rng: Rng,
     /// [`Engine::prepare_sleep`] has announced sleep.
     asleep: bool,
@@ -72,6 +75,7 @@ macro_rules! cx {
             schedule: &mut $engine.schedule,
             fabric: &mut $engine.fabric,
             pool: &mut $engine.pool,
+            outbox: &mut $engine.outbox,
         }
     };
 }
@@ -84,6 +88,7 @@ impl Engine {
             schedule: Schedule::default(),
             fabric: Fabric::new(),
             pool: Pool::default(),
+            outbox: Outbox::new(config.uplink),
             rng: Rng::new(config.seed),
             asleep: false,
         }
@@ -213,10 +218,28 @@ impl Engine {
         }
     }
 
+    /// Takes a packet that has come to a port of one of the HCAs, from its IP header to its invariant CRC. What is not
+    /// for any of them, or malformed, or not intact, is dropped and counted.
+    ///
+    /// What it makes necessary beside completions, acknowledgements for instance, is done by the next [`Engine::poll`].
+    pub fn receive<E: Env>(&mut self, packet: &[u8], now: Time, env: &E) {
+        let mut cx = cx!(self, now, env);
+        receive::receive(&mut self.hcas, &mut cx, packet);
+    }
+
+    /// The next packet that one of the HCAs sends. To be asked after each [`Engine::poll`] until there is none: a queue
+    /// that nobody drains loses packets.
+    pub fn transmit(&mut self) -> Option<Packet> {
+        self.outbox.pop()
+    }
+
     /// Does what there is to do, as far as the budget goes.
     pub fn poll<E: Env>(&mut self, now: Time, mut budget: Budget, env: &E) -> Progress {
         let mut cx = cx!(self, now, env);
-        let mut did_work = false;
+        let mut did_work = cx.outbox.has_dues();
+        if did_work {
+            answers::pay(&mut self.hcas, &mut cx);
+        }
         while let Some(at) = cx.schedule.expired(now) {
             did_work = true;
             if let Some(hca) = self.hcas.get_mut(at.hca) {
@@ -246,6 +269,10 @@ impl Engine {
             let turn = match qp.kind {
                 QpType::UD | QpType::GSI => datagram::turn(&mut self.hcas, &mut cx, at, &mut budget),
                 QpType::UC => unreliable::turn(&mut self.hcas, &mut cx, at, &mut budget),
+                _ if qp.wire.is_some() => match self.hcas.get_mut(at.hca) {
+                    Some(hca) => sender::turn(hca, &mut cx, at, &mut budget),
+                    None => Turn::Idle,
+                },
                 _ => requester::turn(&mut self.hcas, &mut cx, at, &mut budget),
             };
             if turn == Turn::More {
@@ -281,7 +308,7 @@ impl Engine {
             !hca.regs.is_fatal() && hca.doorbells.iter().any(|(_, page)| page.has_rung(ram))
         };
         let admin = |hca: &Hca| hca.regs.enabled && !hca.regs.is_fatal() && hca.admin.has_work();
-        if self.schedule.has_active() || self.hcas.iter().any(|hca| rung(hca) || admin(hca)) {
+        if self.schedule.has_active() || self.outbox.has_dues() || self.hcas.iter().any(|hca| rung(hca) || admin(hca)) {
             self.set_kicks(env, false);
             return false;
         }

@@ -11,6 +11,7 @@ use crate::fabric::Fabric;
 use crate::incident::Incidents;
 use crate::limits;
 use crate::mr::MrTable;
+use crate::packet::outbox::Outbox;
 use crate::qp::{Pool, Qp, Wait};
 use crate::regs::{Identity, RegisterFile};
 use crate::rng::Rng;
@@ -32,6 +33,7 @@ pub(crate) struct Cx<'a, E: Env> {
     pub(crate) schedule: &'a mut Schedule,
     pub(crate) fabric: &'a mut Fabric,
     pub(crate) pool: &'a mut Pool,
+    pub(crate) outbox: &'a mut Outbox,
 }
 
 /// The MSI-X vector of the admin queue.

@@ -23,6 +23,7 @@
 //! | `cq`, `eq` | completions and events |
 //! | `srq` | receives that queue pairs share |
 //! | `qp` | queue pairs and the transport |
+//! | `packet` | the transport over packets |
 //! | `fabric`, `multicast` | who has which GID, and who is in which group |
 //! | `dump`, `inspect`, `incident` | the state, one queue pair with its rings, and what went wrong lately: for people |
 #![forbid(unsafe_code)]
@@ -43,6 +44,7 @@ mod limits;
 mod mr;
 mod multicast;
 mod mw;
+mod packet;
 mod pages;
 mod qp;
 mod ram;
@@ -60,6 +62,7 @@ pub use dump::Dump;
 pub use engine::Engine;
 pub use env::{Dma, Env, GuestRam, HcaId};
 pub use inspect::QpReport;
+pub use packet::outbox::Packet;
 pub use time::Time;
 
 /// How an engine is made.
@@ -67,6 +70,23 @@ pub use time::Time;
 pub struct EngineConfig {
     /// Where memory keys and other numbers that guests must not guess come from.
     pub seed: u64,
+    /// Whom packets lead to.
+    pub uplink: Uplink,
+}
+
+/// Which destinations are reached by packets, which the engine's owner carries: out of [`Engine::transmit`], into
+/// [`Engine::receive`]. All others are reached by a single copy; what both do is the same.
+///
+/// A connection is of one kind or the other from the transition to RTR on, as the fabric is then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Uplink {
+    /// None: there is nothing beyond this engine's HCAs.
+    #[default]
+    None,
+    /// Those that are not this engine's.
+    Others,
+    /// All, this engine's own HCAs among them.
+    All,
 }
 
 /// How an HCA is made.

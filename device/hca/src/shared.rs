@@ -78,7 +78,10 @@ impl Shared {
     ///
     /// Two equal MAC addresses, or no descriptors left.
     pub fn new(seed: u64, hcas: &[(String, [u8; 6])]) -> Result<Self, NewError> {
-        let mut engine = Engine::new(EngineConfig { seed });
+        let mut engine = Engine::new(EngineConfig {
+            seed,
+            ..EngineConfig::default()
+        });
         let mut ports = Vec::new();
         for (index, (name, mac)) in hcas.iter().enumerate() {
             let id = engine

@@ -336,6 +336,7 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
             rq,
             req: Requester::default(),
             resp: Responder::default(),
+            wire: None,
             active: false,
             wait: Wait::Nothing,
             deadline: None,

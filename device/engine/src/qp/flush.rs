@@ -82,6 +82,12 @@ fn next_send<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) -> Option<(Sid
         qp.req.consumer = qp.req.consumer.wrapping_add(1);
         return Some((Side::Send, wr_id));
     }
+    if let Some(message) = qp.wire.as_mut().and_then(|wire| wire.sender.queue.pop_front()) {
+        let wr_id = message.header.wr_id;
+        cx.pool.give_message(message);
+        qp.req.consumer = qp.req.consumer.wrapping_add(1);
+        return Some((Side::Send, wr_id));
+    }
     let mut message = cx.pool.message();
     // A ring that is not mapped any more has nothing to flush; the error that it caused has been told.
     let posted = message.fetch(ram, &qp.sq, qp.req.consumer);

@@ -4,22 +4,24 @@
 //! The results are those of packets: the same acknowledgements, NAKs and silences, decided by the same responder.
 
 use crate::engine::Hcas;
-use crate::env::Env;
-use crate::hca::Cx;
+use crate::env::{Dma, Env, GuestRam};
+use crate::hca::{Cx, Hca};
 use crate::mr::KeyFault;
 use crate::qp::message::{BadRequest, Message, Operation};
 use crate::qp::responder::{receive_protection, Fault, Target};
 use crate::qp::sg::{self, CopyFault, Stretches};
 use crate::qp::transport::{Outcome, Request};
-use crate::qp::{Arriving, Link};
+use crate::qp::Link;
 use crate::ram;
 use crate::schedule::QpRef;
 use core::sync::atomic::Ordering;
 use verbena_hw::cqe::{vendor, Status};
 use verbena_hw::id::Pdn;
 use verbena_hw::qp::access;
+use verbena_hw::wqe::AtomicArgs;
 
-fn local_protection(fault: KeyFault) -> BadRequest {
+/// How a fault of one's own memory ends a work request.
+pub(crate) fn local_protection(fault: KeyFault) -> BadRequest {
     BadRequest {
         status: Status::LOC_PROT_ERR,
         reason: fault.0,
@@ -79,26 +81,26 @@ enum Side {
 /// Checks the requester's own memory. As [`sg::check`], the DMA address if the run is in one stretch.
 #[inline]
 fn source(hcas: &Hcas, at: QpRef, pdn: Pdn, message: &Message, request: &Request) -> Result<Option<u64>, BadRequest> {
-    if message.inline().is_some() {
-        return Ok(None);
-    }
     let Some(hca) = hcas.get(at.hca) else {
         return Ok(None);
     };
     // The first run answers for the whole message, so that a bad one sends nothing.
     let len = if request.first { request.total } else { request.len };
-    sg::check(
-        &hca.mrs,
-        pdn,
-        message.elements(),
-        message.offset,
-        len,
-        own_rights(request.operation),
-    )
-    .map_err(local_protection)
+    check_own(hca, pdn, message, len)
 }
 
-fn own_rights(operation: Operation) -> u32 {
+/// Checks the next `len` bytes of a message's own memory.
+#[inline]
+pub(crate) fn check_own(hca: &Hca, pdn: Pdn, message: &Message, len: u64) -> Result<Option<u64>, BadRequest> {
+    if message.inline().is_some() {
+        return Ok(None);
+    }
+    let rights = own_rights(message.operation);
+    sg::check(&hca.mrs, pdn, message.elements(), message.offset, len, rights).map_err(local_protection)
+}
+
+/// The rights that an operation needs in its requester's own memory.
+pub(crate) fn own_rights(operation: Operation) -> u32 {
     match operation {
         Operation::Read | Operation::CompareSwap | Operation::FetchAdd => access::LOCAL_WRITE,
         _ => 0,
@@ -131,6 +133,7 @@ pub(crate) fn find_peer<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) 
     // keys they guess.
     let mutual = peer.attrs.dest_qpn == at.qpn
         && peer.kind == kind
+        && peer.wire.is_none()
         && peer.attrs.path.dgid == link.sgid
         && peer_hca.source_gid(peer.attrs.path.sgid_index) == Some(dgid);
     mutual.then_some(QpRef {
@@ -158,36 +161,9 @@ fn transfer<E: Env>(
     let (Some(here), Some(there)) = (hcas.get(at.hca), hcas.get(peer.hca)) else {
         return Ok(());
     };
-    let Some(peer_qp) = there.qps.get(peer.qpn.get()) else {
-        return Ok(());
-    };
     let (own_ram, peer_ram) = (cx.env.ram(at.hca), cx.env.ram(peer.hca));
     let len = request.len;
-    let remote = match target {
-        Target::At(addr) => Stretches::One { addr, left: len },
-        Target::Region => {
-            let rights = match request.operation {
-                Operation::Read => access::REMOTE_READ,
-                _ => access::REMOTE_WRITE,
-            };
-            Stretches::Range(
-                there
-                    .mrs
-                    .check_remote(request.rkey, (peer.qpn, peer_qp.pdn), request.addr, len, rights)
-                    .map_err(Side::Peer)?,
-            )
-        }
-        Target::Receive => match &peer_qp.resp.arriving {
-            Arriving::Send(receive) => Stretches::list(
-                &there.mrs,
-                receive.pdn,
-                receive.elements(),
-                receive.offset,
-                access::LOCAL_WRITE,
-            ),
-            _ => return Err(Side::Peer(KeyFault(vendor::NONE))),
-        },
-    };
+    let remote = there.stretches(peer.qpn, target, request).map_err(Side::Peer)?;
     if let Some(bytes) = message.inline() {
         return sg::store(peer_ram, remote, bytes).map_err(Side::Peer);
     }
@@ -232,9 +208,7 @@ fn atomic<E: Env>(
     let (Some(here), Target::At(addr)) = (hcas.get(at.hca), target) else {
         return Err(Side::Peer(KeyFault(vendor::ATOMIC_OPERAND)));
     };
-    let unreachable = |_| Side::Peer(KeyFault(vendor::UNREACHABLE));
-    let place = ram::whole(cx.env.ram(peer.hca), addr, 8, crate::Dma::Write).map_err(unreachable)?;
-    let word = ram::word(&place, 0).map_err(unreachable)?;
+    let mut args = request.atomic;
     if request.operation == Operation::AtomicWrite {
         let mut value = [0; 8];
         match (message.inline(), own) {
@@ -247,21 +221,39 @@ fn atomic<E: Env>(
                 sg::load(cx.env.ram(at.hca), from, &mut value).map_err(Side::Own)?;
             }
         }
-        // Release: what was written before is visible to whoever sees the value.
-        word.store(u64::from_le_bytes(value), Ordering::Release);
+        args.swap = u64::from_le_bytes(value);
+    }
+    let before = perform(cx.env.ram(peer.hca), addr, request.operation, args).map_err(Side::Peer)?;
+    if request.operation == Operation::AtomicWrite {
         return Ok(());
     }
-    let args = request.atomic;
-    // A real atomic access: it is atomic against the guest's own processors too, and orders like a fence.
-    let before = if request.operation == Operation::CompareSwap {
-        word.compare_exchange(args.compare_add, args.swap, Ordering::SeqCst, Ordering::SeqCst)
-            .unwrap_or_else(|found| found)
-    } else {
-        word.fetch_add(args.compare_add, Ordering::SeqCst)
-    };
     let result = match own {
         Some(addr) => Stretches::One { addr, left: 8 },
         None => Stretches::list(&here.mrs, pdn, message.elements(), 0, access::LOCAL_WRITE),
     };
     sg::store(cx.env.ram(at.hca), result, &before.to_le_bytes()).map_err(Side::Own)
+}
+
+/// Executes an atomic on the word at a DMA address, and answers what it held before. An atomic write stores `swap`.
+pub(crate) fn perform<R: GuestRam>(
+    ram: &R,
+    addr: u64,
+    operation: Operation,
+    args: AtomicArgs,
+) -> Result<u64, KeyFault> {
+    let unreachable = |_| KeyFault(vendor::UNREACHABLE);
+    let place = ram::whole(ram, addr, 8, Dma::Write).map_err(unreachable)?;
+    let word = ram::word(&place, 0).map_err(unreachable)?;
+    // A real atomic access: it is atomic against the guest's own processors too, and orders like a fence.
+    Ok(match operation {
+        // Release: what was written before is visible to whoever sees the value.
+        Operation::AtomicWrite => {
+            word.store(args.swap, Ordering::Release);
+            0
+        }
+        Operation::CompareSwap => word
+            .compare_exchange(args.compare_add, args.swap, Ordering::SeqCst, Ordering::SeqCst)
+            .unwrap_or_else(|found| found),
+        _ => word.fetch_add(args.compare_add, Ordering::SeqCst),
+    })
 }

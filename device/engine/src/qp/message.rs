@@ -327,6 +327,10 @@ impl Message {
                 if !placement || args.level > flush::REGION {
                     return Err(Unsent::operation(vendor::FLUSH_OPERAND));
                 }
+                // Its header has 32 bits for it, as every request's.
+                if args.level == flush::RANGE && args.len > MAX_MESSAGE {
+                    return Err(Unsent::length(vendor::MESSAGE_LEN));
+                }
             }
             Operation::LocalInvalidate | Operation::BindWindow => return Err(Unsent::Local),
             _ => {}

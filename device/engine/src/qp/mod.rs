@@ -26,6 +26,7 @@ pub(crate) mod transport;
 pub(crate) mod unreliable;
 
 use crate::env::HcaId;
+use crate::packet::Wire;
 use crate::ring::Ring;
 use crate::time::Time;
 use message::{Message, Receive};
@@ -74,6 +75,8 @@ pub(crate) struct Qp {
     pub(crate) rq: Option<Ring>,
     pub(crate) req: Requester,
     pub(crate) resp: Responder,
+    /// Its peer is reached by packets.
+    pub(crate) wire: Option<Box<Wire>>,
 
     /// In the schedule's list of those that have a turn coming.
     pub(crate) active: bool,
@@ -159,6 +162,7 @@ impl Qp {
         self.attrs = QpAttrs::default();
         self.req = Requester::default();
         self.resp = Responder::default();
+        self.wire = None;
         self.rescans = 0;
         self.last_wqe = false;
     }

@@ -10,6 +10,7 @@ use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
 use crate::limits::{SLICE, TURN};
 use crate::mw;
+use crate::packet::sender;
 use crate::qp::message::{BadRequest, Message, Operation, SendLimits, Tail, Unsent};
 use crate::qp::transport::{packets, response_timeout, rnr_time, Nak, Outcome, Request};
 use crate::qp::{flush, local, Qp, Wait};
@@ -106,7 +107,7 @@ pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budge
 }
 
 /// What comes next in the send queue.
-enum Taken {
+pub(crate) enum Taken {
     Empty,
     Message(Box<Message>),
     Bad(Box<Message>, BadRequest),
@@ -122,8 +123,18 @@ fn take<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Taken {
     if let Some(message) = qp.req.current.take() {
         return Taken::Message(message);
     }
+    fetch(hca, cx, at, 0)
+}
+
+/// Takes the next entry out of the send queue, and a place in the sequence for it. `ahead`: messages that were taken
+/// before and are not complete.
+#[inline]
+pub(crate) fn fetch<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, ahead: u32) -> Taken {
+    let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
+        return Taken::Empty;
+    };
     let mut message = cx.pool.message();
-    match message.fetch(cx.env.ram(at.hca), &qp.sq, qp.req.consumer) {
+    match message.fetch(cx.env.ram(at.hca), &qp.sq, qp.req.consumer.wrapping_add(ahead)) {
         Ok(true) => {}
         Ok(false) => {
             cx.pool.give_message(message);
@@ -149,7 +160,10 @@ fn take<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Taken {
     }
     message.psn = qp.req.psn;
     message.packets = packets(message.len, mtu(qp));
-    (qp.req.retries_left, qp.req.rnr_left) = (qp.attrs.retry_cnt, qp.attrs.rnr_retry);
+    qp.req.psn = message.psn.add(message.packets);
+    if ahead == 0 {
+        (qp.req.retries_left, qp.req.rnr_left) = (qp.attrs.retry_cnt, qp.attrs.rnr_retry);
+    }
     Taken::Message(message)
 }
 
@@ -228,19 +242,18 @@ fn run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Mes
 }
 
 /// Something was acknowledged: the retry counters begin anew (IBA vol. 1, 9.9.2.1).
-fn progress(hca: &mut Hca, at: QpRef) {
+pub(crate) fn progress(hca: &mut Hca, at: QpRef) {
     if let Some(qp) = hca.qps.get_mut(at.qpn.get()) {
         (qp.req.retries_left, qp.req.rnr_left) = (qp.attrs.retry_cnt, qp.attrs.rnr_retry);
     }
 }
 
 #[inline]
-fn succeed<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Message) {
+pub(crate) fn succeed<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Message) {
     let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
         return;
     };
     qp.req.consumer = qp.req.consumer.wrapping_add(1);
-    qp.req.psn = message.psn.add(message.packets);
     let signaled = qp.signal_all || message.is_signaled();
     hca.counters.count(Counter::SentMsgs);
     let fetched = match message.operation {
@@ -295,25 +308,38 @@ pub(crate) fn fail<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message
 
 /// The peer has no receive: the message waits as long as the peer asks, or has waited too often.
 fn not_ready<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Message, code: u8) -> Next {
+    match rnr_begins(hca, cx, at, code) {
+        Ok(()) => Next::Wait,
+        Err(bad) => {
+            fail(hca, cx, at, message, bad);
+            Next::Done
+        }
+    }
+}
+
+/// Lets the send queue wait for the time that the peer asks for.
+///
+/// # Errors
+///
+/// It has waited too often: how the work request ends.
+pub(crate) fn rnr_begins<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, code: u8) -> Result<(), BadRequest> {
     hca.counters.count(Counter::RcvdRnrErr);
     let id = hca.id;
     let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
-        return Next::Done;
+        return Ok(());
     };
     if qp.req.rnr_left == 0 {
         hca.counters.count(Counter::RnrRetryExceededErr);
-        let bad = BadRequest {
+        return Err(BadRequest {
             status: Status::RNR_RETRY_EXC_ERR,
             reason: vendor::NONE,
-        };
-        fail(hca, cx, at, message, bad);
-        return Next::Done;
+        });
     }
     if qp.req.rnr_left != RNR_FOREVER {
         qp.req.rnr_left -= 1;
     }
     cx.schedule.wait(id, qp, Wait::Rnr, Some(cx.now + rnr_time(code)));
-    Next::Wait
+    Ok(())
 }
 
 /// Nothing came back: the message waits for its transport timeout.
@@ -329,20 +355,33 @@ fn timeout_begins<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Next 
 
 /// The message is sent once more, or has been too often.
 fn retry<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Message) -> Next {
+    match spend_retry(hca, at) {
+        Ok(()) => Next::Run,
+        Err(bad) => {
+            fail(hca, cx, at, message, bad);
+            Next::Done
+        }
+    }
+}
+
+/// Takes one of the transport retries.
+///
+/// # Errors
+///
+/// There is none left: how the work request ends.
+pub(crate) fn spend_retry(hca: &mut Hca, at: QpRef) -> Result<(), BadRequest> {
     let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
-        return Next::Done;
+        return Ok(());
     };
     if qp.req.retries_left > 0 {
         qp.req.retries_left -= 1;
-        return Next::Run;
+        return Ok(());
     }
     hca.counters.count(Counter::RetryExceededErr);
-    let bad = BadRequest {
+    Err(BadRequest {
         status: Status::RETRY_EXC_ERR,
         reason: vendor::NONE,
-    };
-    fail(hca, cx, at, message, bad);
-    Next::Done
+    })
 }
 
 /// The queue pair's timer has expired.
@@ -354,6 +393,9 @@ pub(crate) fn expired<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) {
     let why = qp.wait;
     cx.schedule.disarm(id, qp);
     cx.schedule.activate(id, qp);
+    if qp.wire.is_some() {
+        return sender::expired(hca, cx, at, why);
+    }
     if why != Wait::Response {
         return;
     }

@@ -8,8 +8,9 @@
 use crate::counters::Counter;
 use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
+use crate::mr::KeyFault;
 use crate::qp::message::{Operation, Receive, Tail};
-use crate::qp::sg;
+use crate::qp::sg::{self, Stretches};
 use crate::qp::transport::{Nak, Outcome, Request};
 use crate::qp::{Arriving, Qp};
 use crate::srq::Taken;
@@ -176,6 +177,45 @@ impl Hca {
         checked.map_err(|fault| Refusal::Fault(Fault::Access(fault.0)))?;
         fence(Ordering::SeqCst);
         Ok(Target::Region)
+    }
+
+    /// The memory of an accepted request's data on this side.
+    ///
+    /// # Errors
+    ///
+    /// What has become of the key since it was accepted.
+    #[inline]
+    pub(crate) fn stretches(&self, qpn: Qpn, target: Target, request: &Request) -> Result<Stretches<'_>, KeyFault> {
+        let gone = KeyFault(vendor::NONE);
+        let Some(qp) = self.qps.get(qpn.get()) else {
+            return Err(gone);
+        };
+        match target {
+            Target::At(addr) => Ok(Stretches::One {
+                addr,
+                left: request.len,
+            }),
+            Target::Region => {
+                let rights = match request.operation {
+                    Operation::Read => access::REMOTE_READ,
+                    _ => access::REMOTE_WRITE,
+                };
+                let by = (qpn, qp.pdn);
+                self.mrs
+                    .check_remote(request.rkey, by, request.addr, request.len, rights)
+                    .map(Stretches::Range)
+            }
+            Target::Receive => match &qp.resp.arriving {
+                Arriving::Send(receive) => Ok(Stretches::list(
+                    &self.mrs,
+                    receive.pdn,
+                    receive.elements(),
+                    receive.offset,
+                    access::LOCAL_WRITE,
+                )),
+                _ => Err(gone),
+            },
+        }
     }
 
     /// The request's range of the region that its R_Key names.
@@ -449,7 +489,8 @@ fn allowed(qp: &Qp, request: &Request) -> Result<(), Fault> {
         Operation::Send | Operation::Write => {
             // Packets of a length that this side's MTU does not allow (IBA vol. 1, 9.7.4.1.6).
             let mtu = verbena_hw::qp::Mtu(qp.attrs.path_mtu).bytes().unwrap_or(0);
-            if request.mtu != mtu && (request.packets > 1 || request.len > u64::from(mtu)) {
+            let whole = request.first && request.last;
+            if request.mtu != mtu && (request.packets > 1 || request.len > u64::from(mtu) || !whole) {
                 return Err(Fault::InvalidRequest(vendor::MESSAGE_LEN));
             }
         }

@@ -11,31 +11,19 @@ use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
 use crate::limits::{SLICE, TURN};
 use crate::mr::KeyFault;
-use crate::qp::message::{BadRequest, Message, Operation, Receive, SendLimits, Unsent};
+use crate::qp::message::{BadRequest, Message, Operation, Receive, SendLimits, Tail, Unsent};
 use crate::qp::requester::{self, Turn};
-use crate::qp::responder::{receive_protection, Fault, Refusal};
+use crate::qp::responder::{receive_protection, Fault, Refusal, Target};
 use crate::qp::sg::{self, CopyFault, Stretches};
-use crate::qp::transport::{packets, Nak};
+use crate::qp::transport::{packets, Nak, Request};
 use crate::qp::{flush, local, Arriving, Responder};
 use crate::schedule::QpRef;
 use crate::Budget;
 use verbena_hw::cqe::{self, vendor, Cqe, Status};
 use verbena_hw::eqe::Event;
-use verbena_hw::id::{Pdn, Psn, Qpn};
+use verbena_hw::id::{Pdn, Qpn};
 use verbena_hw::qp::{access, Mtu, QpState};
-use verbena_hw::wqe::{send_flags, SendOpcode};
-
-/// A run of packets of one message.
-struct Run {
-    psn: Psn,
-    packets: u32,
-    /// The sender's path MTU in bytes.
-    mtu: u32,
-    /// Bytes.
-    len: u64,
-    first: bool,
-    last: bool,
-}
+use verbena_hw::wqe::{send_flags, AtomicArgs, SendOpcode};
 
 /// Gives the queue pair its turn.
 #[inline(never)]
@@ -150,19 +138,27 @@ fn send<E: Env>(
     let (pdn, mtu) = (qp.pdn, mtu(qp.attrs.path_mtu));
     let left = message.len - message.offset;
     let len = left.min(SLICE);
-    let run = Run {
+    let last = len == left;
+    let request = Request {
+        operation: message.operation,
         // SLICE is a multiple of every MTU, so the packets before this run are full.
         psn: message.psn.add((message.offset / u64::from(mtu)) as u32),
         packets: packets(len, mtu),
         mtu,
-        len,
         first: message.offset == 0,
-        last: len == left,
+        last,
+        addr: message.header.remote_addr.wrapping_add(message.offset),
+        rkey: message.header.rkey,
+        len,
+        total: message.len,
+        tail: if last { message.tail() } else { Tail::Nothing },
+        solicited: message.header.flags & send_flags::SOLICITED != 0,
+        atomic: AtomicArgs::default(),
     };
     if message.inline().is_none() {
         // The first run answers for the keys of the whole message, each for its own memory: what is wrong here is not to
         // become the receiver's fault.
-        let checked = if run.first { message.len } else { len };
+        let checked = if request.first { message.len } else { len };
         let source = Stretches::list(&hca.mrs, pdn, message.elements(), message.offset, 0);
         sg::check(&hca.mrs, pdn, message.elements(), message.offset, checked, 0)
             .and_then(|_| sg::reachable(cx.env.ram(at.hca), source, len))
@@ -172,8 +168,8 @@ fn send<E: Env>(
             })?;
     }
     match local::find_peer(hcas, cx, at) {
-        Some(peer) => deliver(hcas, cx, at, pdn, peer, message, &run),
-        None if run.first => {
+        Some(peer) => deliver(hcas, cx, at, pdn, peer, message, &request),
+        None if request.first => {
             if let Some(hca) = hcas.get_mut(at.hca) {
                 hca.counters.count(Counter::DroppedUnreachable);
             }
@@ -182,7 +178,7 @@ fn send<E: Env>(
     }
     message.offset += len;
     budget.bytes = budget.bytes.saturating_sub(len);
-    Ok(run.last)
+    Ok(last)
 }
 
 /// Brings a run to the peer, if the peer takes it.
@@ -193,32 +189,23 @@ fn deliver<E: Env>(
     pdn: Pdn,
     peer: QpRef,
     message: &Message,
-    run: &Run,
+    request: &Request,
 ) {
     let Some(hca) = hcas.get_mut(peer.hca) else {
         return;
     };
-    if !hca.accept_run(cx, peer.qpn, message, run) {
+    let Some(target) = hca.accept_run(cx, peer.qpn, request) else {
         return;
-    }
-    let moved = if run.len == 0 {
+    };
+    let moved = if request.len == 0 {
         Ok(())
     } else {
-        transfer(hcas, cx, at, pdn, peer, message, run)
+        transfer(hcas, cx, at, pdn, peer, message, (target, request))
     };
     let Some(hca) = hcas.get_mut(peer.hca) else {
         return;
     };
-    match moved {
-        Ok(()) => hca.run_executed(cx, peer.qpn, message, run),
-        Err(fault) => {
-            // The sender hears nothing of it.
-            let _ = match message.operation {
-                Operation::Send => hca.refuse(cx, peer.qpn, receive_protection(fault.0)),
-                _ => hca.refuse(cx, peer.qpn, Fault::Unreachable(fault.0)),
-            };
-        }
-    }
+    hca.run_moved(cx, peer.qpn, request, moved);
 }
 
 /// Copies a run's data. A fault is the peer's: its own side was checked.
@@ -229,37 +216,18 @@ fn transfer<E: Env>(
     pdn: Pdn,
     peer: QpRef,
     message: &Message,
-    run: &Run,
+    (target, request): (Target, &Request),
 ) -> Result<(), KeyFault> {
     let (Some(here), Some(there)) = (hcas.get(at.hca), hcas.get(peer.hca)) else {
         return Ok(());
     };
-    let Some(peer_qp) = there.qps.get(peer.qpn.get()) else {
-        return Ok(());
-    };
-    let target = match &peer_qp.resp.arriving {
-        Arriving::Send(receive) => Stretches::list(
-            &there.mrs,
-            receive.pdn,
-            receive.elements(),
-            receive.offset,
-            access::LOCAL_WRITE,
-        ),
-        _ => {
-            let addr = message.header.remote_addr.wrapping_add(message.offset);
-            let by = (peer.qpn, peer_qp.pdn);
-            let range = there
-                .mrs
-                .check_remote(message.header.rkey, by, addr, run.len, access::REMOTE_WRITE)?;
-            Stretches::Range(range)
-        }
-    };
+    let target = there.stretches(peer.qpn, target, request)?;
     let (own_ram, peer_ram) = (cx.env.ram(at.hca), cx.env.ram(peer.hca));
     if let Some(bytes) = message.inline() {
         return sg::store(peer_ram, target, bytes);
     }
     let source = Stretches::list(&here.mrs, pdn, message.elements(), message.offset, 0);
-    match sg::copy(own_ram, source, peer_ram, target, run.len, run.last) {
+    match sg::copy(own_ram, source, peer_ram, target, request.len, request.last) {
         Ok(()) => Ok(()),
         Err(CopyFault::Destination(fault)) => Err(fault),
         Err(CopyFault::Source(fault)) => unreachable!("`send` found all of it mapped: {fault:?}"),
@@ -316,11 +284,11 @@ impl Hca {
         }
     }
 
-    /// Whether a run that has come to the queue pair `qpn` is to be executed; if not, it is dropped, and the rest of its
-    /// message with it.
-    fn accept_run<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, message: &Message, run: &Run) -> bool {
-        match self.admit(cx, qpn, message, run) {
-            Ok(()) => true,
+    /// Decides about a run that has come to the queue pair `qpn`: where its data goes, if it is to be executed; if not, it
+    /// is dropped, and the rest of its message with it.
+    pub(crate) fn accept_run<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, request: &Request) -> Option<Target> {
+        match self.admit(cx, qpn, request) {
+            Ok(target) => Some(target),
             Err(why) => {
                 if let Some(counter) = why {
                     self.counters.count(counter);
@@ -328,7 +296,27 @@ impl Hca {
                 if let Some(qp) = self.qps.get_mut(qpn.get()) {
                     qp.resp.abandon();
                 }
-                false
+                None
+            }
+        }
+    }
+
+    /// The data of an accepted run has been moved, or could not be.
+    pub(crate) fn run_moved<E: Env>(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        qpn: Qpn,
+        request: &Request,
+        moved: Result<(), KeyFault>,
+    ) {
+        match moved {
+            Ok(()) => self.run_executed(cx, qpn, request),
+            Err(fault) => {
+                // The sender hears nothing of it.
+                let _ = match request.operation {
+                    Operation::Send => self.refuse(cx, qpn, receive_protection(fault.0)),
+                    _ => self.refuse(cx, qpn, Fault::Unreachable(fault.0)),
+                };
             }
         }
     }
@@ -336,13 +324,7 @@ impl Hca {
     /// # Errors
     ///
     /// The run is dropped: what that counts as; nothing, if that has been counted already.
-    fn admit<E: Env>(
-        &mut self,
-        cx: &mut Cx<'_, E>,
-        qpn: Qpn,
-        message: &Message,
-        run: &Run,
-    ) -> Result<(), Option<Counter>> {
+    fn admit<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, run: &Request) -> Result<Target, Option<Counter>> {
         let Some(qp) = self.qps.get_mut(qpn.get()) else {
             return Err(Some(Counter::DroppedNoQp));
         };
@@ -357,33 +339,32 @@ impl Hca {
         }
         // Packets of a length that this side's MTU does not allow.
         let own = mtu(qp.attrs.path_mtu);
-        if run.mtu != own && (run.packets > 1 || run.len > u64::from(own)) {
+        let whole = run.first && run.last;
+        if run.mtu != own && (run.packets > 1 || run.len > u64::from(own) || !whole) {
             return Err(Some(Counter::DroppedLength));
         }
         let (pdn, rights) = (qp.pdn, qp.attrs.access);
         if qp.state == QpState::RTR && !qp.resp.established {
             self.established(cx, qpn);
         }
-        let len = if run.first { message.len } else { run.len };
-        if message.operation == Operation::Send {
+        let len = if run.first { run.total } else { run.len };
+        if run.operation == Operation::Send {
             return self.admit_send(cx, qpn, run, len);
         }
         if rights & access::REMOTE_WRITE == 0 {
             return Err(Some(Counter::AccessErr));
         }
         if len > 0 {
-            let addr = message.header.remote_addr.wrapping_add(message.offset);
-            let key = message.header.rkey;
             let checked = self
                 .mrs
-                .check_remote(key, (qpn, pdn), addr, len, access::REMOTE_WRITE)
+                .check_remote(run.rkey, (qpn, pdn), run.addr, len, access::REMOTE_WRITE)
                 .is_ok();
             if !checked {
                 return Err(Some(Counter::AccessErr));
             }
         }
         let mut wr_id = None;
-        if run.last && message.immediate().is_some() {
+        if run.last && run.tail != Tail::Nothing {
             let receive = self.next_receive(cx, qpn)?;
             wr_id = Some(receive.wr_id);
             cx.pool.give_receive(receive);
@@ -391,10 +372,16 @@ impl Hca {
         if let Some(qp) = self.qps.get_mut(qpn.get()) {
             qp.resp.arriving = Arriving::Write(wr_id);
         }
-        Ok(())
+        Ok(Target::Region)
     }
 
-    fn admit_send<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, run: &Run, len: u64) -> Result<(), Option<Counter>> {
+    fn admit_send<E: Env>(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        qpn: Qpn,
+        run: &Request,
+        len: u64,
+    ) -> Result<Target, Option<Counter>> {
         if run.first {
             let receive = self.next_receive(cx, qpn)?;
             if let Some(qp) = self.qps.get_mut(qpn.get()) {
@@ -417,7 +404,7 @@ impl Hca {
                 .map(|fault| receive_protection(fault.0))
         };
         match fault {
-            None => Ok(()),
+            None => Ok(Target::Receive),
             Some(fault) => {
                 // The receiver's own fault, of which the sender hears nothing.
                 let _ = self.refuse(cx, qpn, fault);
@@ -442,7 +429,7 @@ impl Hca {
     }
 
     /// The data of an accepted run has been moved.
-    fn run_executed<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, message: &Message, run: &Run) {
+    fn run_executed<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, run: &Request) {
         let Some(qp) = self.qps.get_mut(qpn.get()) else {
             return;
         };
@@ -464,20 +451,19 @@ impl Hca {
             Arriving::Write(Some(wr_id)) => (wr_id, cqe::Opcode::RECV_RDMA_WITH_IMM),
             Arriving::Write(None) | Arriving::Nothing => return,
         };
-        let imm = message.immediate();
-        let mut flags = 0;
-        if imm.is_some() {
-            flags |= cqe::flags::IMM;
-        }
-        if message.header.flags & send_flags::SOLICITED != 0 {
+        let (mut flags, imm) = match run.tail {
+            Tail::Imm(imm) => (cqe::flags::IMM, imm),
+            _ => (0, 0),
+        };
+        if run.solicited {
             flags |= cqe::flags::SOLICITED;
         }
         let cqe = Cqe {
             opcode: opcode.0,
             flags,
             wr_id,
-            byte_len: message.len as u32,
-            imm: imm.unwrap_or(0),
+            byte_len: run.total as u32,
+            imm,
             ..Cqe::default()
         };
         self.complete(cx, qpn, Side::Recv, cqe);

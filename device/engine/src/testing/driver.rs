@@ -34,6 +34,7 @@ const EQ_LOG: u8 = 6;
 pub struct Guest {
     /// The HCA.
     pub hca: HcaId,
+    gid: Gid,
     asq: u64,
     acq: u64,
     tail: u32,
@@ -82,6 +83,7 @@ impl Guest {
         let doorbell_page = w.ram_mut(hca).alloc(4096);
         let mut guest = Self {
             hca,
+            gid: Gid::link_local(w.mac(hca)),
             asq,
             acq,
             tail: 0,
@@ -445,7 +447,7 @@ impl Guest {
 
     /// The port's first GID.
     pub fn gid(&self) -> Gid {
-        Gid::link_local([0x02, 0x56, 0x42, 0, 0, self.hca.0 as u8 + 1])
+        self.gid
     }
 
     /// Some address that the guest has memory at.

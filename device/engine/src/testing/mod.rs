@@ -14,14 +14,18 @@
 //! ```
 
 mod driver;
+mod link;
+mod net;
 mod pair;
 mod queues;
 
 pub use driver::{attrs, Failed, Guest};
+pub use link::{Fate, Faults, Link, Seen};
+pub use net::{Net, NetPair};
 pub use pair::{End, Pair};
 pub use queues::{Cq, Mr, Qp, QpShape, RecvWr, SendWr, Srq};
 
-use crate::{Budget, Dma, Engine, EngineConfig, Env, GuestRam, HcaConfig, HcaId, Time};
+use crate::{Budget, Dma, Engine, EngineConfig, Env, GuestRam, HcaConfig, HcaId, Progress, Time, Uplink};
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -177,17 +181,41 @@ pub struct World {
     pub now: Time,
     /// Budget of each poll.
     pub budget: Budget,
+    /// What carries the HCAs' packets, if they come back to this engine.
+    pub link: Option<Link>,
+    /// The last byte of the first HCA's MAC address.
+    first_mac: u8,
 }
 
 impl World {
     /// A world without guests.
     pub fn new(seed: u64) -> Self {
+        Self::with(seed, Uplink::None, 1)
+    }
+
+    /// A world without guests, whose HCAs reach each other and themselves by packets over a link without faults.
+    pub fn over_packets(seed: u64) -> Self {
         Self {
-            engine: Engine::new(EngineConfig { seed }),
+            link: Some(Link::new(seed)),
+            ..Self::with(seed, Uplink::All, 1)
+        }
+    }
+
+    /// A world without guests. The MAC address of its first HCA ends in `first_mac`.
+    pub fn with(seed: u64, uplink: Uplink, first_mac: u8) -> Self {
+        Self {
+            engine: Engine::new(EngineConfig { seed, uplink }),
             env: TestEnv::default(),
             now: Time::from_nanos(1_000_000),
             budget: Budget::default(),
+            link: None,
+            first_mac,
         }
+    }
+
+    /// The MAC address of an HCA.
+    pub fn mac(&self, hca: HcaId) -> [u8; 6] {
+        [0x02, 0x56, 0x42, 0, 0, self.first_mac + hca.0 as u8]
     }
 
     /// Adds an HCA whose guest has `memory` bytes, at [`RAM_BASE`].
@@ -197,7 +225,7 @@ impl World {
     /// If the engine refuses it.
     pub fn add_hca(&mut self, memory: usize) -> HcaId {
         let n = self.env.rams.len() as u8;
-        let mac = [0x02, 0x56, 0x42, 0, 0, n + 1];
+        let mac = self.mac(HcaId(n.into()));
         let id = self
             .engine
             .add_hca(HcaConfig::new(format!("test{n}"), mac))
@@ -230,8 +258,20 @@ impl World {
     }
 
     /// Polls once.
-    pub fn poll(&mut self) -> crate::Progress {
-        self.engine.poll(self.now, self.budget, &self.env)
+    pub fn poll(&mut self) -> Progress {
+        let mut progress = self.engine.poll(self.now, self.budget, &self.env);
+        if let Some(link) = &mut self.link {
+            while let Some(packet) = self.engine.transmit() {
+                progress.did_work = true;
+                link.send(self.now, packet.bytes);
+            }
+            while let Some(bytes) = link.arrival(self.now) {
+                progress.did_work = true;
+                self.engine.receive(&bytes, self.now, &self.env);
+            }
+            progress.next_deadline = progress.next_deadline.into_iter().chain(link.next()).min();
+        }
+        progress
     }
 
     /// Polls until there is nothing to do at this time.

@@ -138,7 +138,11 @@ impl Pair {
     /// A connection whose queue pairs have this shape, whose completion queues have `1 << cq_log` entries, and
     /// whose attributes `tune` changes, on both sides.
     pub fn with(shape: QpShape, cq_log: u8, tune: impl Fn(&mut QpAttrs)) -> Self {
-        let mut world = World::new(1);
+        Self::within(World::new(1), shape, cq_log, tune)
+    }
+
+    /// As [`Pair::with`], in a world of one's own.
+    pub fn within(mut world: World, shape: QpShape, cq_log: u8, tune: impl Fn(&mut QpAttrs)) -> Self {
         let mut a = End::new(&mut world, shape, cq_log);
         let mut b = End::new(&mut world, shape, cq_log);
         let (to_a, to_b) = ((a.guest.gid(), a.qp.qpn), (b.guest.gid(), b.qp.qpn));

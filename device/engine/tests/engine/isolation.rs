@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H14: what one guest knows of another gives it nothing.
 
+use crate::way;
 use core::time::Duration;
-use verbena_engine::testing::{End, Pair, QpShape, SendWr, World};
+use verbena_engine::testing::{End, Pair, QpShape, SendWr};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cqe::{vendor, Status};
 use verbena_hw::qp::QpState;
@@ -14,7 +15,7 @@ fn intruder(pair: &mut Pair) -> End {
 
 #[test]
 fn h14_a_third_party_that_names_a_connected_queue_pair_hears_nothing() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let mut c = intruder(&mut pair);
     let to_b = (pair.b.guest.gid(), pair.b.qp.qpn);
     // The very PSN that b expects, the very key and address.
@@ -37,7 +38,7 @@ fn h14_a_third_party_that_names_a_connected_queue_pair_hears_nothing() {
 #[test]
 fn h14_the_same_number_in_another_hca_is_not_the_peer() {
     // c's queue pair has the number of a's, and b expects that number, but from a.
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let mut c = intruder(&mut pair);
     assert_eq!(c.qp.qpn, pair.a.qp.qpn, "numbers repeat from HCA to HCA");
     let to_b = (pair.b.guest.gid(), pair.b.qp.qpn);
@@ -51,7 +52,7 @@ fn h14_the_same_number_in_another_hca_is_not_the_peer() {
 
 #[test]
 fn h14_keys_of_one_hca_mean_nothing_in_another() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let c = intruder(&mut pair);
     let w = &mut pair.world;
     assert_ne!(c.mr.rkey, pair.b.mr.rkey);
@@ -65,7 +66,7 @@ fn h14_keys_of_one_hca_mean_nothing_in_another() {
 
 #[test]
 fn h14_numbers_of_another_hca_name_nothing() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     // b makes things that a has not.
     let extra = pair.b.guest.cq(&mut pair.world, 4);
     let w = &mut pair.world;
@@ -81,7 +82,7 @@ fn h14_numbers_of_another_hca_name_nothing() {
 
 #[test]
 fn h14_a_doorbell_page_rings_only_its_own_slots() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let addr = w.ram_mut(pair.a.guest.hca).alloc(4096);
     let req = verbena_hw::cmd::CreateDoorbellReq { addr };
@@ -103,7 +104,7 @@ fn h14_a_doorbell_page_rings_only_its_own_slots() {
 
 #[test]
 fn h14_a_dump_does_not_give_keys_away() {
-    let pair = Pair::connected();
+    let pair = way::connected();
     let text = serde_json::to_string(&pair.world.engine.dump(None, pair.world.now)).expect("JSON");
     for key in [pair.a.mr.lkey, pair.b.mr.lkey] {
         assert!(!text.contains(&key.0.to_string()));
@@ -113,7 +114,7 @@ fn h14_a_dump_does_not_give_keys_away() {
 #[test]
 fn h14_another_seed_gives_other_keys() {
     let keys = |seed| {
-        let mut w = World::new(seed);
+        let mut w = way::world(seed);
         End::new(&mut w, QpShape::default(), 4).mr.lkey
     };
     assert_eq!(keys(3), keys(3));
@@ -122,7 +123,7 @@ fn h14_another_seed_gives_other_keys() {
 
 #[test]
 fn h14_a_guest_cannot_keep_another_hca_out_by_taking_its_gid() {
-    let mut w = World::new(1);
+    let mut w = way::world(1);
     let mut squatter = End::new(&mut w, QpShape::default(), 4);
     let gid = verbena_hw::id::Gid::link_local([0x02, 0x56, 0x42, 0, 0, 2]);
     let req = verbena_hw::cmd::SetGidReq {

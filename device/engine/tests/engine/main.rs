@@ -20,3 +20,21 @@ mod sleep;
 mod state_machine;
 mod unreliable;
 mod windows;
+
+/// How the HCAs of these tests reach each other: by a single copy. `tests/packets` has the other way.
+mod way {
+    use verbena_engine::testing::{Pair, QpShape, World};
+    use verbena_hw::qp::QpAttrs;
+
+    pub fn world(seed: u64) -> World {
+        World::new(seed)
+    }
+
+    pub fn connected() -> Pair {
+        Pair::connected()
+    }
+
+    pub fn pair(shape: QpShape, cq_log: u8, tune: impl Fn(&mut QpAttrs)) -> Pair {
+        Pair::with(shape, cq_log, tune)
+    }
+}

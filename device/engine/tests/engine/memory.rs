@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H6: regions of every page size, in any order of pages, at any address.
 
+use crate::way;
 use verbena_engine::testing::{Mr, Pair, SendWr, RAM_BASE};
 use verbena_hw::cmd::CreateMrReq;
 use verbena_hw::cqe::Status;
@@ -33,7 +34,7 @@ fn from_pages(pair: &mut Pair, pages: &[u64], shift: u8, first_offset: u64, iova
 
 #[test]
 fn h06_pages_in_any_order() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let base = pair.world.ram_mut(pair.b.guest.hca).alloc(64 * 4096);
     // Reversed, with two that happen to be adjacent, and one page twice.
     let order: Vec<u64> = [9, 8, 20, 21, 22, 3, 0, 40, 3, 41].map(|i| base + i * 4096).to_vec();
@@ -63,7 +64,7 @@ fn h06_pages_in_any_order() {
 #[test]
 fn h06_large_pages() {
     for (shift, size) in [(21u8, 2u64 << 20), (30, 1 << 30)] {
-        let mut pair = Pair::connected();
+        let mut pair = way::connected();
         let hca = pair.b.guest.hca;
         // Two of them, far apart. (Memory that is never touched costs nothing.)
         let pages = [8 * size, 4 * size];
@@ -85,7 +86,7 @@ fn h06_large_pages() {
 #[test]
 fn h06_a_region_over_several_mappings() {
     // One contiguous region, whose memory is two mappings that are adjacent only in DMA addresses.
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let hca = pair.b.guest.hca;
     let w = &mut pair.world;
     for at in [0x9000_0000, 0x9000_2000] {
@@ -103,7 +104,7 @@ fn h06_a_region_over_several_mappings() {
 
 #[test]
 fn h06_zero_based_addresses() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let page = pair.world.ram_mut(pair.b.guest.hca).alloc(4096);
     let mr = from_pages(&mut pair, &[page], 12, 16, 0, 100, RIGHTS | access::ZERO_BASED);
     let w = &mut pair.world;
@@ -121,7 +122,7 @@ fn h06_zero_based_addresses() {
 
 #[test]
 fn h06_a_region_at_the_end_of_the_address_space() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let page = pair.world.ram_mut(pair.b.guest.hca).alloc(4096);
     let iova = u64::MAX - 4095;
     let mr = from_pages(&mut pair, &[page], 12, 0, iova, 4096, RIGHTS);
@@ -140,7 +141,7 @@ fn h06_a_region_at_the_end_of_the_address_space() {
 
 #[test]
 fn h06_read_only_memory_can_be_registered_for_reading_only() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let hca = pair.b.guest.hca;
     w.ram_mut(hca).map(0x9000_0000, 4096, false);
@@ -158,7 +159,7 @@ fn h06_read_only_memory_can_be_registered_for_reading_only() {
 
 #[test]
 fn h06_a_key_dies_with_its_region() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let at = w.ram_mut(pair.a.guest.hca).alloc(4096);
     let mut seen = std::collections::HashSet::new();
@@ -184,7 +185,7 @@ fn h06_a_key_dies_with_its_region() {
 
 #[test]
 fn h06_a_region_without_remote_rights_has_no_rkey() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let mr = pair
         .a
@@ -197,7 +198,7 @@ fn h06_a_region_without_remote_rights_has_no_rkey() {
 
 #[test]
 fn h06_rings_on_scattered_pages() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let hca = pair.a.guest.hca;
     // A send ring of 64 KiB on pages in reverse order.

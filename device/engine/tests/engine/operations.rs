@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H5 and H13: every operation, at every awkward size, through scatter lists that cross pages.
 
-use verbena_engine::testing::{Pair, QpShape, RecvWr, SendWr};
+use crate::way;
+use verbena_engine::testing::{QpShape, RecvWr, SendWr};
 use verbena_hw::cqe::{flags, Opcode, Status};
 use verbena_hw::wqe::{send_flags, Sge};
 
@@ -29,7 +30,7 @@ fn scattered(end: &verbena_engine::testing::End, offset: u64, len: u32) -> Vec<S
 
 #[test]
 fn h05_write_moves_bytes_of_every_size() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     for (i, len) in SIZES.into_iter().enumerate() {
         let data = pattern(len as usize, i as u32);
@@ -55,7 +56,7 @@ fn h05_write_moves_bytes_of_every_size() {
 
 #[test]
 fn h05_read_moves_bytes_of_every_size() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     for (i, len) in SIZES.into_iter().enumerate() {
         let data = pattern(len as usize, i as u32);
@@ -74,7 +75,7 @@ fn h05_read_moves_bytes_of_every_size() {
 
 #[test]
 fn h05_send_moves_bytes_of_every_size() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     for (i, len) in SIZES.into_iter().enumerate() {
         let data = pattern(len as usize, i as u32);
@@ -95,7 +96,7 @@ fn h05_send_moves_bytes_of_every_size() {
 
 #[test]
 fn h05_scatter_lists_on_both_sides() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     for len in [31u32, 64, 4095, 10_000, 300_001, 1 << 20] {
         let data = pattern(len as usize, len);
@@ -131,7 +132,7 @@ fn h05_scatter_lists_on_both_sides() {
 
 #[test]
 fn h05_elements_without_bytes_are_passed_over_whatever_their_key() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     pair.a.fill(w, 0, b"abcdef");
     let nothing = Sge::default();
@@ -145,7 +146,7 @@ fn h05_elements_without_bytes_are_passed_over_whatever_their_key() {
 
 #[test]
 fn h05_inline_data_is_taken_from_the_entry() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     for len in [0usize, 1, 15, 16, 17, 32, 511, 512] {
         let data = pattern(len, 9);
@@ -163,7 +164,7 @@ fn h05_inline_data_is_taken_from_the_entry() {
 
 #[test]
 fn h05_inline_data_scatters_into_several_elements() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let into = scattered(&pair.b, 100, 300);
     pair.b.qp.post_recv(w, RecvWr::new(2, &into));
@@ -175,7 +176,7 @@ fn h05_inline_data_scatters_into_several_elements() {
 
 #[test]
 fn h05_immediate_data_arrives_as_it_was_given() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let imm = u32::from_ne_bytes([1, 2, 3, 4]);
     pair.b.post_recv(w, 1, 0, 64);
@@ -198,7 +199,7 @@ fn h05_immediate_data_arrives_as_it_was_given() {
 
 #[test]
 fn h05_a_long_write_with_immediate_data_completes_one_receive_at_its_end() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     pair.b.post_recv(w, 1, 0, 0);
     let wr = SendWr::write(2, &[pair.a.sge(0, 1 << 20)], pair.b.addr(0), pair.b.rkey()).imm(5);
@@ -213,7 +214,7 @@ fn h05_a_long_write_with_immediate_data_completes_one_receive_at_its_end() {
 
 #[test]
 fn h05_compare_and_swap_and_fetch_and_add() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     pair.b.fill(w, 8, &100u64.to_le_bytes());
     let (sge, addr, rkey) = (pair.a.sge(64, 8), pair.b.addr(8), pair.b.rkey());
@@ -242,7 +243,7 @@ fn h05_compare_and_swap_and_fetch_and_add() {
 
 #[test]
 fn h05_unsignaled_work_completes_silently_and_the_next_completion_counts_it() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     for i in 0..10 {
         let wr = SendWr::write(i, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey()).unsignaled();
@@ -259,7 +260,7 @@ fn h05_unsignaled_work_completes_silently_and_the_next_completion_counts_it() {
 
 #[test]
 fn h05_a_queue_that_signals_everything() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let g = &mut pair.a.guest;
     let mut req = g.qp_request(w, &pair.a.cq, &pair.a.cq, QpShape::default());
@@ -282,7 +283,7 @@ fn h05_a_queue_that_signals_everything() {
 
 #[test]
 fn h05_completions_come_in_the_order_of_posting() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     for i in 0..40u64 {
         let (sge, addr, rkey) = (pair.a.sge(0, 1000), pair.b.addr(0), pair.b.rkey());
@@ -311,7 +312,7 @@ fn h05_many_times_around_the_rings() {
         rq_log: 3,
         ..QpShape::default()
     };
-    let mut pair = Pair::with(shape, 4, |_| {});
+    let mut pair = way::pair(shape, 4, |_| {});
     let w = &mut pair.world;
     for i in 0..1000u32 {
         let n = i % 4 + 1;
@@ -333,7 +334,7 @@ fn h05_many_times_around_the_rings() {
 
 #[test]
 fn h05_a_queue_pair_without_a_receive_queue_sends() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let g = &mut pair.a.guest;
     let mut req = g.qp_request(w, &pair.a.cq, &pair.a.cq, QpShape::default());
@@ -347,7 +348,7 @@ fn h05_a_queue_pair_without_a_receive_queue_sends() {
 
 #[test]
 fn h13_long_messages_give_way_to_others() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     // Another connection between the same guests.
     let mut small = second_connection(&mut pair.a, &mut pair.b, w);
@@ -384,7 +385,7 @@ fn second_connection(
 
 #[test]
 fn h13_two_queue_pairs_of_one_hca() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let g = &mut pair.a.guest;
     let mut qps = Vec::new();
@@ -409,7 +410,7 @@ fn h13_two_queue_pairs_of_one_hca() {
 
 #[test]
 fn h13_the_sequence_advances_by_packets() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let before = pair.a.guest.query_qp(w, pair.a.qp.qpn).attrs.sq_psn;
     // MTU 1024: 1, 1, 2, 1024 packets.

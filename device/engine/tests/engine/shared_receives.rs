@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H8: receives that queue pairs share.
 
+use crate::way;
 use core::time::Duration;
 use verbena_engine::testing::{attrs, Failed, Pair, Qp, RecvWr, SendWr, Srq, World};
 use verbena_hw::admin::{Opcode as Admin, Status as AdminStatus};
@@ -22,7 +23,7 @@ struct Shared {
 
 impl Shared {
     fn new(log: u8) -> Self {
-        Self::with(Pair::connected(), log, |_| {})
+        Self::with(way::connected(), log, |_| {})
     }
 
     fn with(mut pair: Pair, log: u8, tune: impl Fn(&mut CreateSrqReq)) -> Self {
@@ -335,7 +336,7 @@ fn h08_last_wqe_reached_comes_after_the_receive_that_was_being_filled() {
 
 #[test]
 fn h08_srq_error_event_when_its_ring_is_not_there_any_more() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let hca = pair.b.guest.hca;
     const APART: u64 = 0x4000_0000;
     pair.world.ram_mut(hca).map(APART, 4096, true);
@@ -383,7 +384,7 @@ fn h08_a_malformed_shared_receive_fails_the_queue_pair_that_gets_it() {
 
 #[test]
 fn h08_elements_of_shared_receives_belong_to_the_queues_protection_domain() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     let other = Pdn(pair.b.guest.create(w, Admin::CREATE_PD, &[0u8; 0]).expect("a domain"));
     let mut s = Shared::with(pair, 2, |req| req.pdn = other);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H5 and H6: memory windows of both types, invalidation from either side, atomic writes and flushes.
 
+use crate::way;
 use verbena_engine::testing::{Failed, Mr, Pair, SendWr};
 use verbena_hw::admin::{Opcode as Admin, Status as AdminStatus};
 use verbena_hw::cmd::{BindMwReq, CreateMwReq, CreateMwRsp, QueryMwRsp};
@@ -25,7 +26,7 @@ impl Bound {
     }
 
     fn with(rights: u32) -> Self {
-        let mut pair = Pair::connected();
+        let mut pair = way::connected();
         let w = &mut pair.world;
         let place = w.ram_mut(pair.b.guest.hca).alloc(16 << 10);
         let mr = pair.b.guest.mr(w, place, 16 << 10, rights).expect("a region");
@@ -413,7 +414,7 @@ fn h06_revoking_a_region_takes_its_windows_along() {
 
 #[test]
 fn h05_atomic_write_stores_eight_bytes_at_once() {
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let w = &mut pair.world;
     pair.a.fill(w, 100, &0x1122_3344_5566_7788u64.to_le_bytes());
     let (addr, rkey) = (pair.b.addr(64), pair.b.rkey());
@@ -440,7 +441,7 @@ fn h05_atomic_write_stores_eight_bytes_at_once() {
         Status::REM_INV_REQ_ERR,
         "not aligned"
     );
-    let mut pair = Pair::connected();
+    let mut pair = way::connected();
     let wr = SendWr::atomic_write(5, &[pair.a.sge(0, 7)], pair.b.addr(0), pair.b.rkey());
     pair.a.post(&mut pair.world, wr);
     pair.world.run();

@@ -119,7 +119,10 @@ pub struct Live {
 impl Live {
     pub fn start() -> Self {
         let ram = Arc::new(Ram::new(4096));
-        let mut engine = Engine::new(EngineConfig { seed: 7 });
+        let mut engine = Engine::new(EngineConfig {
+            seed: 7,
+            ..EngineConfig::default()
+        });
         let hca = engine
             .add_hca(HcaConfig::new("bench", [2, 0x56, 0x42, 0, 0, 1]))
             .unwrap();

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A packet that has come: whom it is for.
+
+use super::codec::{self, Malformed, Packet};
+use super::{answers, arrivals};
+use crate::counters::Counter;
+use crate::engine::Hcas;
+use crate::env::Env;
+use crate::hca::{Cx, Hca};
+use crate::schedule::QpRef;
+use verbena_hw::grh::Route;
+use verbena_hw::id::Gid;
+use verbena_hw::qp::QpType;
+use verbena_hw::wire::{PacketOpcode, PKEY_PARTITION};
+
+/// Takes a packet, from its IP header on. What is for nobody here is ignored.
+pub(crate) fn receive<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, bytes: &[u8]) {
+    let packet = match codec::decode(bytes) {
+        Ok(packet) => packet,
+        Err(Malformed::Foreign) => return,
+        Err(Malformed::Transport(route)) => {
+            if let Some(hca) = port(hcas, cx, &route.dgid) {
+                hca.counters.count(Counter::DroppedMalformed);
+            }
+            return;
+        }
+    };
+    let Some(hca) = port(hcas, cx, &packet.head.route.dgid) else {
+        return;
+    };
+    if admit(hca, &packet) && packet.opcode().service() == PacketOpcode::RC {
+        connected(hca, cx, &packet);
+    }
+    hca.notify(cx);
+}
+
+/// The HCA that has the GID, if its port takes packets.
+fn port<'a, E: Env>(hcas: &'a mut Hcas, cx: &Cx<'_, E>, dgid: &Gid) -> Option<&'a mut Hca> {
+    let id = cx.fabric.owner(dgid)?;
+    hcas.get_mut(id).filter(|hca| hca.port_is_active())
+}
+
+/// Whether a packet is intact and of the port's partition.
+fn admit(hca: &mut Hca, packet: &Packet<'_>) -> bool {
+    hca.counters.count(Counter::RcvdPkts);
+    if !packet.is_intact() {
+        hca.counters.count(Counter::IcrcErrors);
+        return false;
+    }
+    // The only partition there is.
+    if packet.head.bth.pkey.get() & PKEY_PARTITION != PKEY_PARTITION {
+        hca.counters.count(Counter::DroppedMalformed);
+        return false;
+    }
+    true
+}
+
+/// A packet of a reliable connection.
+fn connected<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, packet: &Packet<'_>) {
+    let qpn = packet.head.bth.qpn();
+    if !is_peer(hca, QpType::RC, packet) {
+        hca.counters.count(Counter::DroppedNoQp);
+        return;
+    }
+    match packet.opcode() {
+        PacketOpcode::RC_ACKNOWLEDGE
+        | PacketOpcode::RC_ATOMIC_ACKNOWLEDGE
+        | PacketOpcode::RC_READ_RESPONSE_FIRST
+        | PacketOpcode::RC_READ_RESPONSE_MIDDLE
+        | PacketOpcode::RC_READ_RESPONSE_LAST
+        | PacketOpcode::RC_READ_RESPONSE_ONLY => {
+            let at = QpRef { hca: hca.id, qpn };
+            arrivals::response(hca, cx, at, packet);
+        }
+        _ => answers::request(hca, cx, qpn, packet),
+    }
+}
+
+/// Whether a packet is from the other end of the connection of the queue pair that it names. Nobody else's get through,
+/// whatever PSN and keys they guess.
+fn is_peer(hca: &Hca, kind: QpType, packet: &Packet<'_>) -> bool {
+    let Route { sgid, dgid, .. } = packet.head.route;
+    hca.qps.get(packet.head.bth.qpn().get()).is_some_and(|qp| {
+        let path = &qp.attrs.path;
+        qp.kind == kind && qp.wire.is_some() && path.dgid == sgid && hca.source_gid(path.sgid_index) == Some(dgid)
+    })
+}

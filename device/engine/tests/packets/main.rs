@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Conversations over packets: those of `tests/engine` that are about connections, word for word, and those that only
+//! packets have.
+
+#[path = "../engine/errors.rs"]
+mod errors;
+#[path = "../engine/isolation.rs"]
+mod isolation;
+mod loss;
+#[path = "../engine/memory.rs"]
+mod memory;
+#[path = "../engine/operations.rs"]
+mod operations;
+#[path = "../engine/shared_receives.rs"]
+mod shared_receives;
+#[path = "../engine/state_machine.rs"]
+mod state_machine;
+#[path = "../engine/windows.rs"]
+mod windows;
+mod wire;
+
+/// How the HCAs of these tests reach each other: by packets, over a link without faults.
+mod way {
+    use verbena_engine::testing::{Pair, QpShape, World};
+    use verbena_hw::qp::QpAttrs;
+
+    pub fn world(seed: u64) -> World {
+        World::over_packets(seed)
+    }
+
+    pub fn connected() -> Pair {
+        pair(QpShape::default(), 8, |_| {})
+    }
+
+    pub fn pair(shape: QpShape, cq_log: u8, tune: impl Fn(&mut QpAttrs)) -> Pair {
+        Pair::within(world(1), shape, cq_log, tune)
+    }
+}
