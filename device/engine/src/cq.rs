@@ -4,9 +4,12 @@
 use crate::env::{Dma, GuestRam};
 use crate::ram::{self, Unreachable};
 use crate::ring::Ring;
+use crate::time::Time;
 use core::sync::atomic::{fence, Ordering};
+use core::time::Duration;
 use verbena_hw::cqe::{flags, CqRecord, Cqe, Status};
 use verbena_hw::id::Eqn;
+use verbena_hw::ring::OWNER_PHASE;
 use vm_memory::VolatileMemory;
 use zerocopy::transmute;
 
@@ -30,6 +33,65 @@ pub(crate) struct Cq {
     /// Send and receive queues that complete here.
     pub(crate) users: u32,
     pub(crate) events: u32,
+    pub(crate) moderation: Moderation,
+    /// The event that moderation holds back.
+    held: Option<Held>,
+    /// The schedule's timer of the held event, if one runs.
+    pub(crate) timer: Option<Time>,
+    /// Producer counter when [`Cq::wants_event`] looked last.
+    looked: u32,
+}
+
+/// How long an event may be held back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moderation {
+    /// Until so many entries are there; 0: whatever their number.
+    pub(crate) count: u32,
+    /// At most so long; zero: for ever.
+    pub(crate) period: Duration,
+}
+
+impl Moderation {
+    /// Whether no event is held back. One entry is there when the question comes up.
+    #[inline]
+    fn is_off(&self) -> bool {
+        self.count == 1 || (self.count == 0 && self.period.is_zero())
+    }
+}
+
+/// An event that is held back.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// The arming that it answers.
+    arm: u32,
+    /// Producer counter before the first entry that it tells of.
+    from: u32,
+}
+
+/// What is to be done after a batch of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notify {
+    /// Nothing.
+    Nothing,
+    /// The event.
+    Event,
+    /// Perhaps the event, at this time.
+    Later(Time),
+}
+
+/// Why a queue does not move to another ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MoveFault {
+    /// More entries are unconsumed than the new ring has.
+    TooSmall,
+    /// One of the two rings, or records, is not mapped.
+    Unreachable,
+}
+
+impl From<Unreachable> for MoveFault {
+    fn from(_: Unreachable) -> Self {
+        MoveFault::Unreachable
+    }
 }
 
 /// Why a queue takes no more entries.
@@ -66,6 +128,10 @@ impl Cq {
             failed: None,
             users: 0,
             events: 0,
+            moderation: Moderation::default(),
+            held: None,
+            timer: None,
+            looked: 0,
         }
     }
 
@@ -125,27 +191,93 @@ impl Cq {
 
     /// Whether the entries since the last call are what the driver has armed the queue for. To be called after each
     /// batch of entries; a full fence must lie between the batch and the call.
-    pub(crate) fn wants_event<R: GuestRam>(&mut self, ram: &R) -> Result<bool, Unreachable> {
+    pub(crate) fn wants_event<R: GuestRam>(&mut self, ram: &R, now: Time) -> Result<Notify, Unreachable> {
         let (any, solicited) = (self.any, self.solicited);
         (self.any, self.solicited) = (false, false);
+        let from = core::mem::replace(&mut self.looked, self.producer);
         if !any || self.failed.is_some() {
-            return Ok(false);
+            return Ok(Notify::Nothing);
         }
         let record = ram::whole(ram, self.record, size_of::<CqRecord>(), Dma::Read)?;
         let arm = ram::half(&record, ARM)?.load(Ordering::Relaxed);
         if arm == self.arm_done {
-            return Ok(false);
+            return Ok(Notify::Nothing);
         }
         let wanted = match arm & CqRecord::ARM_KIND {
             CqRecord::ARM_ANY => true,
-            CqRecord::ARM_SOLICITED => solicited,
+            CqRecord::ARM_SOLICITED => solicited || self.held.is_some_and(|held| held.arm == arm),
             _ => false,
         };
-        if wanted {
-            self.arm_done = arm;
-            self.events = self.events.wrapping_add(1);
+        if !wanted {
+            return Ok(Notify::Nothing);
         }
-        Ok(wanted)
+        if self.moderation.is_off() {
+            self.tell(arm);
+            return Ok(Notify::Event);
+        }
+        Ok(self.moderate(arm, from, now))
+    }
+
+    /// The event that answers this arming goes out.
+    fn tell(&mut self, arm: u32) {
+        self.arm_done = arm;
+        self.held = None;
+        self.events = self.events.wrapping_add(1);
+    }
+
+    #[cold]
+    fn moderate(&mut self, arm: u32, from: u32, now: Time) -> Notify {
+        let begins = Held { arm, from };
+        let held = self.held.filter(|held| held.arm == arm).unwrap_or(begins);
+        let Moderation { count, period } = self.moderation;
+        if count > 0 && self.producer.wrapping_sub(held.from) >= count {
+            self.tell(arm);
+            return Notify::Event;
+        }
+        self.held = Some(held);
+        if period.is_zero() || self.timer.is_some() {
+            return Notify::Nothing;
+        }
+        Notify::Later(now + period)
+    }
+
+    /// The time of the held event has come. `true`: it goes out.
+    pub(crate) fn release(&mut self) -> bool {
+        match self.held.take() {
+            Some(held) if held.arm != self.arm_done && self.failed.is_none() => {
+                self.tell(held.arm);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Moves the entries that the driver has not consumed to the beginning of another ring and goes on there; answers how
+    /// many they are. On failure the queue is what it was.
+    pub(crate) fn move_to<R: GuestRam>(&mut self, ram: &R, ring: Ring, record: u64) -> Result<u32, MoveFault> {
+        self.read_consumer(ram)?;
+        let carried = self.producer.wrapping_sub(self.consumer);
+        if carried > ring.entries() {
+            return Err(MoveFault::TooSmall);
+        }
+        let mut entry = [0; size_of::<Cqe>()];
+        for n in 0..carried {
+            ram::read(ram, self.ring.addr(self.consumer.wrapping_add(n)), &mut entry)?;
+            entry[0] = entry[0] & !OWNER_PHASE | ring.phase(n);
+            ram::write(ram, ring.addr(n), &entry)?;
+        }
+        let old = ram::whole(ram, self.record, size_of::<CqRecord>(), Dma::Read)?;
+        let arm = ram::half(&old, ARM)?.load(Ordering::Relaxed);
+        let new = ram::whole(ram, record, size_of::<CqRecord>(), Dma::Write)?;
+        ram::half(&new, CONSUMER)?.store(0, Ordering::Relaxed);
+        ram::half(&new, ARM)?.store(arm, Ordering::Relaxed);
+        if let Some(held) = &mut self.held {
+            held.from = held.from.wrapping_sub(self.consumer);
+        }
+        self.looked = self.looked.wrapping_sub(self.consumer);
+        (self.ring, self.record) = (ring, record);
+        (self.producer, self.consumer) = (carried, 0);
+        Ok(carried)
     }
 
     /// Reads the consumer counter for a query; an unreachable record leaves the last known one.

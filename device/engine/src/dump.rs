@@ -209,6 +209,10 @@ pub struct CqDump {
     pub users: u32,
     /// Events sent.
     pub events: u32,
+    /// Entries that an event waits for; 0: for none.
+    pub moderation_count: u32,
+    /// Microseconds that an event waits at most.
+    pub moderation_us: u64,
 }
 
 /// A memory region. The tag of its key is left out: a dump must not give access.
@@ -356,6 +360,8 @@ impl CqDump {
             failed: cq.failed.map(|fault| format!("{fault:?}")),
             users: cq.users,
             events: cq.events,
+            moderation_count: cq.moderation.count,
+            moderation_us: cq.moderation.period.as_micros() as u64,
         }
     }
 }

@@ -247,6 +247,12 @@ impl Engine {
                 hca.notify(&mut cx);
             }
         }
+        while let Some((id, cqn)) = cx.schedule.expired_cq(now) {
+            did_work = true;
+            if let Some(hca) = self.hcas.get_mut(id) {
+                hca.release_event(&mut cx, cqn);
+            }
+        }
         for hca in self.hcas.iter_mut() {
             // Of its own, so that a guest with many commands does not use up what messages may use.
             let mut commands = Budget {

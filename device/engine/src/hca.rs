@@ -3,7 +3,7 @@
 
 use crate::admin::AdminQueue;
 use crate::counters::{Counter, Counters};
-use crate::cq::{self, Cq, CqFault};
+use crate::cq::{self, Cq, CqFault, Notify};
 use crate::doorbell::DoorbellTable;
 use crate::env::{Env, HcaId};
 use crate::eq::Eq;
@@ -309,9 +309,13 @@ impl Hca {
                 continue;
             };
             let (eqn, cookie) = (cq.eqn, cq.cookie);
-            match cq.wants_event(cx.env.ram(self.id)) {
-                Ok(true) => self.raise(cx, eqn, Event::COMPLETION, cqn, cookie, 0),
-                Ok(false) => {}
+            match cq.wants_event(cx.env.ram(self.id), cx.now) {
+                Ok(Notify::Event) => {
+                    cx.schedule.disarm_cq(self.id, cqn, &mut cq.timer);
+                    self.raise(cx, eqn, Event::COMPLETION, cqn, cookie, 0);
+                }
+                Ok(Notify::Later(at)) => cx.schedule.wait_cq(self.id, cqn, &mut cq.timer, at),
+                Ok(Notify::Nothing) => {}
                 Err(_) => {
                     cq.failed = Some(CqFault::Unreachable);
                     self.cq_failed(cx, eqn, cqn, cookie, CqFault::Unreachable);
@@ -320,6 +324,18 @@ impl Hca {
         }
         // The list's memory is used again.
         self.dirty = dirty;
+    }
+
+    /// The time of a completion queue's held event has come.
+    pub(crate) fn release_event<E: Env>(&mut self, cx: &mut Cx<'_, E>, cqn: u32) {
+        let Some(cq) = self.cqs.get_mut(cqn) else {
+            return;
+        };
+        cx.schedule.disarm_cq(self.id, cqn, &mut cq.timer);
+        let (eqn, cookie) = (cq.eqn, cq.cookie);
+        if cq.release() {
+            self.raise(cx, eqn, Event::COMPLETION, cqn, cookie, 0);
+        }
     }
 
     /// Moves a queue pair to ERR. What is outstanding is flushed in its next turn.

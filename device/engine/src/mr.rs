@@ -179,6 +179,14 @@ impl MrTable {
         self.by_index.entry(index).or_insert(mr)
     }
 
+    /// Stores an entry again that was taken out, under its index, with another key than it had.
+    pub(crate) fn put_back(&mut self, index: u32, mut mr: Mr) -> &Mr {
+        // One to 255 on: never the same tag.
+        let tag = mr.key.tag().wrapping_add((self.rng.next() as u8).max(1));
+        mr.key = Key::from_parts(index, tag);
+        self.by_index.entry(index).or_insert(mr)
+    }
+
     pub(crate) fn get(&self, index: u32) -> Option<&Mr> {
         self.by_index.get(&index)
     }

@@ -21,6 +21,8 @@ pub(crate) struct QpRef {
 pub(crate) struct Schedule {
     active: VecDeque<QpRef>,
     timers: BTreeSet<(Time, QpRef)>,
+    /// Completion queues, by number, that hold an event back.
+    cq_timers: BTreeSet<(Time, HcaId, u32)>,
 }
 
 impl Schedule {
@@ -73,13 +75,43 @@ impl Schedule {
         self.timers.pop_first().map(|(_, qp)| qp)
     }
 
+    /// Makes a completion queue's event wait until `at`.
+    pub(crate) fn wait_cq(&mut self, hca: HcaId, cqn: u32, timer: &mut Option<Time>, at: Time) {
+        self.disarm_cq(hca, cqn, timer);
+        *timer = Some(at);
+        self.cq_timers.insert((at, hca, cqn));
+    }
+
+    /// Ends the wait of a completion queue's event, if there is one.
+    pub(crate) fn disarm_cq(&mut self, hca: HcaId, cqn: u32, timer: &mut Option<Time>) {
+        if let Some(at) = timer.take() {
+            self.cq_timers.remove(&(at, hca, cqn));
+        }
+    }
+
+    /// A completion queue whose event's time has come.
+    pub(crate) fn expired_cq(&mut self, now: Time) -> Option<(HcaId, u32)> {
+        let &(at, hca, cqn) = self.cq_timers.first()?;
+        if at > now {
+            return None;
+        }
+        self.cq_timers.pop_first();
+        Some((hca, cqn))
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.timers.first().map(|&(at, _)| at)
+        let queue_pairs = self.timers.first().map(|&(at, _)| at);
+        let events = self.cq_timers.first().map(|&(at, _, _)| at);
+        match (queue_pairs, events) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
     /// Forgets every queue pair of an HCA.
     pub(crate) fn forget(&mut self, hca: HcaId) {
         self.active.retain(|qp| qp.hca != hca);
         self.timers.retain(|(_, qp)| qp.hca != hca);
+        self.cq_timers.retain(|(_, id, _)| *id != hca);
     }
 }

@@ -71,6 +71,8 @@ open_enum! {
         QUERY_COUNTERS = 0x06,
         /// Writes the device's state as JSON text into memory: [`crate::cmd::DumpReq`].
         DUMP = 0x07,
+        /// Reads the clock of timestamps: [`crate::cmd::QueryClockRsp`].
+        QUERY_CLOCK = 0x08,
 
         /// Allocates a protection domain: [`crate::cmd::HandleRsp`].
         CREATE_PD = 0x10,
@@ -93,6 +95,8 @@ open_enum! {
         DESTROY_CQ = 0x21,
         /// State of a completion queue: [`crate::cmd::QueryCqRsp`].
         QUERY_CQ = 0x22,
+        /// Moderates a completion queue's events, or moves it to another ring: [`crate::cmd::ModifyCqReq`].
+        MODIFY_CQ = 0x23,
 
         /// Registers memory: [`crate::cmd::CreateMrReq`].
         CREATE_MR = 0x28,
@@ -105,6 +109,10 @@ open_enum! {
         /// Takes everything away that stands on a memory region, and then the region: as DESTROY_MR, which answers
         /// IN_USE. For a driver whose client is gone. [`crate::cmd::HandleReq`].
         REVOKE_MR = 0x2b,
+
+        /// Registers a region anew, in part or entirely: [`crate::cmd::ModifyMrReq`]. It has other keys then, and nothing may
+        /// stand on it. If the command fails, the region is what it was.
+        MODIFY_MR = 0x40,
 
         /// Creates a shared receive queue: [`crate::cmd::CreateSrqReq`].
         CREATE_SRQ = 0x2c,

@@ -167,6 +167,14 @@ payload! {
     }
 }
 
+payload! {
+    /// Response of QUERY_CLOCK.
+    pub struct QueryClockRsp: 8 {
+        /// The clock of [`crate::cqe::Cqe::timestamp`] and [`crate::eqe::Eqe::timestamp`], as the command is executed.
+        pub clock: u64,
+    }
+}
+
 /// Names of the counters in [`QueryCountersRsp`], in its order.
 pub const COUNTERS: [&str; 30] = [
     "sent_msgs",
@@ -285,6 +293,41 @@ payload! {
 }
 
 payload! {
+    /// Request of MODIFY_CQ.
+    pub struct ModifyCqReq: 56 {
+        /// The queue.
+        pub cqn: Cqn,
+        /// What changes ([`crate::cqe::modify`]).
+        pub mask: u32,
+        /// Entries that an armed queue waits for before its event: 1, it does not wait; 0, their number does not matter. At most
+        /// [`crate::cqe::MAX_MODERATION`].
+        pub count: u32,
+        /// Microseconds that an armed queue waits at most, from its first entry on; 0: for ever, or, if it does not wait for a
+        /// count either, not at all. At most [`crate::cqe::MAX_MODERATION`].
+        pub period_us: u32,
+        /// The new ring, zeroed by the driver.
+        pub ring: PageList,
+        /// The new record, zeroed by the driver.
+        pub record: u64,
+        /// log2 of the new number of entries: not fewer than are unconsumed.
+        pub log_entries: u8,
+        /// Zero.
+        pub reserved: [u8; 15],
+    }
+}
+
+payload! {
+    /// Response of MODIFY_CQ.
+    pub struct ModifyCqRsp: 8 {
+        /// With a new ring: entries that the driver had not consumed. They stand at its beginning, in their order; both
+        /// counters begin there anew: the driver's at zero, the device's at this number. A queue that was armed is still.
+        pub carried: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+payload! {
     /// Response of QUERY_CQ.
     pub struct QueryCqRsp: 32 {
         /// Entries.
@@ -299,8 +342,10 @@ payload! {
         pub users: u32,
         /// Events sent.
         pub events: u32,
-        /// Zero.
-        pub reserved: [u32; 2],
+        /// As in [`ModifyCqReq`].
+        pub moderation_count: u32,
+        /// As in [`ModifyCqReq`].
+        pub moderation_us: u32,
     }
 }
 
@@ -319,13 +364,54 @@ payload! {
         pub pdn: Pdn,
         /// Access rights ([`crate::qp::access`]).
         pub access: u32,
+        /// [`MR_DMA`] or 0.
+        pub flags: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+/// [`CreateMrReq::flags`]: all DMA addresses, each under itself. `pages`, `iova`, `len` and `first_offset` are zero, and
+/// `access` is local. Whoever has its L_Key has everything, so it belongs in a protection domain that no process can use.
+pub const MR_DMA: u32 = 1 << 0;
+
+payload! {
+    /// Request of MODIFY_MR: what `mask` names is as in [`CreateMrReq`], the rest stays.
+    pub struct ModifyMrReq: 64 {
+        /// With [`mr_modify::TRANSLATION`]: the pages.
+        pub pages: PageList,
+        /// With [`mr_modify::TRANSLATION`]: address of the first byte.
+        pub iova: u64,
+        /// With [`mr_modify::TRANSLATION`]: length in bytes.
+        pub len: u64,
+        /// With [`mr_modify::TRANSLATION`]: offset of the first byte in the first page.
+        pub first_offset: u64,
+        /// The region: its key's index.
+        pub index: u32,
+        /// [`mr_modify`].
+        pub mask: u32,
+        /// With [`mr_modify::PD`]: the protection domain.
+        pub pdn: Pdn,
+        /// With [`mr_modify::ACCESS`]: access rights.
+        pub access: u32,
         /// Zero.
         pub reserved: u64,
     }
 }
 
+/// Bits of [`ModifyMrReq::mask`], with the values of `enum ibv_rereg_mr_flags`.
+pub mod mr_modify {
+    /// The memory.
+    pub const TRANSLATION: u32 = 1 << 0;
+    /// The protection domain.
+    pub const PD: u32 = 1 << 1;
+    /// The access rights.
+    pub const ACCESS: u32 = 1 << 2;
+    /// All bits.
+    pub const ALL: u32 = TRANSLATION | PD | ACCESS;
+}
+
 payload! {
-    /// Response of CREATE_MR.
+    /// Response of CREATE_MR and of MODIFY_MR.
     pub struct CreateMrRsp: 16 {
         /// L_Key. Its index ([`Key::index`]) is the region's number.
         pub lkey: Key,

@@ -188,6 +188,19 @@ named! {
     }
 }
 
+/// Largest count, and largest period in microseconds, of a queue's moderation: what `struct ibv_moderate_cq` can say.
+pub const MAX_MODERATION: u32 = u16::MAX as u32;
+
+/// Bits of [`crate::cmd::ModifyCqReq::mask`].
+pub mod modify {
+    /// `count` and `period_us`.
+    pub const MODERATION: u32 = 1 << 0;
+    /// `ring`, `record` and `log_entries`: the queue moves there.
+    pub const RING: u32 = 1 << 1;
+    /// All bits.
+    pub const ALL: u32 = MODERATION | RING;
+}
+
 /// The record of a completion queue, 64 bytes in guest memory, written by the driver alone.
 ///
 /// The device compares `arm` with what it last acted on after it has written entries: if `arm` is new and asks for the

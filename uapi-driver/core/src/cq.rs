@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
 
 //! Completion queues: a ring and a record in one piece of memory that the process maps.
+//!
+//! Resizing gives a queue new memory, as with shared receive queues (`srq.rs`).
 
 use crate::driver::{end, Handling, Payload};
 use crate::events::delist_and;
@@ -11,12 +13,12 @@ use crate::schema::{CqRing, CQ_RING};
 use crate::Verbena;
 use rdma_uapi::class::cq;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::sys::Arc;
+use rdma_uapi::sys::{Arc, Mutex};
 use rdma_uapi::wire::ObjectId;
-use rdma_uapi::Ending;
+use rdma_uapi::{Ending, Errno, Reason};
 use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::{CreateCqReq, HandleRsp};
-use verbena_hw::cqe::{CqRecord, Cqe, MAX_LOG_ENTRIES};
+use verbena_hw::cmd::{CreateCqReq, HandleReq, HandleRsp, ModifyCqReq, ModifyCqRsp, QueryCqRsp};
+use verbena_hw::cqe::{modify as change, CqRecord, Cqe, MAX_LOG_ENTRIES, MAX_MODERATION};
 use verbena_hw::id::Cqn;
 use verbena_hw::ring::PageList;
 
@@ -24,11 +26,32 @@ use verbena_hw::ring::PageList;
 pub struct Cq<P: Platform> {
     pub(crate) cqn: Cqn,
     vector: u16,
-    log_entries: u8,
-    pub(crate) memory: Arc<P::Dma>,
+    /// Held while the queue changes.
+    place: Mutex<Place<P>>,
 }
 
-impl<P: Platform> Cq<P> {
+/// Where a queue is.
+struct Place<P: Platform> {
+    log_entries: u8,
+    memory: Arc<P::Dma>,
+}
+
+impl<P: Platform> Place<P> {
+    fn new(platform: &P, log_entries: u8) -> Outcome<Self> {
+        Ok(Place {
+            log_entries,
+            memory: shared(platform, ring_bytes(log_entries) + size_of::<CqRecord>())?,
+        })
+    }
+
+    fn list(&self) -> PageList {
+        PageList::direct(self.memory.addr(), ring_bytes(self.log_entries) as u64)
+    }
+
+    fn record(&self) -> u64 {
+        self.memory.addr() + ring_bytes(self.log_entries) as u64
+    }
+
     fn ring(&self, id: ObjectId) -> CqRing {
         CqRing {
             mmap_offset: memory_offset(id),
@@ -40,18 +63,29 @@ impl<P: Platform> Cq<P> {
     }
 }
 
+impl<P: Platform> Cq<P> {
+    /// What a process maps now.
+    pub(crate) fn memory(&self) -> Arc<P::Dma> {
+        self.place.lock().memory.clone()
+    }
+}
+
 /// Bytes of the ring; the record follows.
 fn ring_bytes(log_entries: u8) -> usize {
     size_of::<Cqe>() << log_entries
 }
 
-pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
-    let hardware = call.device();
-    let entries = call.require(cq::CQE)?;
-    if entries == 0 || entries > hardware.limits.max_cqe.min(1 << MAX_LOG_ENTRIES) {
+/// log2 of a ring's entries that holds `entries`.
+fn log_entries<P: Platform>(call: &Handling<'_, P>, entries: u32) -> Outcome<u8> {
+    if entries == 0 || entries > call.device().limits.max_cqe.min(1 << MAX_LOG_ENTRIES) {
         return Err(call.out_of_range(cq::CQE));
     }
-    let log_entries = entries.next_power_of_two().trailing_zeros() as u8;
+    Ok(entries.next_power_of_two().trailing_zeros() as u8)
+}
+
+pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let hardware = call.device();
+    let log_entries = log_entries(call, call.require(cq::CQE)?)?;
     let vector = call.get(cq::COMP_VECTOR)?.unwrap_or(0);
     // Event queue 0 is not a completion vector.
     let Some(events) = usize::try_from(vector)
@@ -62,24 +96,24 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     };
 
     let reservation = call.reserve()?;
-    let memory = shared(&hardware.platform, ring_bytes(log_entries) + size_of::<CqRecord>())?;
+    let place: Place<P> = Place::new(&hardware.platform, log_entries)?;
     let request = CreateCqReq {
-        ring: PageList::direct(memory.addr(), ring_bytes(log_entries) as u64),
-        record: memory.addr() + ring_bytes(log_entries) as u64,
+        ring: place.list(),
+        record: place.record(),
         cookie: 0,
         eqn: events.eqn,
         log_entries,
         reserved: [0; 11],
     };
+    let ring = place.ring(reservation.id());
+    let place = Mutex::try_new(place, c"verbena_cq")?;
     let response: HandleRsp = hardware.command(Opcode::CREATE_CQ, &request)?;
 
     let queue = Cq {
         cqn: Cqn::truncate(response.handle),
         vector: vector as u16,
-        log_entries,
-        memory,
+        place,
     };
-    let ring = queue.ring(reservation.id());
     let object = call.publish(reservation, Some(Payload::Cq(queue)), &[]);
     hardware.enlist(Kind::Cq, response.handle, object)?;
     call.put(cq::CQE, &(1 << log_entries))?;
@@ -87,15 +121,89 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     call.put(CQ_RING, &ring)
 }
 
+/// The queue's state, as the device knows it.
+fn state<P: Platform>(call: &Handling<'_, P>, cqn: Cqn) -> Outcome<QueryCqRsp> {
+    let request = HandleReq {
+        handle: cqn.get(),
+        reserved: 0,
+    };
+    Ok(call.device().command(Opcode::QUERY_CQ, &request)?)
+}
+
+/// Moderates, or resizes, or both: the size comes first, and if either is refused nothing has changed.
+pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let hardware = call.device();
+    let Payload::Cq(queue) = call.payload() else {
+        unreachable!("the dispatcher checked the class")
+    };
+    let cqn = queue.cqn;
+    let (count, period) = (call.get(cq::MODERATION_COUNT)?, call.get(cq::MODERATION_PERIOD)?);
+    for (value, attr) in [(count, cq::MODERATION_COUNT), (period, cq::MODERATION_PERIOD)] {
+        if value.is_some_and(|value| value > MAX_MODERATION) {
+            return Err(call.out_of_range(attr));
+        }
+    }
+    let fresh = match call.get(cq::CQE)? {
+        // Without memory to move to there is nowhere to say where it is.
+        Some(_) if !call.has(CQ_RING) => return Err(call.fail(CQ_RING, Errno::EINVAL, Reason::MISSING)),
+        Some(entries) => Some(Place::<P>::new(&hardware.platform, log_entries(call, entries)?)?),
+        None => None,
+    };
+    let mut place = queue.place.lock();
+    let mut request = ModifyCqReq {
+        cqn,
+        mask: 0,
+        count: 0,
+        period_us: 0,
+        ring: PageList::default(),
+        record: 0,
+        log_entries: 0,
+        reserved: [0; 15],
+    };
+    if count.is_some() || period.is_some() {
+        // What is not given stays.
+        let now = state(call, cqn)?;
+        request.mask |= change::MODERATION;
+        request.count = count.unwrap_or(now.moderation_count);
+        request.period_us = period.unwrap_or(now.moderation_us);
+    }
+    if let Some(fresh) = &fresh {
+        request.mask |= change::RING;
+        request.log_entries = fresh.log_entries;
+        request.ring = fresh.list();
+        request.record = fresh.record();
+    }
+    match hardware.command::<_, ModifyCqRsp>(Opcode::MODIFY_CQ, &request) {
+        Ok(_) => {}
+        // Fewer than are not consumed.
+        Err(error) if error.is_field(core::mem::offset_of!(ModifyCqReq, log_entries)) => {
+            return Err(call.fail(cq::CQE, Errno::EBUSY, Reason::BUSY));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let Some(fresh) = fresh else { return Ok(()) };
+    let (ring, entries) = (fresh.ring(call.object().id()), 1 << fresh.log_entries);
+    *place = fresh;
+    drop(place);
+    call.put(cq::CQE, &entries)?;
+    call.put(CQ_RING, &ring)
+}
+
 pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let Payload::Cq(queue) = call.payload() else {
         unreachable!("the dispatcher checked the class")
     };
-    let (entries, vector, cqn) = (1u32 << queue.log_entries, u32::from(queue.vector), queue.cqn.get());
-    let ring = queue.ring(call.object().id());
-    call.put(cq::CQE, &entries)?;
+    let (vector, cqn) = (u32::from(queue.vector), queue.cqn);
+    let id = call.object().id();
+    let ring = queue.place.lock().ring(id);
+    if call.has(cq::MODERATION_COUNT) || call.has(cq::MODERATION_PERIOD) {
+        let now = state(call, cqn)?;
+        call.put(cq::MODERATION_COUNT, &now.moderation_count)?;
+        call.put(cq::MODERATION_PERIOD, &now.moderation_us)?;
+    }
+    call.put(cq::CQE, &(1u32 << ring.log_entries))?;
     call.put(cq::COMP_VECTOR, &vector)?;
-    call.put(cq::CQN, &cqn)?;
+    call.put(cq::CQN, &cqn.get())?;
     call.put(CQ_RING, &ring)
 }
 

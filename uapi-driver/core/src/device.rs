@@ -6,13 +6,15 @@ use crate::driver::Handling;
 use crate::hardware::Hardware;
 use crate::platform::{Dma, Platform};
 use crate::schema::DUMP;
-use rdma_uapi::class::device::{DeviceAttrs, ATTRS, NAME};
+use rdma_uapi::class::device::{DeviceAttrs, ATTRS, CLOCK, NAME};
 use rdma_uapi::class::port::{self, gid_type, link_layer, Counter, GidEntry, PortAttrs};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::schema::Access;
 use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::{Opcode, Status};
-use verbena_hw::cmd::{DumpReq, DumpRsp, QueryCountersRsp, QueryGidReq, QueryGidRsp, QueryPortRsp, COUNTERS, DUMP_ALL};
+use verbena_hw::cmd::{
+    DumpReq, DumpRsp, QueryClockRsp, QueryCountersRsp, QueryGidReq, QueryGidRsp, QueryPortRsp, COUNTERS, DUMP_ALL,
+};
 use verbena_hw::qp::Mtu;
 use verbena_hw::ring::PageList;
 use verbena_hw::wqe::SendOpcode;
@@ -25,6 +27,10 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         call.put(ATTRS, &attributes(hardware))?;
     }
     call.put_text(NAME, hardware.platform.name())?;
+    if call.has(CLOCK) {
+        let now: QueryClockRsp = hardware.command(Opcode::QUERY_CLOCK, &())?;
+        call.put(CLOCK, &now.clock)?;
+    }
     if call.has(DUMP) {
         dump(call)?;
     }
@@ -67,6 +73,8 @@ fn attributes<P: Platform>(hardware: &Hardware<P>) -> DeviceAttrs {
         max_pkeys: limits.pkey_table_len,
         local_ca_ack_delay: limits.local_ack_delay,
         comp_vectors: hardware.completion_vectors(),
+        max_moderation_count: cqe::MAX_MODERATION,
+        max_moderation_period: cqe::MAX_MODERATION,
         ..DeviceAttrs::default()
     }
 }

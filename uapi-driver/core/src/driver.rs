@@ -40,6 +40,9 @@ const NEW_QP: &[AttrSchema] = &[
 /// What accompanies its QUERY.
 const QP: &[AttrSchema] = &[schema::QP_RINGS.output()];
 
+/// What accompanies every method of a completion queue that has a ring to tell of.
+const CQ: &[AttrSchema] = &[schema::CQ_RING.output()];
+
 /// What accompanies every method of a shared receive queue that has rings to tell of.
 const SRQ: &[AttrSchema] = &[schema::SRQ_RING.output()];
 
@@ -103,7 +106,11 @@ impl<P: Platform> Driver for Verbena<P> {
             },
             ClassOps {
                 schema: &class::mr::SCHEMA,
-                methods: &[(method::CREATE, mr::create::<P>), (method::QUERY, mr::query::<P>)],
+                methods: &[
+                    (method::CREATE, mr::create::<P>),
+                    (method::QUERY, mr::query::<P>),
+                    (method::MODIFY, mr::modify::<P>),
+                ],
                 release: Some(mr::release::<P>),
             },
             ClassOps {
@@ -117,7 +124,11 @@ impl<P: Platform> Driver for Verbena<P> {
             },
             ClassOps {
                 schema: &class::cq::SCHEMA,
-                methods: &[(method::CREATE, cq::create::<P>), (method::QUERY, cq::query::<P>)],
+                methods: &[
+                    (method::CREATE, cq::create::<P>),
+                    (method::QUERY, cq::query::<P>),
+                    (method::MODIFY, cq::modify::<P>),
+                ],
                 release: Some(cq::release::<P>),
             },
             ClassOps {
@@ -195,16 +206,9 @@ impl<P: Platform> Driver for Verbena<P> {
                 method: method::QUERY,
                 attrs: &[schema::DUMP.output().by_pointer()],
             },
-            Extension {
-                class: class::CQ,
-                method: method::CREATE,
-                attrs: &[schema::CQ_RING.output()],
-            },
-            Extension {
-                class: class::CQ,
-                method: method::QUERY,
-                attrs: &[schema::CQ_RING.output()],
-            },
+            extension(class::CQ, method::CREATE, CQ),
+            extension(class::CQ, method::QUERY, CQ),
+            extension(class::CQ, method::MODIFY, CQ),
             extension(class::SRQ, method::CREATE, SRQ),
             extension(class::SRQ, method::QUERY, SRQ),
             extension(class::SRQ, method::MODIFY, SRQ),
@@ -239,7 +243,7 @@ impl<P: Platform> Driver for Verbena<P> {
                 bytes: P::DMA_BOOKS,
                 shared: 0,
             },
-            Payload::Cq(cq) => shared(entry, &cq.memory),
+            Payload::Cq(cq) => shared(entry, &cq.memory()),
             Payload::Srq(srq) => shared(entry, &srq.memory()),
             Payload::Qp(qp) => shared(entry, &qp.memory),
             Payload::Doorbell(doorbell) => shared(Doorbell::<P>::BYTES, &doorbell.page),

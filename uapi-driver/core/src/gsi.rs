@@ -18,7 +18,7 @@ use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{
     CreateCqReq, CreateDoorbellReq, CreateMrReq, CreateMrRsp, CreateQpReq, HandleReq, HandleRsp, ModifyQpReq,
-    QueryGidReq, QueryGidRsp,
+    QueryGidReq, QueryGidRsp, MR_DMA,
 };
 use verbena_hw::cqe::{self, CqRecord, Cqe, Status};
 use verbena_hw::doorbell;
@@ -172,13 +172,15 @@ impl<P: Platform> Gsi<P> {
         let events = hardware.events.get(1).unwrap_or(&hardware.events[0]);
         let pd: HandleRsp = hardware.command(Opcode::CREATE_PD, &())?;
         made.add(Opcode::DESTROY_PD, pd.handle);
+        // The domain is the driver's own: no process can name it.
         let region = CreateMrReq {
-            pages: PageList::direct(self.buffers.addr(), self.buffers.len() as u64),
+            pages: PageList::default(),
             iova: 0,
-            len: self.buffers.len() as u64,
+            len: 0,
             first_offset: 0,
             pdn: Pdn(pd.handle),
             access: access::LOCAL_WRITE,
+            flags: MR_DMA,
             reserved: 0,
         };
         let region: CreateMrRsp = hardware.command(Opcode::CREATE_MR, &region)?;
@@ -272,7 +274,7 @@ impl<P: Platform> Gsi<P> {
             ..RecvHeader::default()
         };
         let element = Sge {
-            addr: (buffer * BUFFER) as u64,
+            addr: self.buffers.addr() + (buffer * BUFFER) as u64,
             len: BUFFER as u32,
             lkey: self.lkey,
         };

@@ -2,28 +2,48 @@
 
 //! Memory regions: user memory, pinned, named to the device page by page.
 
-use crate::driver::{end, Handling, Payload};
+use crate::driver::{end, Handling, Payload, Reference};
 use crate::pages::Pages;
 use crate::platform::{Platform, PAGE};
 use crate::Verbena;
 use rdma_uapi::class::mr::{self, access};
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::wire::ObjectId;
-use rdma_uapi::{Cause, Ending, Errno, Reason};
+use rdma_uapi::sys::Mutex;
+use rdma_uapi::{Cause, Dependence, Ending, Errno, Reason};
 use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::{CreateMrReq, CreateMrRsp};
+use verbena_hw::cmd::{mr_modify as change, CreateMrReq, CreateMrRsp, ModifyMrReq};
+use verbena_hw::id::{Key, Pdn};
+use verbena_hw::ring::PageList;
 
 /// A memory region.
 pub struct Mr<P: Platform> {
-    pub(crate) lkey: u32,
-    rkey: u32,
+    /// Held while the region is registered anew.
+    state: Mutex<State<P>>,
+}
+
+/// What a region is at the moment.
+struct State<P: Platform> {
+    lkey: Key,
+    rkey: Key,
     access: u32,
-    pd: ObjectId,
+    place: Place,
+    /// `None`: it has ended.
+    pd: Option<Dependence<Verbena<P>>>,
+    /// Dropped when the device has given the memory up.
+    memory: Memory<P>,
+}
+
+/// The memory, as the process names it.
+#[derive(Clone, Copy)]
+struct Place {
     addr: u64,
     length: u64,
     iova: u64,
-    /// Dropped with the object: after the device has given the region up.
-    _pinned: P::Pinned,
+}
+
+/// The memory, as the system has it.
+struct Memory<P: Platform> {
+    pinned: P::Pinned,
     _charge: P::Charge,
 }
 
@@ -32,67 +52,97 @@ const WRITING: u32 = access::LOCAL_WRITE | access::REMOTE_WRITE | access::REMOTE
 /// Rights that say how, not what: a device that does not know them loses nothing but speed.
 const HINTS: u32 = access::RELAXED_ORDERING | access::HUGE_TLB;
 
-pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
-    let hardware = call.device();
-    let pd = call.require_object(mr::PD)?;
-    let Some(Payload::Pd(domain)) = pd.payload() else {
-        unreachable!("the attribute takes protection domains only")
-    };
+impl<P: Platform> Mr<P> {
+    /// The key by which its owner's work requests name it now.
+    pub(crate) fn lkey(&self) -> Key {
+        self.state.lock().lkey
+    }
+}
+
+fn pdn<P: Platform>(pd: &Reference<P>) -> Pdn {
+    match pd.payload() {
+        Some(Payload::Pd(domain)) => domain.pdn,
+        _ => unreachable!("the attribute takes protection domains only"),
+    }
+}
+
+/// What the message says of the memory, with these rights.
+fn place<P: Platform>(call: &Handling<'_, P>, access: u32) -> Outcome<Place> {
     let (addr, length) = (call.require(mr::ADDR)?, call.require(mr::LENGTH)?);
-    let access = call.require(mr::ACCESS)?;
-    check_access(call, access)?;
     let zero_based = access & access::ZERO_BASED != 0;
     let iova = call.get(mr::IOVA)?.unwrap_or(if zero_based { 0 } else { addr });
     if zero_based && iova != 0 {
         return Err(call.fail(mr::IOVA, Errno::EINVAL, Reason::CONFLICT));
     }
-    if length == 0 || length > hardware.limits.max_mr_size {
+    if length == 0 || length > call.device().limits.max_mr_size || last_page_end(addr, length).is_none() {
         return Err(call.out_of_range(mr::LENGTH));
     }
-    // The last page's end must not wrap either.
-    let Some(end) = addr
-        .checked_add(length)
-        .and_then(|end| end.checked_next_multiple_of(PAGE))
-    else {
-        return Err(call.out_of_range(mr::LENGTH));
-    };
     if iova.checked_add(length - 1).is_none() {
         return Err(call.out_of_range(mr::IOVA));
     }
+    Ok(Place { addr, length, iova })
+}
 
-    let reservation = call.reserve()?;
-    let owner = call.context().owner();
+/// The end of the last page, which must not wrap either.
+fn last_page_end(addr: u64, length: u64) -> Option<u64> {
+    addr.checked_add(length)?.checked_next_multiple_of(PAGE)
+}
+
+/// Charges and pins memory.
+fn pin<P: Platform>(call: &Handling<'_, P>, place: &Place, access: u32) -> Outcome<Memory<P>> {
+    let (owner, addr) = (call.context().owner(), place.addr);
+    let Some(end) = last_page_end(addr, place.length) else {
+        return Err(call.out_of_range(mr::LENGTH));
+    };
     let charge = call.host().charge(owner, end - addr / PAGE * PAGE)?;
     let writable = access & WRITING != 0;
-    let pinned = hardware.platform.pin(owner, addr, length, writable)?;
-    let pages: Pages<P> = Pages::of(&hardware.platform, &pinned, hardware.large_pages)?;
+    let pinned = call.device().platform.pin(owner, addr, place.length, writable)?;
+    Ok(Memory {
+        pinned,
+        _charge: charge,
+    })
+}
+
+pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let hardware = call.device();
+    let pd = call.require_object(mr::PD)?;
+    let access = call.require(mr::ACCESS)?;
+    check_access(call, access)?;
+    let place = place(call, access)?;
+
+    let reservation = call.reserve()?;
+    let memory = pin(call, &place, access)?;
+    let pages: Pages<P> = Pages::of(&hardware.platform, &memory.pinned, hardware.large_pages)?;
     let request = CreateMrReq {
         pages: pages.list,
-        iova,
-        len: length,
+        iova: place.iova,
+        len: place.length,
         first_offset: pages.first_offset,
-        pdn: domain.pdn,
+        pdn: pdn(&pd),
         access: access & !HINTS,
+        flags: 0,
         reserved: 0,
     };
+    let state = State {
+        lkey: Key::default(),
+        rkey: Key::default(),
+        access,
+        place,
+        pd: Some(pd.depend()),
+        memory,
+    };
+    let state = Mutex::try_new(state, c"verbena_mr")?;
     let response: CreateMrRsp = hardware.command(Opcode::CREATE_MR, &request)?;
     drop(pages);
 
-    let (lkey, rkey) = (response.lkey.0, response.rkey.0);
-    let region = Mr {
-        lkey,
-        rkey,
-        access,
-        pd: pd.id(),
-        addr,
-        length,
-        iova,
-        _pinned: pinned,
-        _charge: charge,
-    };
-    call.publish(reservation, Some(Payload::Mr(region)), &[&pd]);
-    call.put(mr::LKEY, &lkey)?;
-    call.put(mr::RKEY, &rkey)
+    let (lkey, rkey) = (response.lkey, response.rkey);
+    {
+        let mut state = state.lock();
+        (state.lkey, state.rkey) = (lkey, rkey);
+    }
+    call.publish(reservation, Some(Payload::Mr(Mr { state })), &[]);
+    call.put(mr::LKEY, &lkey.0)?;
+    call.put(mr::RKEY, &rkey.0)
 }
 
 fn check_access<P: Platform>(call: &Handling<'_, P>, access: u32) -> Outcome {
@@ -110,27 +160,101 @@ fn check_access<P: Platform>(call: &Handling<'_, P>, access: u32) -> Outcome {
     Ok(())
 }
 
+/// Registers a region anew. The device changes it in one step, so whatever fails leaves it as it was.
+pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let hardware = call.device();
+    let Payload::Mr(region) = call.payload() else {
+        unreachable!("the dispatcher checked the class")
+    };
+    let pd = call.object_at(mr::PD)?;
+    let rights = call.get(mr::ACCESS)?;
+    let moves = call.has(mr::ADDR) || call.has(mr::LENGTH) || call.has(mr::IOVA);
+    if !moves && pd.is_none() && rights.is_none() {
+        return Err(call.fail(mr::ACCESS, Errno::EINVAL, Reason::MISSING));
+    }
+    let mut state = region.state.lock();
+    let access = rights.unwrap_or(state.access);
+    check_access(call, access)?;
+    let mut place = if moves { place(call, access)? } else { state.place };
+    if !moves && (access ^ state.access) & access::ZERO_BASED != 0 {
+        place.iova = if access & access::ZERO_BASED != 0 {
+            0
+        } else {
+            place.addr
+        };
+    }
+    // Pages that were pinned to be read cannot be written.
+    let writes = access & WRITING != 0 && state.access & WRITING == 0;
+    let memory = if moves || writes || place.iova != state.place.iova {
+        Some(pin(call, &place, access)?)
+    } else {
+        None
+    };
+    let mut request = ModifyMrReq {
+        pages: PageList::default(),
+        iova: 0,
+        len: 0,
+        first_offset: 0,
+        index: state.lkey.index(),
+        mask: 0,
+        pdn: Pdn::default(),
+        access: 0,
+        reserved: 0,
+    };
+    let pages = match &memory {
+        Some(memory) => Some(Pages::<P>::of(
+            &hardware.platform,
+            &memory.pinned,
+            hardware.large_pages,
+        )?),
+        None => None,
+    };
+    if let Some(pages) = &pages {
+        request.mask |= change::TRANSLATION;
+        (request.pages, request.first_offset) = (pages.list, pages.first_offset);
+        (request.iova, request.len) = (place.iova, place.length);
+    }
+    if let Some(pd) = &pd {
+        request.mask |= change::PD;
+        request.pdn = pdn(pd);
+    }
+    if rights.is_some() {
+        request.mask |= change::ACCESS;
+        request.access = access & !HINTS;
+    }
+    let response: CreateMrRsp = hardware.command(Opcode::MODIFY_MR, &request)?;
+    drop(pages);
+    if let Some(pd) = &pd {
+        state.pd = Some(pd.depend());
+    }
+    if let Some(memory) = memory {
+        state.memory = memory;
+    }
+    (state.access, state.place) = (access, place);
+    let (lkey, rkey) = (response.lkey, response.rkey);
+    (state.lkey, state.rkey) = (lkey, rkey);
+    drop(state);
+    call.put(mr::LKEY, &lkey.0)?;
+    call.put(mr::RKEY, &rkey.0)
+}
+
 pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let Payload::Mr(region) = call.payload() else {
         unreachable!("the dispatcher checked the class")
     };
-    let &Mr {
-        lkey,
-        rkey,
-        access,
-        pd,
-        addr,
-        length,
-        iova,
-        ..
-    } = region;
-    call.put(mr::PD, &pd)?;
-    call.put(mr::ADDR, &addr)?;
-    call.put(mr::LENGTH, &length)?;
-    call.put(mr::IOVA, &iova)?;
+    let state = region.state.lock();
+    let (lkey, rkey, access, place) = (state.lkey, state.rkey, state.access, state.place);
+    let pd = state.pd.as_ref().map(Dependence::id);
+    drop(state);
+    if let Some(pd) = pd {
+        call.put(mr::PD, &pd)?;
+    }
+    call.put(mr::ADDR, &place.addr)?;
+    call.put(mr::LENGTH, &place.length)?;
+    call.put(mr::IOVA, &place.iova)?;
     call.put(mr::ACCESS, &access)?;
-    call.put(mr::LKEY, &lkey)?;
-    call.put(mr::RKEY, &rkey)
+    call.put(mr::LKEY, &lkey.0)?;
+    call.put(mr::RKEY, &rkey.0)
 }
 
 pub(crate) fn release<P: Platform>(ending: &Ending<'_, Verbena<P>>) -> Outcome {
@@ -142,5 +266,8 @@ pub(crate) fn release<P: Platform>(ending: &Ending<'_, Verbena<P>>) -> Outcome {
         Cause::Close => Opcode::REVOKE_MR,
         _ => Opcode::DESTROY_MR,
     };
-    Ok(end(ending, opcode, verbena_hw::id::Key(region.lkey).index())?)
+    end(ending, opcode, region.lkey().index())?;
+    let pd = region.state.lock().pd.take();
+    drop(pd);
+    Ok(())
 }

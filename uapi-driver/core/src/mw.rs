@@ -69,7 +69,7 @@ pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         None
     };
     let lkey = match region.as_ref().and_then(|region| region.payload()) {
-        Some(Payload::Mr(region)) => Key(region.lkey),
+        Some(Payload::Mr(region)) => region.lkey(),
         Some(_) => unreachable!("the attribute takes memory regions only"),
         None => Key(0),
     };

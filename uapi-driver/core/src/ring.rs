@@ -118,7 +118,7 @@ pub fn mmap<P: Platform>(context: &Context<P>, offset: u64, len: u64) -> Outcome
     };
     let memory = |memory: &Arc<P::Dma>| (MmapTarget::Memory(memory.clone()), memory.len() as u64);
     let (target, size) = match (object.payload(), offset & u64::from(u32::MAX)) {
-        (Some(Payload::Cq(cq)), 0) => memory(&cq.memory),
+        (Some(Payload::Cq(cq)), 0) => memory(&cq.memory()),
         (Some(Payload::Srq(srq)), 0) => memory(&srq.memory()),
         (Some(Payload::Qp(qp)), 0) => memory(&qp.memory),
         (Some(Payload::Doorbell(doorbell)), 0) => memory(&doorbell.page),

@@ -95,7 +95,8 @@ payload! {
 pub const DOORBELL_MAPS: Attr<DoorbellMaps> = Attr::new(driver_attr(ID, 1), "verbena_doorbell_maps");
 /// The doorbell page that a queue pair rings.
 pub const DOORBELL: Attr<ObjectId> = Attr::object(driver_attr(ID, 2), "verbena_doorbell", &[DOORBELL_CLASS]);
-/// A completion queue's memory.
+/// A completion queue's memory. A MODIFY that resizes must ask for it: the queue is in new memory then, and what was not
+/// consumed stands at the ring's beginning.
 pub const CQ_RING: Attr<CqRing> = Attr::new(driver_attr(ID, 3), "verbena_cq_ring");
 /// A queue pair's memory.
 pub const QP_RINGS: Attr<QpRings> = Attr::new(driver_attr(ID, 4), "verbena_qp_rings");

@@ -106,6 +106,19 @@ impl Context {
         self.call(DOING, method::QUERY, message)?.expect(DOING, device::ATTRS)
     }
 
+    /// The clock of [`crate::Completion::timestamp`], now: ticks of `hca_core_clock` kHz of [`Context::device`].
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn clock(&self) -> Result<u64> {
+        const DOING: &str = "read the device's clock";
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::DEVICE, 0);
+        message.ask(device::CLOCK);
+        self.call(DOING, method::QUERY, message)?.expect(DOING, device::CLOCK)
+    }
+
     /// The device's name on this host.
     ///
     /// # Errors

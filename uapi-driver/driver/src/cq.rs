@@ -4,8 +4,9 @@
 use crate::context::{Answer, MESSAGE};
 use crate::error::{Error, Result};
 use crate::event::{EventQueue, EventQueueShared};
+use crate::memory::Mapping;
 use crate::object::Object;
-use crate::ring::complete::{ArmKind, Completion, CqRing, WorkCompletion, LOG_STRIDE};
+use crate::ring::complete::{ArmKind, Completion, CqRing, WorkCompletion, LOG_STRIDE, WORDS};
 use crate::ring::memory::Ring;
 use crate::Context;
 use rdma_uapi::class::{self, cq};
@@ -85,21 +86,11 @@ impl<'a> CqBuilder<'a> {
     /// From what CREATE answered.
     pub(crate) fn made(self, answer: &Answer<'_>) -> Result<CompletionQueue> {
         let object = Object::new(self.context, class::CQ, answer.object(), "destroy a completion queue");
-        let place = answer.expect(Self::DOING, CQ_RING)?;
-        let mapping = self.context.map(place.mmap_offset, place.mmap_length)?;
-        let ring = u8::try_from(place.log_entries)
-            .ok()
-            .and_then(|log| Ring::new(mapping.clone(), 0, log, LOG_STRIDE))
-            .and_then(|ring| {
-                let record = usize::try_from(place.record_offset).ok()?;
-                CqRing::new(ring, mapping, record, self.context.qps().clone())
-            })
-            .ok_or(Error::Answer {
-                doing: Self::DOING,
-                what: "ring and record do not fit their memory",
-            })?;
+        let qps = self.context.qps().clone();
         Ok(CompletionQueue {
-            ring,
+            ring: mapped(self.context, Self::DOING, answer, |ring, mapping, record| {
+                CqRing::new(ring, mapping, record, qps)
+            })?,
             cqn: answer.expect(Self::DOING, cq::CQN)?,
             shared: Arc::new(CqShared {
                 object,
@@ -107,6 +98,35 @@ impl<'a> CqBuilder<'a> {
             }),
         })
     }
+}
+
+/// Maps the ring that an answer names, for `take` to make something of it, its memory, and where in that the record is.
+fn mapped<T>(
+    context: &Context,
+    doing: &'static str,
+    answer: &Answer<'_>,
+    take: impl FnOnce(Ring<WORDS>, Arc<Mapping>, usize) -> Option<T>,
+) -> Result<T> {
+    let place = answer.expect(doing, CQ_RING)?;
+    let mapping = context.map(place.mmap_offset, place.mmap_length)?;
+    u8::try_from(place.log_entries)
+        .ok()
+        .and_then(|log| Ring::new(mapping.clone(), 0, log, LOG_STRIDE))
+        .and_then(|ring| take(ring, mapping, usize::try_from(place.record_offset).ok()?))
+        .ok_or(Error::Answer {
+            doing,
+            what: "ring and record do not fit their memory",
+        })
+}
+
+/// When an armed queue sends its event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moderation {
+    /// When so many completions have come since it was armed; 1: with the first, 0: their number does not matter.
+    pub count: u32,
+    /// So long after the first of them at the latest, in whole microseconds; zero: no matter when, or, if the number does
+    /// not matter either, at once.
+    pub period: Duration,
 }
 
 /// Where completions arrive.
@@ -231,6 +251,61 @@ impl CompletionQueue {
                 },
             }
         }
+    }
+
+    /// Lets events of the queue wait, so that many completions come with one. What waits already is sent. The device's
+    /// limits are `max_moderation_count` and `max_moderation_period` of [`Context::device`].
+    ///
+    /// # Errors
+    ///
+    /// A limit is exceeded; the queue has failed; the device is gone.
+    pub fn moderate(&self, moderation: Moderation) -> Result<()> {
+        let period = u32::try_from(moderation.period.as_micros())
+            .map_err(|_| Error::Argument("the period is longer than the device allows"))?;
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::CQ, self.shared.object.id().0);
+        message
+            .put(cq::MODERATION_COUNT, &moderation.count)
+            .put(cq::MODERATION_PERIOD, &period);
+        self.context()
+            .call("moderate a completion queue", method::MODIFY, message)?;
+        Ok(())
+    }
+
+    /// How its events are moderated.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn moderation(&self) -> Result<Moderation> {
+        const DOING: &str = "query a completion queue";
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::CQ, self.shared.object.id().0);
+        message.ask(cq::MODERATION_COUNT).ask(cq::MODERATION_PERIOD);
+        let answer = self.context().call(DOING, method::QUERY, message)?;
+        Ok(Moderation {
+            count: answer.expect(DOING, cq::MODERATION_COUNT)?,
+            period: Duration::from_micros(answer.expect(DOING, cq::MODERATION_PERIOD)?.into()),
+        })
+    }
+
+    /// Gives it at least `entries` entries. What waits in it stays, and so does its being armed; traffic goes on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY: more completions wait. The number is 0 or more than the device allows; the queue has failed; the device is
+    /// gone. It is what it was then.
+    pub fn resize(&mut self, entries: u32) -> Result<()> {
+        const DOING: &str = "resize a completion queue";
+        let context = self.shared.object.context();
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::CQ, self.shared.object.id().0);
+        message.put(cq::CQE, &entries).ask(CQ_RING);
+        let answer = context.call(DOING, method::MODIFY, message)?;
+        let ring = &mut self.ring;
+        mapped(context, DOING, &answer, |fresh, mapping, record| {
+            ring.move_to(fresh, mapping, record)
+        })
     }
 
     /// Whether a completion waits.

@@ -67,7 +67,7 @@ pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE, DEFAULT_SYSTEM_N
 pub use batch::{Batch, Done, InBatch, OnFailure, Owned, Part, QpPart, Ticket};
 pub use cm::{cm_params, CmAddr, CmId, CmInfo, CmOptions, ConnectError, Connection, Incoming, Listener};
 pub use context::{Context, DeviceAttrs, ObjectInfo, PortInfo};
-pub use cq::{CompletionQueue, CqBuilder};
+pub use cq::{CompletionQueue, CqBuilder, Moderation};
 pub use device_list::{devices, DeviceList, ListedDevice};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{CallError, Error, Result};
@@ -75,7 +75,7 @@ pub use event::{Event, EventKind, EventQueue};
 pub use interface::{AttrListing, ClassListing, Interface, MethodListing};
 pub use memory::Buffer;
 pub use mw::{MemoryWindow, WindowType};
-pub use pd::{Access, MemoryRegion, ProtectionDomain};
+pub use pd::{Access, MemoryRegion, ProtectionDomain, Reregistration};
 pub use qp::{
     path_to, AddressError, AddressHandle, Batched, CheckedAddress, ConnectOptions, Connected, Destination, Qp, QpAttr,
     QpBuilder, QpInfo, Rc, RcQp, SendBatch, Standing, Transport, Uc, UcQp, Ud, UdQp, GRH_LEN,

@@ -335,6 +335,16 @@ impl MemoryRegion {
         }
     }
 
+    /// Registers it anew: with other memory, in another domain, with other rights.
+    pub fn reregister(&mut self) -> Reregistration<'_> {
+        Reregistration {
+            region: self,
+            buffer: None,
+            pd: None,
+            access: None,
+        }
+    }
+
     /// Deregisters it. Dropping it does the same.
     ///
     /// # Errors
@@ -342,6 +352,82 @@ impl MemoryRegion {
     /// Something is bound to it; the device is gone.
     pub fn deregister(self) -> Result<()> {
         self.object.destroy()
+    }
+}
+
+/// What is to change of a region.
+#[must_use = "nothing changes until `apply`"]
+pub struct Reregistration<'a> {
+    region: &'a mut MemoryRegion,
+    buffer: Option<(Buffer, Option<u64>)>,
+    pd: Option<&'a ProtectionDomain>,
+    access: Option<Access>,
+}
+
+impl<'a> Reregistration<'a> {
+    /// The region is all of `buffer`. Its addresses are the buffer's, or begin at 0 with [`Access::ZERO_BASED`].
+    pub fn memory(mut self, buffer: &Buffer) -> Self {
+        self.buffer = Some((buffer.clone(), None));
+        self
+    }
+
+    /// The region is all of `buffer`; work requests and peers name its first byte `iova`.
+    pub fn memory_at(mut self, buffer: &Buffer, iova: u64) -> Self {
+        self.buffer = Some((buffer.clone(), Some(iova)));
+        self
+    }
+
+    /// It is in this domain.
+    pub fn pd(mut self, pd: &'a ProtectionDomain) -> Self {
+        self.pd = Some(pd);
+        self
+    }
+
+    /// It has these rights.
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = Some(access);
+        self
+    }
+
+    /// Does it. The region has other keys then, and the old ones are nothing any more.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY: a window is bound to it. EINVAL: nothing is to change, or the rights contradict each other. Over the limit of
+    /// locked memory; the device is gone. The region is what it was then, keys included.
+    pub fn apply(self) -> Result<()> {
+        const DOING: &str = "register memory anew";
+        let region = self.region;
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::MR, region.object.id().0);
+        message
+            .put_some(mr::PD, self.pd.map(|pd| pd.object.id()))
+            .put_some(mr::ACCESS, self.access.map(|access| access.bits()));
+        if let Some((buffer, iova)) = &self.buffer {
+            message
+                .put(mr::ADDR, &buffer.addr())
+                .put(mr::LENGTH, &(buffer.len() as u64))
+                .put_some(mr::IOVA, *iova);
+        }
+        message.ask(mr::LKEY).ask(mr::RKEY);
+        let context = region.object.context();
+        let answer = context.call(DOING, method::MODIFY, message)?;
+        (region.lkey, region.rkey) = (
+            Key(answer.expect(DOING, mr::LKEY)?),
+            Key(answer.expect(DOING, mr::RKEY)?),
+        );
+        if let Some(pd) = self.pd {
+            region._pd = pd.object.clone();
+        }
+        if let Some((buffer, _)) = self.buffer {
+            region.len = buffer.len() as u64;
+            region.buffer = Some(buffer);
+        }
+        let mut message = Builder::new(&mut words, class::MR, region.object.id().0);
+        message.ask(mr::IOVA);
+        let answer = region.object.context().call(DOING, method::QUERY, message)?;
+        region.iova = answer.expect(DOING, mr::IOVA)?;
+        Ok(())
     }
 }
 

@@ -67,4 +67,4 @@ pub use driver::{Cause, Driver, Ending, Memory};
 pub use errno::Errno;
 pub use failure::{Failure, Reason};
 pub use host::Host;
-pub use object::{Object, ObjectRef};
+pub use object::{Dependence, Object, ObjectRef};

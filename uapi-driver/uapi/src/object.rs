@@ -232,10 +232,34 @@ impl<D: Driver> ObjectRef<D> {
         ObjectRef(object)
     }
 
+    /// Makes something else that the driver keeps count as a dependent of the object, until it is dropped: for objects that
+    /// are not made from the same others all their lives. The release function drops it when the object has ended.
+    pub fn depend(&self) -> Dependence<D> {
+        self.0.life.fetch_add(DEPENDENT, Ordering::Relaxed);
+        Dependence(self.0.clone())
+    }
+
     /// The object, to be kept beyond the call: by a driver's table that interrupts look objects up in. That does not
     /// count as a call in flight; the release function must take it out of the table.
     pub fn share(&self) -> Arc<Object<D>> {
         self.0.clone()
+    }
+}
+
+/// What counts as a dependent of an object: [`ObjectRef::depend`].
+pub struct Dependence<D: Driver>(Arc<Object<D>>);
+
+impl<D: Driver> Dependence<D> {
+    /// The object that it depends on.
+    pub fn id(&self) -> ObjectId {
+        self.0.id
+    }
+}
+
+impl<D: Driver> Drop for Dependence<D> {
+    fn drop(&mut self) {
+        // Release: as when an object ends.
+        self.0.life.fetch_sub(DEPENDENT, Ordering::Release);
     }
 }
 

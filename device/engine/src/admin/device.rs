@@ -13,8 +13,8 @@ use crate::ram;
 use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::{
-    self, DumpReq, DumpRsp, ModifyPortReq, QueryCountersRsp, QueryDeviceRsp, QueryGidReq, QueryGidRsp, QueryPortRsp,
-    SetGidReq,
+    self, DumpReq, DumpRsp, ModifyPortReq, QueryClockRsp, QueryCountersRsp, QueryDeviceRsp, QueryGidReq, QueryGidRsp,
+    QueryPortRsp, SetGidReq,
 };
 use verbena_hw::eqe::Event;
 use verbena_hw::ring::PageList;
@@ -22,6 +22,13 @@ use verbena_hw::{cqe, doorbell, pci, regs, wqe};
 
 /// The only P_Key: the default one, full member (IBA vol. 1, 10.9.2).
 const PKEY: u16 = 0xffff;
+
+/// QUERY_CLOCK.
+pub(crate) fn query_clock<E: Env>(cx: &Cx<'_, E>) -> Reply {
+    Reply::new(&QueryClockRsp {
+        clock: cx.now.as_nanos(),
+    })
+}
 
 /// QUERY_DEVICE.
 pub(crate) fn query_device(hca: &Hca) -> Reply {

@@ -2,7 +2,7 @@
 //! Which opcode is which function.
 
 use crate::admin::memory::{self, Registration};
-use crate::admin::{device, multicast, mw, objects, srq, Failure, Reply};
+use crate::admin::{cq, device, multicast, mw, objects, srq, Failure, Reply};
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::qp::modify;
@@ -35,13 +35,12 @@ fn request<T: FromBytes>(command: &Command) -> Result<T, Failure> {
 
 /// Executes a command, or begins to.
 pub(crate) fn execute<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Executed {
-    if command.opcode == Opcode::CREATE_MR {
-        return match request(command).and_then(|req| memory::create(hca, &req)) {
-            Ok(registration) => Executed::Started(registration),
-            Err(failure) => Executed::Now(Err(failure)),
-        };
-    }
-    Executed::Now(at_once(hca, cx, command))
+    let begun = match command.opcode {
+        Opcode::CREATE_MR => request(command).and_then(|req| memory::create(hca, &req)),
+        Opcode::MODIFY_MR => request(command).and_then(|req| memory::modify(hca, &req)),
+        _ => return Executed::Now(at_once(hca, cx, command)),
+    };
+    begun.unwrap_or_else(|failure| Executed::Now(Err(failure)))
 }
 
 fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Result<Reply, Failure> {
@@ -53,6 +52,7 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
         Opcode::SET_GID => device::set_gid(hca, cx, &request(command)?),
         Opcode::QUERY_GID => device::query_gid(hca, &request(command)?),
         Opcode::QUERY_COUNTERS => request::<[u8; 0]>(command).map(|_| device::query_counters(hca)),
+        Opcode::QUERY_CLOCK => request::<[u8; 0]>(command).map(|_| device::query_clock(cx)),
         Opcode::DUMP => device::dump(hca, cx, &request(command)?),
 
         Opcode::CREATE_PD => request::<[u8; 0]>(command).and_then(|_| objects::create_pd(hca)),
@@ -62,7 +62,8 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
         Opcode::CREATE_EQ => objects::create_eq(hca, cx, &request(command)?),
         Opcode::DESTROY_EQ => objects::destroy_eq(hca, &request(command)?),
         Opcode::CREATE_CQ => objects::create_cq(hca, cx, &request(command)?),
-        Opcode::DESTROY_CQ => objects::destroy_cq(hca, &request(command)?),
+        Opcode::DESTROY_CQ => objects::destroy_cq(hca, cx, &request(command)?),
+        Opcode::MODIFY_CQ => cq::modify(hca, cx, &request(command)?),
         Opcode::QUERY_CQ => objects::query_cq(hca, cx, &request(command)?),
 
         Opcode::DESTROY_MR => memory::destroy(hca, &request(command)?),

@@ -6,12 +6,14 @@
 //! | this one | the two rings |
 //! | [`execute`] | which opcode is which function |
 //! | [`device`] | commands about the device and its port |
+//! | [`cq`] | changing completion queues |
 //! | [`objects`] | commands about queues, domains and doorbell pages |
 //! | [`srq`] | commands about shared receive queues |
 //! | [`mw`] | commands about memory windows |
 //! | [`multicast`] | commands about multicast groups |
 //! | [`memory`] | memory registration, which goes on over several polls |
 
+pub(crate) mod cq;
 pub(crate) mod device;
 pub(crate) mod execute;
 pub(crate) mod memory;

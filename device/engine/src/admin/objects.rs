@@ -191,14 +191,16 @@ pub(crate) fn create_cq<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateC
 }
 
 /// DESTROY_CQ.
-pub(crate) fn destroy_cq(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
+pub(crate) fn destroy_cq<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &HandleReq) -> Result<Reply, Failure> {
     handle_reserved(req)?;
     let cq = hca.cqs.get(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
     if cq.users > 0 {
         return Err(Failure::in_use(cq.users));
     }
     let (eqn, cost) = (cq.eqn, cq.ring.cost());
-    hca.cqs.remove(req.handle);
+    if let Some(mut cq) = hca.cqs.remove(req.handle) {
+        cx.schedule.disarm_cq(hca.id, req.handle, &mut cq.timer);
+    }
     hca.extents -= cost;
     release_eq(hca, eqn, |eqe| is_of_cq(eqe, req.handle));
     Ok(Reply::empty())
@@ -240,7 +242,9 @@ pub(crate) fn query_cq<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &HandleRe
         overrun: u32::from(cq.failed.is_some()),
         users: cq.users,
         events: cq.events,
-        reserved: [0; 2],
+        moderation_count: cq.moderation.count,
+        // What a command has set fits.
+        moderation_us: cq.moderation.period.as_micros() as u32,
     }))
 }
 

@@ -320,6 +320,7 @@ impl Guest {
             first_offset,
             pdn: self.pdn,
             access: rights,
+            flags: 0,
             reserved: 0,
         };
         self.register(w, &req)

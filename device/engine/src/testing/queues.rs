@@ -92,6 +92,11 @@ impl Cq {
         core::iter::from_fn(|| self.poll(w)).collect()
     }
 
+    /// The queue is on another ring now, which begins with what was not consumed.
+    pub fn moved(&mut self, ring: u64, record: u64, log: u8) {
+        (self.ring, self.record, self.log, self.consumer) = (ring, record, log, 0);
+    }
+
     /// Asks to be told: one of `CqRecord::ARM_*`.
     pub fn arm(&mut self, w: &World, kind: u32) {
         self.arms += 1;

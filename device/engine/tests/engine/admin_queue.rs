@@ -96,6 +96,7 @@ fn h03_a_long_registration_lets_others_pass() {
         first_offset: 0,
         pdn: g.pdn,
         access: access::LOCAL_WRITE,
+        flags: 0,
         reserved: 0,
     };
     g.submit(&mut w, Opcode::CREATE_MR, &req, 1);
@@ -122,6 +123,7 @@ fn h03_disabling_abandons_what_is_in_execution() {
         first_offset: 0,
         pdn: g.pdn,
         access: 0,
+        flags: 0,
         reserved: 0,
     };
     g.submit(&mut w, Opcode::CREATE_MR, &req, 1);
@@ -508,6 +510,7 @@ fn h03_create_mr_fails_for_its_own_reasons() {
         first_offset: 0x10,
         pdn: g.pdn,
         access: access::LOCAL_WRITE | access::REMOTE_WRITE,
+        flags: 0,
         reserved: 0,
     };
     use Status as S;

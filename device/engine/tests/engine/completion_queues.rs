@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H7: arming, overflow, and what a failed completion queue means to its queue pairs.
 
-use verbena_engine::testing::{Pair, SendWr};
-use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::QueryCqRsp;
-use verbena_hw::cqe::{CqRecord, Status};
+use core::time::Duration;
+use verbena_engine::testing::{Failed, Pair, SendWr};
+use verbena_hw::admin::{Opcode, Opcode as Admin, Status as AdminStatus};
+use verbena_hw::cmd::{ModifyCqReq, ModifyCqRsp, QueryCqRsp};
+use verbena_hw::cqe::{modify as cqe_modify, CqRecord, Status};
 use verbena_hw::eqe::Event;
 use verbena_hw::qp::QpState;
+use verbena_hw::ring::PageList;
 use verbena_hw::wqe::send_flags;
 
 fn post(pair: &mut Pair, wr_id: u64, solicited: bool) {
@@ -203,4 +205,155 @@ fn h07_timestamps_are_the_device_clock() {
     w.run();
     let cqe = pair.a.completion(w);
     assert_eq!((cqe.timestamp, cqe.status), (now, Status::SUCCESS.0));
+}
+
+fn modify_cq(pair: &mut Pair, req: ModifyCqReq) -> Result<ModifyCqRsp, Failed> {
+    pair.a.guest.command(&mut pair.world, Admin::MODIFY_CQ, &req)
+}
+
+fn unchanged(pair: &Pair) -> ModifyCqReq {
+    ModifyCqReq {
+        cqn: pair.a.cq.cqn,
+        mask: 0,
+        count: 0,
+        period_us: 0,
+        ring: PageList::default(),
+        record: 0,
+        log_entries: 0,
+        reserved: [0; 15],
+    }
+}
+
+/// Moves a's queue to a ring of `1 << log` entries, and a with it.
+fn resize(pair: &mut Pair, log: u8) -> Result<u32, Failed> {
+    let hca = pair.a.guest.hca;
+    let ring = pair.world.ram_mut(hca).alloc(64 << log);
+    let record = pair.world.ram_mut(hca).alloc(64);
+    let req = ModifyCqReq {
+        mask: cqe_modify::RING,
+        ring: PageList::direct(ring, 64 << log),
+        record,
+        log_entries: log,
+        ..unchanged(pair)
+    };
+    let rsp = modify_cq(pair, req)?;
+    pair.a.cq.moved(ring, record, log);
+    Ok(rsp.carried)
+}
+
+fn send_some(pair: &mut Pair, ids: core::ops::Range<u64>) {
+    for wr_id in ids {
+        pair.b.post_recv(&mut pair.world, wr_id, 0, 8);
+        pair.a.post(&mut pair.world, SendWr::send(wr_id, &[]));
+    }
+    pair.world.run();
+}
+
+#[test]
+fn h07_resize_carries_what_is_not_consumed() {
+    let mut pair = Pair::connected();
+    assert_eq!(resize(&mut pair, 2), Ok(0));
+    send_some(&mut pair, 0..3);
+    assert_eq!(pair.a.completion(&pair.world).wr_id, 0);
+    send_some(&mut pair, 3..5);
+    // One to four wait, over the end of the ring of four.
+    assert_eq!(resize(&mut pair, 1).map_err(|f| f.status), Err(AdminStatus::BAD_FIELD));
+    assert_eq!(resize(&mut pair, 5), Ok(4));
+    send_some(&mut pair, 5..33);
+    for wr_id in 1..33 {
+        assert_eq!(pair.a.completion(&pair.world).wr_id, wr_id);
+    }
+    pair.a.nothing(&pair.world);
+    assert_eq!(resize(&mut pair, 0), Ok(0));
+    send_some(&mut pair, 40..41);
+    assert_eq!(pair.a.completion(&pair.world).wr_id, 40);
+    // The smaller ring is really smaller: two at once overflow it.
+    send_some(&mut pair, 41..43);
+    let events = pair.a.guest.events(&mut pair.world);
+    assert!(events.iter().any(|e| Event(e.event) == Event::CQ_ERR));
+    let refused = resize(&mut pair, 3).map_err(|f| f.status);
+    assert_eq!(refused, Err(AdminStatus::QUEUE_FAILED));
+}
+
+#[test]
+fn h07_a_resized_queue_is_as_armed_as_it_was() {
+    let mut pair = Pair::connected();
+    pair.a.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    assert_eq!(resize(&mut pair, 4), Ok(0));
+    send_some(&mut pair, 0..1);
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 1);
+    // And no more than that.
+    assert_eq!(resize(&mut pair, 5), Ok(1));
+    send_some(&mut pair, 1..2);
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 0);
+    pair.a.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    send_some(&mut pair, 2..3);
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 1);
+}
+
+fn moderate(pair: &mut Pair, count: u32, period_us: u32) {
+    let req = ModifyCqReq {
+        mask: cqe_modify::MODERATION,
+        count,
+        period_us,
+        ..unchanged(pair)
+    };
+    modify_cq(pair, req).expect("moderated");
+}
+
+#[test]
+fn h07_moderation_waits_for_the_count() {
+    let mut pair = Pair::connected();
+    moderate(&mut pair, 4, 0);
+    pair.a.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    send_some(&mut pair, 0..3);
+    pair.world.advance(Duration::from_secs(1));
+    assert_eq!(
+        pair.a.guest.events(&mut pair.world).len(),
+        0,
+        "three are fewer than four"
+    );
+    send_some(&mut pair, 3..4);
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 1);
+    send_some(&mut pair, 4..20);
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 0, "one arming, one event");
+    // The next arming counts anew; taking the rule back lets the held event go.
+    pair.a.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    send_some(&mut pair, 20..22);
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 0);
+    moderate(&mut pair, 0, 0);
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 1);
+    pair.a.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    send_some(&mut pair, 22..23);
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 1, "at once again");
+}
+
+#[test]
+fn h07_moderation_waits_no_longer_than_the_period() {
+    let mut pair = Pair::connected();
+    moderate(&mut pair, 10, 50);
+    pair.a.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    send_some(&mut pair, 0..2);
+    pair.world.advance(Duration::from_micros(30));
+    send_some(&mut pair, 2..3);
+    pair.world.advance(Duration::from_micros(19));
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 0, "49 us after the first");
+    pair.world.advance(Duration::from_micros(1));
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 1);
+    pair.world.advance(Duration::from_secs(1));
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 0);
+    // The count may come first, and then no timer is left.
+    pair.a.cq.arm(&pair.world, CqRecord::ARM_ANY);
+    send_some(&mut pair, 3..14);
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 1);
+    pair.world.advance(Duration::from_secs(1));
+    assert_eq!(pair.a.guest.events(&mut pair.world).len(), 0);
+    // A queue that is destroyed while its event waits leaves no timer behind.
+    let cq = pair.a.guest.cq(&mut pair.world, 2);
+    let cqn = cq.cqn.get();
+    pair.a
+        .guest
+        .destroy(&mut pair.world, Admin::DESTROY_CQ, cqn)
+        .expect("destroyed");
+    assert_eq!(pair.world.poll().next_deadline, None);
 }

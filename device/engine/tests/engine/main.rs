@@ -14,6 +14,7 @@ mod memory;
 mod multicast;
 mod operations;
 mod registers;
+mod reregistration;
 mod scale;
 mod shared_receives;
 mod sleep;

@@ -27,6 +27,7 @@ fn from_pages(pair: &mut Pair, pages: &[u64], shift: u8, first_offset: u64, iova
         first_offset,
         pdn: pair.b.guest.pdn,
         access: rights,
+        flags: 0,
         reserved: 0,
     };
     pair.b.guest.register(w, &req).expect("a region")

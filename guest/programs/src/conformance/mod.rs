@@ -11,6 +11,7 @@ mod cleanup;
 mod cm;
 mod control;
 mod cq;
+mod cq_modify;
 mod datagram;
 mod discovery;
 mod epoll;
@@ -25,6 +26,7 @@ mod objects;
 mod qp_life;
 mod qp_state;
 mod raw;
+mod reregister;
 mod retries;
 mod srq;
 mod tracing;
@@ -45,10 +47,12 @@ const AREAS: &[&[Case]] = &[
     account::CASES,
     tracing::CASES,
     memory::CASES,
+    reregister::CASES,
     qp_state::CASES,
     qp_life::CASES,
     transfer::CASES,
     cq::CASES,
+    cq_modify::CASES,
     datagram::CASES,
     unreliable::CASES,
     errors::CASES,

@@ -46,6 +46,17 @@ impl CqRing {
         })
     }
 
+    /// The device goes on in another ring, which begins with what was not consumed. `None` if it does not fit its memory.
+    pub(crate) fn move_to(&mut self, ring: Ring<WORDS>, mapping: Arc<Mapping>, record: usize) -> Option<()> {
+        let qps = self.qps.clone();
+        *self = Self {
+            // The device goes on with what it last acted on.
+            arm_sequence: self.arm_sequence,
+            ..Self::new(ring, mapping, record, qps)?
+        };
+        Some(())
+    }
+
     /// Entries.
     pub(crate) fn entries(&self) -> u32 {
         self.ring.entries()

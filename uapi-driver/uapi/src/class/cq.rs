@@ -12,9 +12,10 @@ pub const CQE: Attr<u32> = Attr::new(1, "cqe");
 pub const COMP_VECTOR: Attr<u32> = Attr::new(2, "comp_vector");
 /// The number that the device knows it by.
 pub const CQN: Attr<u32> = Attr::new(3, "cqn");
-/// Moderation: completions before an event.
+/// Moderation: an armed queue's event waits for so many completions. 1: it does not wait; 0: their number does not matter.
 pub const MODERATION_COUNT: Attr<u32> = Attr::new(4, "moderation_count");
-/// Moderation: microseconds before an event.
+/// Moderation: an armed queue's event waits so many microseconds at most, from its first completion on. 0: for ever, or, if it
+/// does not wait for a count either, not at all.
 pub const MODERATION_PERIOD: Attr<u32> = Attr::new(5, "moderation_period");
 
 /// The class.
@@ -41,7 +42,13 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             name: "query",
             target: Target::Object,
             access: Access::Any,
-            attrs: &[CQE.output(), COMP_VECTOR.output(), CQN.output()],
+            attrs: &[
+                CQE.output(),
+                COMP_VECTOR.output(),
+                CQN.output(),
+                MODERATION_COUNT.output(),
+                MODERATION_PERIOD.output(),
+            ],
         },
         MethodSchema {
             number: method::MODIFY,

@@ -85,8 +85,12 @@ payload! {
         comp_vectors: u32,
         /// Pages of a fast-register memory region.
         max_fast_reg_pages: u32,
+        /// Moderation of a completion queue: largest count.
+        max_moderation_count: u32,
+        /// Moderation of a completion queue: longest period, microseconds.
+        max_moderation_period: u32,
         /// Zero.
-        reserved: [u8; 36],
+        reserved: [u8; 28],
     }
 }
 
@@ -98,6 +102,8 @@ pub const DRIVER_ID: Attr<u32> = Attr::new(2, "driver_id");
 pub const DRIVER_NAME: Attr<str> = Attr::text(3, "driver_name");
 /// The device's name on this host.
 pub const NAME: Attr<str> = Attr::text(4, "name");
+/// The clock of completion timestamps, as the call reads it: ticks of `hca_core_clock`.
+pub const CLOCK: Attr<u64> = Attr::new(5, "clock");
 
 /// The class.
 pub static SCHEMA: ClassSchema = ClassSchema {
@@ -109,6 +115,12 @@ pub static SCHEMA: ClassSchema = ClassSchema {
         name: "query",
         target: Target::Only,
         access: Access::Any,
-        attrs: &[ATTRS.output(), DRIVER_ID.output(), DRIVER_NAME.output(), NAME.output()],
+        attrs: &[
+            ATTRS.output(),
+            DRIVER_ID.output(),
+            DRIVER_NAME.output(),
+            NAME.output(),
+            CLOCK.output(),
+        ],
     }],
 };

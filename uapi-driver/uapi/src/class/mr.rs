@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
 
 //! MR: memory region.
+//!
+//! MODIFY registers a region anew: other memory (`addr` and `length` together, and `iova`), another domain, other rights, or
+//! several of them. It has other keys then; if it fails, it is what it was. Nothing may stand on it.
 
 use crate::schema::{Access, Attr, ClassSchema, MethodSchema, Target};
 use crate::wire::{method, ObjectId};
@@ -80,6 +83,21 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 LENGTH.output(),
                 IOVA.output(),
                 ACCESS.output(),
+                LKEY.output(),
+                RKEY.output(),
+            ],
+        },
+        MethodSchema {
+            number: method::MODIFY,
+            name: "modify",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[
+                PD.input(),
+                ADDR.input(),
+                LENGTH.input(),
+                IOVA.input(),
+                ACCESS.input(),
                 LKEY.output(),
                 RKEY.output(),
             ],
