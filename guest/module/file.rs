@@ -15,6 +15,7 @@ use kernel::uaccess::{UserPtr, UserSlice};
 use rdma_uapi::context::{self, GiveBack};
 use rdma_uapi::wire::{self, HEADER};
 use rdma_uapi::Errno;
+use verbena_core::platform::PAGE;
 use verbena_core::{Context, MmapTarget};
 
 /// Messages up to this long are handled on the stack.
@@ -129,7 +130,7 @@ unsafe extern "C" fn verbena_rs_mmap(file: *mut c_void, offset: u64, len: u64, t
         Err(failure) => return failure.errno.to_result(),
     };
     let (pfn, registers) = match &mapped {
-        MmapTarget::Memory(dma) => (dma.pfn(), false),
+        MmapTarget::Memory { memory, offset } => (memory.pfn() + (*offset / PAGE) as c_ulong, false),
         MmapTarget::Register(register) => (context.device().host().doorbell_pfn(register.page()), true),
     };
     let Ok(keep) = KBox::new(mapped, GFP_KERNEL_ACCOUNT) else {

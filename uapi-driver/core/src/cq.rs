@@ -4,16 +4,16 @@
 //!
 //! Resizing gives a queue new memory, as with shared receive queues (`srq.rs`).
 
-use crate::driver::{end, Handling, Payload};
+use crate::driver::{end, Handling, Payload, Reference};
 use crate::events::delist_and;
 use crate::numbers::Kind;
-use crate::platform::{Dma, Platform};
-use crate::ring::{memory_offset, shared};
-use crate::schema::{CqRing, CQ_RING};
+use crate::platform::Platform;
+use crate::ring_memory::Stretch;
+use crate::schema::{CqRing, CQ_RING, RING_MEMORY};
 use crate::Verbena;
 use rdma_uapi::class::cq;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::sys::{Arc, Mutex};
+use rdma_uapi::sys::Mutex;
 use rdma_uapi::wire::ObjectId;
 use rdma_uapi::{Ending, Errno, Reason};
 use verbena_hw::admin::Opcode;
@@ -33,30 +33,31 @@ pub struct Cq<P: Platform> {
 /// Where a queue is.
 struct Place<P: Platform> {
     log_entries: u8,
-    memory: Arc<P::Dma>,
+    memory: Stretch<P>,
 }
 
 impl<P: Platform> Place<P> {
-    fn new(platform: &P, log_entries: u8) -> Outcome<Self> {
+    fn new(call: &Handling<'_, P>, home: Option<&Reference<P>>, log_entries: u8) -> Outcome<Self> {
+        let bytes = ring_bytes(log_entries) + size_of::<CqRecord>() as u64;
         Ok(Place {
             log_entries,
-            memory: shared(platform, ring_bytes(log_entries) + size_of::<CqRecord>())?,
+            memory: Stretch::new(call, home, bytes)?,
         })
     }
 
     fn list(&self) -> PageList {
-        PageList::direct(self.memory.addr(), ring_bytes(self.log_entries) as u64)
+        PageList::direct(self.memory.addr(), ring_bytes(self.log_entries))
     }
 
     fn record(&self) -> u64 {
-        self.memory.addr() + ring_bytes(self.log_entries) as u64
+        self.memory.addr() + ring_bytes(self.log_entries)
     }
 
     fn ring(&self, id: ObjectId) -> CqRing {
         CqRing {
-            mmap_offset: memory_offset(id),
-            mmap_length: self.memory.len() as u64,
-            record_offset: ring_bytes(self.log_entries) as u64,
+            mmap_offset: self.memory.mmap_offset(id),
+            mmap_length: self.memory.len(),
+            record_offset: ring_bytes(self.log_entries),
             log_entries: u32::from(self.log_entries),
             reserved: 0,
         }
@@ -64,15 +65,21 @@ impl<P: Platform> Place<P> {
 }
 
 impl<P: Platform> Cq<P> {
-    /// What a process maps now.
-    pub(crate) fn memory(&self) -> Arc<P::Dma> {
-        self.place.lock().memory.clone()
+    /// Looks at the memory that it is in now.
+    pub(crate) fn with_memory<T>(&self, look: impl FnOnce(&Stretch<P>) -> T) -> T {
+        look(&self.place.lock().memory)
     }
 }
 
 /// Bytes of the ring; the record follows.
-fn ring_bytes(log_entries: u8) -> usize {
-    size_of::<Cqe>() << log_entries
+fn ring_bytes(log_entries: u8) -> u64 {
+    (size_of::<Cqe>() as u64) << log_entries
+}
+
+/// Bytes of memory that a queue of at least `entries` entries takes.
+pub(crate) fn bytes(entries: u32) -> Option<u64> {
+    let log_entries = entries.checked_next_power_of_two()?.trailing_zeros() as u8;
+    Some(ring_bytes(log_entries) + size_of::<CqRecord>() as u64)
 }
 
 /// log2 of a ring's entries that holds `entries`.
@@ -95,8 +102,9 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         return Err(call.out_of_range(cq::COMP_VECTOR));
     };
 
+    let home = call.object_at(RING_MEMORY)?;
     let reservation = call.reserve()?;
-    let place: Place<P> = Place::new(&hardware.platform, log_entries)?;
+    let place = Place::new(call, home.as_ref(), log_entries)?;
     let request = CreateCqReq {
         ring: place.list(),
         record: place.record(),
@@ -114,7 +122,11 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         vector: vector as u16,
         place,
     };
-    let object = call.publish(reservation, Some(Payload::Cq(queue)), &[]);
+    let payload = Some(Payload::Cq(queue));
+    let object = match &home {
+        Some(home) => call.publish(reservation, payload, &[home]),
+        None => call.publish(reservation, payload, &[]),
+    };
     hardware.enlist(Kind::Cq, response.handle, object)?;
     call.put(cq::CQE, &(1 << log_entries))?;
     call.put(cq::CQN, &response.handle)?;
@@ -146,7 +158,7 @@ pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let fresh = match call.get(cq::CQE)? {
         // Without memory to move to there is nowhere to say where it is.
         Some(_) if !call.has(CQ_RING) => return Err(call.fail(CQ_RING, Errno::EINVAL, Reason::MISSING)),
-        Some(entries) => Some(Place::<P>::new(&hardware.platform, log_entries(call, entries)?)?),
+        Some(entries) => Some(Place::new(call, None, log_entries(call, entries)?)?),
         None => None,
     };
     let mut place = queue.place.lock();

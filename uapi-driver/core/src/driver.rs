@@ -14,6 +14,7 @@ use crate::numbers::Numbers;
 use crate::pd::Pd;
 use crate::platform::{Dma, Platform};
 use crate::qp::Qp;
+use crate::ring_memory::{self, RingMemory, Stretch};
 use crate::srq::Srq;
 use crate::{ah, cm_id, cq, device, doorbell, mcast, mr, mw, pd, qp, schema, srq, CommandError, Device};
 use core::marker::PhantomData;
@@ -36,14 +37,19 @@ const NEW_QP: &[AttrSchema] = &[
     schema::DOORBELL.required(),
     schema::CQE_COOKIE.input(),
     schema::QP_RINGS.output(),
+    schema::RING_MEMORY.input(),
 ];
 /// What accompanies its QUERY.
 const QP: &[AttrSchema] = &[schema::QP_RINGS.output()];
 
-/// What accompanies every method of a completion queue that has a ring to tell of.
+/// What accompanies CREATE of a completion queue.
+const NEW_CQ: &[AttrSchema] = &[schema::CQ_RING.output(), schema::RING_MEMORY.input()];
+/// What accompanies its other methods that have a ring to tell of.
 const CQ: &[AttrSchema] = &[schema::CQ_RING.output()];
 
-/// What accompanies every method of a shared receive queue that has rings to tell of.
+/// What accompanies CREATE of a shared receive queue.
+const NEW_SRQ: &[AttrSchema] = &[schema::SRQ_RING.output(), schema::RING_MEMORY.input()];
+/// What accompanies its other methods that have a ring to tell of.
 const SRQ: &[AttrSchema] = &[schema::SRQ_RING.output()];
 
 const fn extension(class: u16, method: u8, attrs: &'static [AttrSchema]) -> Extension {
@@ -72,6 +78,8 @@ pub enum Payload<P: Platform> {
     CmId(Box<CmId<P>>),
     /// A doorbell page.
     Doorbell(Arc<Doorbell<P>>),
+    /// Pages for rings.
+    RingMemory(Arc<RingMemory<P>>),
 }
 
 impl<P: Platform> Payload<P> {
@@ -199,6 +207,14 @@ impl<P: Platform> Driver for Verbena<P> {
                 ],
                 release: Some(doorbell::release::<P>),
             },
+            ClassOps {
+                schema: &schema::RING_MEMORY_SCHEMA,
+                methods: &[
+                    (method::CREATE, ring_memory::create::<P>),
+                    (method::QUERY, ring_memory::query::<P>),
+                ],
+                release: Some(ring_memory::release::<P>),
+            },
         ],
         extensions: &[
             Extension {
@@ -206,10 +222,10 @@ impl<P: Platform> Driver for Verbena<P> {
                 method: method::QUERY,
                 attrs: &[schema::DUMP.output().by_pointer()],
             },
-            extension(class::CQ, method::CREATE, CQ),
+            extension(class::CQ, method::CREATE, NEW_CQ),
             extension(class::CQ, method::QUERY, CQ),
             extension(class::CQ, method::MODIFY, CQ),
-            extension(class::SRQ, method::CREATE, SRQ),
+            extension(class::SRQ, method::CREATE, NEW_SRQ),
             extension(class::SRQ, method::QUERY, SRQ),
             extension(class::SRQ, method::MODIFY, SRQ),
             extension(class::QP_RC, method::CREATE, NEW_QP),
@@ -237,15 +253,24 @@ impl<P: Platform> Driver for Verbena<P> {
             bytes,
             shared: (memory.len() + P::DMA_BOOKS) as u64,
         };
+        // A ring memory counts what is in it.
+        let queue = |stretch: &Stretch<P>| match stretch.if_own() {
+            Some(memory) => shared(entry, memory),
+            None => Memory {
+                bytes: entry,
+                shared: 0,
+            },
+        };
         match object {
             // The list of its pages beside: the kernel's affair.
             Payload::Mr(_) => Memory {
                 bytes: P::DMA_BOOKS,
                 shared: 0,
             },
-            Payload::Cq(cq) => shared(entry, &cq.memory()),
-            Payload::Srq(srq) => shared(entry, &srq.memory()),
-            Payload::Qp(qp) => shared(entry, &qp.memory),
+            Payload::Cq(cq) => cq.with_memory(queue),
+            Payload::Srq(srq) => srq.with_memory(queue),
+            Payload::Qp(qp) => queue(&qp.memory),
+            Payload::RingMemory(ring) => shared(RingMemory::<P>::BYTES, &ring.memory),
             Payload::Doorbell(doorbell) => shared(Doorbell::<P>::BYTES, &doorbell.page),
             // The others are nothing but what the object holds.
             _ => Memory::default(),

@@ -13,13 +13,15 @@
 //! | module | idea |
 //! |---|---|
 //! | [`platform`] | what it needs from where it runs |
-//! | [`schema`] | Verbena's own class and attributes |
+//! | [`schema`] | Verbena's own classes and attributes |
 //! | `admin` | the admin queue's client |
 //! | `hardware` | bring-up, event queues' memory, shutdown, death |
 //! | `events` | event queue entries to objects; interrupts |
 //! | `numbers` | from a device number to its object |
 //! | `pages` | page lists of pinned memory |
 //! | `ring` | memory shared with a process and where in the mapping space it is |
+//! | `ring_memory` | pages that the rings of many queues share, and where a queue lies in them |
+//! | [`layout`] | how much memory a queue takes |
 //! | `gsi` | QP 1: management datagrams |
 //! | `cm`, `cm_qp` | the communication manager on QP 1, and the queue pairs that it moves |
 //! | `device`, `pd`, `ah`, `mcast`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `doorbell` | the classes |
@@ -44,6 +46,7 @@ mod driver;
 mod events;
 mod gsi;
 mod hardware;
+pub mod layout;
 mod mcast;
 mod mr;
 mod mw;
@@ -55,6 +58,7 @@ pub mod platform;
 mod qp;
 mod qp_attrs;
 mod ring;
+mod ring_memory;
 pub mod schema;
 mod srq;
 

@@ -8,14 +8,15 @@ use crate::driver::{end, Handling, Payload, Reference};
 use crate::events::delist_and;
 use crate::hardware::Hardware;
 use crate::numbers::Kind;
-use crate::platform::{Dma, Platform, PAGE};
+use crate::platform::{Platform, PAGE};
 use crate::qp_attrs::{self, Given};
-use crate::ring::{memory_offset, shared};
-use crate::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS};
+use crate::ring_memory::Stretch;
+use crate::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS, RING_MEMORY};
 use crate::Verbena;
 use rdma_uapi::class::qp::{self, flag, QpCaps};
 use rdma_uapi::class::{self};
 use rdma_uapi::failure::Outcome;
+use rdma_uapi::object::MAX_PARENTS;
 use rdma_uapi::schema::Attr;
 use rdma_uapi::sys::Arc;
 use rdma_uapi::wire::ObjectId;
@@ -33,7 +34,7 @@ pub struct Qp<P: Platform> {
     sizes: Sizes,
     /// What its completions and events carry.
     pub(crate) cookie: u64,
-    pub(crate) memory: Arc<P::Dma>,
+    pub(crate) memory: Stretch<P>,
     slot: Slot<P>,
     pd: ObjectId,
     send_cq: ObjectId,
@@ -101,13 +102,23 @@ impl Sizes {
     fn recv_offset(&self) -> u64 {
         self.send_bytes().next_multiple_of(PAGE)
     }
+
+    /// Bytes of memory that both take.
+    fn bytes(&self) -> u64 {
+        self.recv_offset() + self.recv_bytes()
+    }
+}
+
+/// Bytes of memory that the rings of a queue pair of `class` with these sizes take; `None` if there is no such queue pair.
+pub(crate) fn bytes(class: u16, caps: &QpCaps, shared: bool) -> Option<u64> {
+    Sizes::of(caps, kind(class)?, shared).map(|sizes| sizes.bytes())
 }
 
 impl<P: Platform> Qp<P> {
     fn rings(&self, id: ObjectId) -> QpRings {
         QpRings {
-            mmap_offset: memory_offset(id),
-            mmap_length: self.memory.len() as u64,
+            mmap_offset: self.memory.mmap_offset(id),
+            mmap_length: self.memory.len(),
             recv_offset: self.sizes.recv_offset(),
             doorbell: self.slot.page_index(),
             slot: self.slot.number(),
@@ -127,6 +138,7 @@ struct Parts<P: Platform> {
     recv_cq: Reference<P>,
     srq: Option<Reference<P>>,
     doorbell: Reference<P>,
+    memory: Option<Reference<P>>,
 }
 
 impl<P: Platform> Parts<P> {
@@ -137,6 +149,7 @@ impl<P: Platform> Parts<P> {
             recv_cq: call.require_object(qp::RECV_CQ)?,
             srq: call.object_at(qp::SRQ)?,
             doorbell: call.require_object(DOORBELL)?,
+            memory: call.object_at(RING_MEMORY)?,
         })
     }
 
@@ -192,13 +205,13 @@ fn sizes<P: Platform>(
     }
 }
 
-/// The device's type of a class's queue pairs.
-fn kind(class: u16) -> QpType {
+/// The device's type of a class's queue pairs; `None`: it is no such class.
+fn kind(class: u16) -> Option<QpType> {
     match class {
-        class::QP_RC => QpType::RC,
-        class::QP_UC => QpType::UC,
-        class::QP_UD => QpType::UD,
-        _ => unreachable!("the handler is in the table for classes of queue pairs only"),
+        class::QP_RC => Some(QpType::RC),
+        class::QP_UC => Some(QpType::UC),
+        class::QP_UD => Some(QpType::UD),
+        _ => None,
     }
 }
 
@@ -210,7 +223,9 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         cqn(call, qp::RECV_CQ, &parts.recv_cq)?,
     );
     let mut caps = call.require(qp::CAPS)?;
-    let kind = kind(call.class());
+    let Some(kind) = kind(call.class()) else {
+        unreachable!("the handler is in the table for classes of queue pairs only")
+    };
     if parts.srq.is_some() {
         // As with libibverbs: what it says of receives does not count.
         (caps.max_recv_wr, caps.max_recv_sge) = (0, 0);
@@ -225,7 +240,7 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let path = qp_attrs::path_from_reset(call, kind, &given)?;
 
     let reservation = call.reserve()?;
-    let memory = shared::<P>(&hardware.platform, (sizes.recv_offset() + sizes.recv_bytes()) as usize)?;
+    let memory = Stretch::new(call, parts.memory.as_ref(), sizes.bytes())?;
     let slot = Doorbell::take_slot(parts.page())?;
     let request = CreateQpReq {
         sq: PageList::direct(memory.addr(), sizes.send_bytes()),
@@ -273,15 +288,16 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         owner: Owner::default(),
     };
     let (qpn, rings) = (queue_pair.qpn, queue_pair.rings(reservation.id()));
-    let parents = [&parts.pd, &parts.send_cq, &parts.recv_cq, &parts.doorbell];
-    let payload = Some(Payload::Qp(queue_pair));
-    let object = match &parts.srq {
-        Some(srq) => {
-            let [pd, send_cq, recv_cq, doorbell] = parents;
-            call.publish(reservation, payload, &[pd, send_cq, recv_cq, doorbell, srq])
-        }
-        None => call.publish(reservation, payload, &parents),
-    };
+    let mut parents = [&parts.pd; MAX_PARENTS];
+    let all = [&parts.send_cq, &parts.recv_cq, &parts.doorbell];
+    let all = all.into_iter().chain(&parts.srq).chain(&parts.memory);
+    // The protection domain is the first.
+    let mut count = 1;
+    for (place, parent) in parents[1..].iter_mut().zip(all) {
+        *place = parent;
+        count += 1;
+    }
+    let object = call.publish(reservation, Some(Payload::Qp(queue_pair)), &parents[..count]);
     // From here on the dispatcher ends the queue pair if anything fails.
     hardware.enlist(Kind::Qp, response.handle, object)?;
     for &(state, mask) in path.steps() {

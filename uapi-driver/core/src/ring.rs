@@ -7,8 +7,9 @@
 
 use crate::doorbell::Doorbell;
 use crate::driver::Payload;
-use crate::platform::{Dma, Platform};
-use crate::schema::DOORBELL_CLASS;
+use crate::platform::{Dma, Platform, PAGE};
+use crate::ring_memory::Stretch;
+use crate::schema::{DOORBELL_CLASS, RING_MEMORY_CLASS};
 use crate::Context;
 use core::sync::atomic::Ordering;
 use rdma_uapi::failure::Outcome;
@@ -39,9 +40,15 @@ pub(crate) fn shared<P: Platform>(platform: &P, len: usize) -> Outcome<Arc<P::Dm
 
 /// What a process maps. The platform keeps it for as long as the mapping exists, copies of the mapping included.
 pub enum MmapTarget<P: Platform> {
-    /// All of this memory, shared, to read and write, cached as the platform caches DMA memory. It outlives its object:
-    /// DESTROY of a mapped queue succeeds, and the process still sees the memory, which nobody else writes any more.
-    Memory(Arc<P::Dma>),
+    /// Memory from `offset` on, as long as was asked for, shared, to read and write, cached as the platform caches DMA
+    /// memory. It outlives its object: DESTROY of a mapped queue succeeds, and the process still sees the memory, which
+    /// nobody else writes any more; or another queue of the same context, if it is of a ring memory.
+    Memory {
+        /// What it is part of.
+        memory: Arc<P::Dma>,
+        /// Where in that it begins: whole pages.
+        offset: u64,
+    },
     /// One page of BAR 2, uncached, to write.
     Register(RegisterMapping<P>),
 }
@@ -49,7 +56,10 @@ pub enum MmapTarget<P: Platform> {
 impl<P: Platform> Clone for MmapTarget<P> {
     fn clone(&self) -> Self {
         match self {
-            MmapTarget::Memory(memory) => MmapTarget::Memory(memory.clone()),
+            MmapTarget::Memory { memory, offset } => MmapTarget::Memory {
+                memory: memory.clone(),
+                offset: *offset,
+            },
             MmapTarget::Register(register) => MmapTarget::Register(register.clone()),
         }
     }
@@ -93,7 +103,8 @@ impl<P: Platform> Drop for RegisterMapping<P> {
 ///
 /// # Errors
 ///
-/// EINVAL if no area of the context's objects begins there, or if it is not `len` bytes long; ENODEV if the device is
+/// EINVAL if no area of the context's objects begins there, or if it is not `len` bytes long (of a ring memory any whole
+/// pages are an area); ENODEV if the device is
 /// gone; EBUSY if the object is being destroyed.
 pub fn mmap<P: Platform>(context: &Context<P>, offset: u64, len: u64) -> Outcome<MmapTarget<P>> {
     const NOTHING: Failure = Failure::new(Errno::EINVAL, Reason::NO_OBJECT);
@@ -110,17 +121,32 @@ pub fn mmap<P: Platform>(context: &Context<P>, offset: u64, len: u64) -> Outcome
             class::QP_UC,
             class::QP_UD,
             DOORBELL_CLASS,
+            RING_MEMORY_CLASS,
         ],
     ) {
         Ok(object) => object,
         Err(failure) if failure.errno == Errno::EBUSY => return Err(failure),
         Err(_) => return Err(NOTHING),
     };
-    let memory = |memory: &Arc<P::Dma>| (MmapTarget::Memory(memory.clone()), memory.len() as u64);
+    let memory = |memory: &Arc<P::Dma>| {
+        let size = memory.len() as u64;
+        let memory = memory.clone();
+        (MmapTarget::Memory { memory, offset: 0 }, size)
+    };
+    // What lies in a ring memory is mapped as a part of that.
+    let own = |stretch: &Stretch<P>| stretch.if_own().map(memory).ok_or(NOTHING);
     let (target, size) = match (object.payload(), offset & u64::from(u32::MAX)) {
-        (Some(Payload::Cq(cq)), 0) => memory(&cq.memory()),
-        (Some(Payload::Srq(srq)), 0) => memory(&srq.memory()),
-        (Some(Payload::Qp(qp)), 0) => memory(&qp.memory),
+        (Some(Payload::Cq(cq)), 0) => cq.with_memory(own)?,
+        (Some(Payload::Srq(srq)), 0) => srq.with_memory(own)?,
+        (Some(Payload::Qp(qp)), 0) => own(&qp.memory)?,
+        (Some(Payload::RingMemory(ring)), offset) if offset % PAGE == 0 => {
+            let memory = ring.memory.clone();
+            let end = offset
+                .checked_add(len)
+                .filter(|&end| len > 0 && len % PAGE == 0 && end <= memory.len() as u64);
+            end.ok_or(Failure::new(Errno::EINVAL, Reason::OUT_OF_RANGE))?;
+            (MmapTarget::Memory { memory, offset }, len)
+        }
         (Some(Payload::Doorbell(doorbell)), 0) => memory(&doorbell.page),
         (Some(Payload::Doorbell(doorbell)), REGISTER) => (
             MmapTarget::Register(RegisterMapping::of(doorbell)),

@@ -5,8 +5,8 @@
 //! Queue pairs and completion queues are of the common classes, so that everything that knows those (a tracer, the
 //! event queues, a program that sets up connections for another) works with Verbena's; that their rings are mapped
 //! into the process is told in driver-specific attributes that accompany CREATE and QUERY. A program that asks another
-//! driver for them is told so: the attributes carry the driver's id. What no other device has, the doorbell page, is a
-//! class of Verbena's own.
+//! driver for them is told so: the attributes carry the driver's id. What no other device has, the doorbell page and the
+//! memory that the rings of many queues share, are classes of Verbena's own.
 //!
 //! Offsets for mmap(2) are answered, never computed by a program: the object's id in the upper 32 bits, which of its
 //! areas below.
@@ -17,6 +17,9 @@ use rdma_uapi::wire::{driver_attr, driver_class, method, DriverId, ObjectId};
 
 /// Verbena's driver id.
 pub const ID: DriverId = DriverId(1);
+
+/// The class of ring memories.
+pub const RING_MEMORY_CLASS: u16 = driver_class(ID, 2);
 
 /// The class of doorbell pages.
 pub const DOORBELL_CLASS: u16 = driver_class(ID, 1);
@@ -91,6 +94,16 @@ payload! {
     }
 }
 
+payload! {
+    /// Where a ring memory is, for mmap(2).
+    pub struct RingMemoryMap (16) {
+        /// All of it. What a queue in it answers as its own offset is this and the place in it, so that either can be mapped.
+        mmap_offset: u64,
+        /// Bytes.
+        mmap_length: u64,
+    }
+}
+
 /// A doorbell page's two faces.
 pub const DOORBELL_MAPS: Attr<DoorbellMaps> = Attr::new(driver_attr(ID, 1), "verbena_doorbell_maps");
 /// The doorbell page that a queue pair rings.
@@ -106,6 +119,16 @@ pub const CQE_COOKIE: Attr<u64> = Attr::new(driver_attr(ID, 5), "verbena_cqe_coo
 pub const DUMP: Attr<str> = Attr::text(driver_attr(ID, 6), "verbena_dump");
 /// A shared receive queue's memory. A MODIFY that resizes must ask for it: the queue is in new memory then.
 pub const SRQ_RING: Attr<SrqRing> = Attr::new(driver_attr(ID, 7), "verbena_srq_ring");
+/// The ring memory that a queue takes its memory from, as much as it needs together; without one it gets memory of its own.
+/// Not for what MODIFY makes anew.
+pub const RING_MEMORY: Attr<ObjectId> = Attr::object(driver_attr(ID, 8), "verbena_ring_memory", &[RING_MEMORY_CLASS]);
+/// Bytes of a ring memory, rounded up to whole pages: 1 to [`RING_MEMORY_MAX`].
+pub const RING_MEMORY_LENGTH: Attr<u64> = Attr::new(driver_attr(ID, 9), "verbena_ring_memory_length");
+/// Where a ring memory is.
+pub const RING_MEMORY_MAP: Attr<RingMemoryMap> = Attr::new(driver_attr(ID, 10), "verbena_ring_memory_map");
+
+/// Bytes of a ring memory at most: what the kernel has in one stretch (x86: 2^10 pages).
+pub const RING_MEMORY_MAX: u64 = 4 << 20;
 
 /// Doorbell pages.
 pub static DOORBELL_SCHEMA: ClassSchema = ClassSchema {
@@ -126,6 +149,36 @@ pub static DOORBELL_SCHEMA: ClassSchema = ClassSchema {
             target: Target::Object,
             access: Access::Any,
             attrs: &[DOORBELL_MAPS.output()],
+        },
+        MethodSchema {
+            number: method::DESTROY,
+            name: "destroy",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[],
+        },
+    ],
+};
+
+/// Ring memories.
+pub static RING_MEMORY_SCHEMA: ClassSchema = ClassSchema {
+    id: RING_MEMORY_CLASS,
+    name: "verbena_ring_memory",
+    flags: 0,
+    methods: &[
+        MethodSchema {
+            number: method::CREATE,
+            name: "create",
+            target: Target::New,
+            access: Access::Any,
+            attrs: &[RING_MEMORY_LENGTH.required(), RING_MEMORY_MAP.output()],
+        },
+        MethodSchema {
+            number: method::QUERY,
+            name: "query",
+            target: Target::Object,
+            access: Access::Any,
+            attrs: &[RING_MEMORY_MAP.output()],
         },
         MethodSchema {
             number: method::DESTROY,

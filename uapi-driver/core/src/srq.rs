@@ -5,16 +5,16 @@
 //! Resizing gives a queue new memory. The process goes on in it when the call has returned; the old memory is its own
 //! as long as it has it mapped, and nobody looks at it any more.
 
-use crate::driver::{end, Handling, Payload};
+use crate::driver::{end, Handling, Payload, Reference};
 use crate::events::delist_and;
 use crate::numbers::Kind;
-use crate::platform::{Dma, Platform};
-use crate::ring::{memory_offset, shared};
-use crate::schema::{SrqRing, SRQ_RING};
+use crate::platform::Platform;
+use crate::ring_memory::Stretch;
+use crate::schema::{SrqRing, RING_MEMORY, SRQ_RING};
 use crate::Verbena;
 use rdma_uapi::class::srq;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::sys::{Arc, Mutex};
+use rdma_uapi::sys::Mutex;
 use rdma_uapi::wire::ObjectId;
 use rdma_uapi::{Ending, Errno, Reason};
 use verbena_hw::admin::Opcode;
@@ -37,15 +37,15 @@ pub struct Srq<P: Platform> {
 /// Where a queue is.
 struct Place<P: Platform> {
     log_entries: u8,
-    memory: Arc<P::Dma>,
+    memory: Stretch<P>,
 }
 
 impl<P: Platform> Place<P> {
-    fn new(platform: &P, log_entries: u8, log_stride: u8) -> Outcome<Self> {
-        let bytes = ring_bytes(log_entries, log_stride) as usize + size_of::<SrqRecord>();
+    fn new(call: &Handling<'_, P>, home: Option<&Reference<P>>, log_entries: u8, log_stride: u8) -> Outcome<Self> {
+        let bytes = ring_bytes(log_entries, log_stride) + size_of::<SrqRecord>() as u64;
         Ok(Place {
             log_entries,
-            memory: shared(platform, bytes)?,
+            memory: Stretch::new(call, home, bytes)?,
         })
     }
 
@@ -59,8 +59,8 @@ impl<P: Platform> Place<P> {
 
     fn ring(&self, id: ObjectId, log_stride: u8, posted: u32) -> SrqRing {
         SrqRing {
-            mmap_offset: memory_offset(id),
-            mmap_length: self.memory.len() as u64,
+            mmap_offset: self.memory.mmap_offset(id),
+            mmap_length: self.memory.len(),
             record_offset: ring_bytes(self.log_entries, log_stride),
             posted,
             log_entries: self.log_entries,
@@ -71,9 +71,9 @@ impl<P: Platform> Place<P> {
 }
 
 impl<P: Platform> Srq<P> {
-    /// What a process maps now.
-    pub(crate) fn memory(&self) -> Arc<P::Dma> {
-        self.place.lock().memory.clone()
+    /// Looks at the memory that it is in now.
+    pub(crate) fn with_memory<T>(&self, look: impl FnOnce(&Stretch<P>) -> T) -> T {
+        look(&self.place.lock().memory)
     }
 }
 
@@ -112,8 +112,9 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         return Err(call.out_of_range(srq::LIMIT));
     }
 
+    let home = call.object_at(RING_MEMORY)?;
     let reservation = call.reserve()?;
-    let place: Place<P> = Place::new(&hardware.platform, log_entries, log_stride)?;
+    let place = Place::new(call, home.as_ref(), log_entries, log_stride)?;
     let request = CreateSrqReq {
         ring: place.list(log_stride),
         record: place.record(log_stride),
@@ -141,7 +142,11 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         place,
     };
     let srqn = queue.srqn;
-    let object = call.publish(reservation, Some(Payload::Srq(queue)), &[&pd]);
+    let payload = Some(Payload::Srq(queue));
+    let object = match &home {
+        Some(home) => call.publish(reservation, payload, &[&pd, home]),
+        None => call.publish(reservation, payload, &[&pd]),
+    };
     hardware.enlist(Kind::Srq, response.handle, object)?;
     if limit > 0 {
         let _: ModifySrqRsp = hardware.command(Opcode::MODIFY_SRQ, &arming(srqn, limit))?;
@@ -179,11 +184,7 @@ pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         Some(_) if !call.has(SRQ_RING) => {
             return Err(call.fail(SRQ_RING, Errno::EINVAL, Reason::MISSING));
         }
-        Some(entries) => Some(Place::<P>::new(
-            &hardware.platform,
-            log_entries(call, entries)?,
-            log_stride,
-        )?),
+        Some(entries) => Some(Place::new(call, None, log_entries(call, entries)?, log_stride)?),
         None => None,
     };
     let mut request = arming(srqn, limit.unwrap_or(0));

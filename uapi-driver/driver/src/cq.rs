@@ -8,20 +8,23 @@ use crate::memory::Mapping;
 use crate::object::Object;
 use crate::ring::complete::{ArmKind, Completion, CqRing, WorkCompletion, LOG_STRIDE, WORDS};
 use crate::ring::memory::Ring;
+use crate::ring::place::{Place, RingMemory};
 use crate::Context;
 use rdma_uapi::class::{self, cq};
 use rdma_uapi::client::Builder;
-use rdma_uapi::wire::method;
+use rdma_uapi::wire::{method, ObjectId};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use verbena_core::schema::CQ_RING;
+use verbena_core::layout;
+use verbena_core::schema::{CQ_RING, RING_MEMORY};
 
 /// What queue pairs on a completion queue keep of it.
 pub(crate) struct CqShared {
     // Field order: destroyed before the queue that it reports to can go.
     pub(crate) object: Object,
     _events: Option<Arc<EventQueueShared>>,
+    _memory: Option<Arc<RingMemory>>,
 }
 
 /// What is to be chosen of a new completion queue.
@@ -60,20 +63,26 @@ impl<'a> CqBuilder<'a> {
     /// queues, or is gone.
     pub fn build(self) -> Result<CompletionQueue> {
         let mut words = [0; MESSAGE];
-        let message = self.message(&mut words);
+        let message = self.message(&mut words, None);
         let answer = self.context.call(Self::DOING, method::CREATE, message)?;
-        self.made(&answer)
+        self.made(&answer, None)
     }
 
     /// What CREATE is, in a sentence.
     pub(crate) const DOING: &'static str = "make a completion queue";
 
-    /// The message of CREATE.
-    pub(crate) fn message<'m>(&self, words: &'m mut [u64]) -> Builder<'m> {
+    /// Bytes of ring memory that it takes; `None`: there can be no such queue.
+    pub(crate) fn ring_bytes(&self) -> Option<u64> {
+        layout::cq_bytes(self.entries)
+    }
+
+    /// The message of CREATE, with its memory from `memory`.
+    pub(crate) fn message<'m>(&self, words: &'m mut [u64], memory: Option<ObjectId>) -> Builder<'m> {
         let mut message = Builder::new(words, class::CQ, 0);
         message
             .put(cq::CQE, &self.entries)
-            .put_some(cq::COMP_VECTOR, self.vector);
+            .put_some(cq::COMP_VECTOR, self.vector)
+            .put_some(RING_MEMORY, memory);
         if let Some((queue, cookie)) = self.events {
             message
                 .put(class::EVENT_QUEUE_OF, &queue.id())
@@ -84,17 +93,22 @@ impl<'a> CqBuilder<'a> {
     }
 
     /// From what CREATE answered.
-    pub(crate) fn made(self, answer: &Answer<'_>) -> Result<CompletionQueue> {
+    pub(crate) fn made(self, answer: &Answer<'_>, memory: Option<Arc<RingMemory>>) -> Result<CompletionQueue> {
         let object = Object::new(self.context, class::CQ, answer.object(), "destroy a completion queue");
         let qps = self.context.qps().clone();
         Ok(CompletionQueue {
-            ring: mapped(self.context, Self::DOING, answer, |ring, mapping, record| {
-                CqRing::new(ring, mapping, record, qps)
-            })?,
+            ring: mapped(
+                self.context,
+                Self::DOING,
+                answer,
+                memory.as_ref(),
+                |ring, mapping, record| CqRing::new(ring, mapping, record, qps),
+            )?,
             cqn: answer.expect(Self::DOING, cq::CQN)?,
             shared: Arc::new(CqShared {
                 object,
                 _events: self.events.map(|(queue, _)| queue.shared().clone()),
+                _memory: memory,
             }),
         })
     }
@@ -105,14 +119,18 @@ fn mapped<T>(
     context: &Context,
     doing: &'static str,
     answer: &Answer<'_>,
+    memory: Option<&Arc<RingMemory>>,
     take: impl FnOnce(Ring<WORDS>, Arc<Mapping>, usize) -> Option<T>,
 ) -> Result<T> {
-    let place = answer.expect(doing, CQ_RING)?;
-    let mapping = context.map(place.mmap_offset, place.mmap_length)?;
-    u8::try_from(place.log_entries)
+    let said = answer.expect(doing, CQ_RING)?;
+    let place = Place::of(context, memory, said.mmap_offset, said.mmap_length)?;
+    u8::try_from(said.log_entries)
         .ok()
-        .and_then(|log| Ring::new(mapping.clone(), 0, log, LOG_STRIDE))
-        .and_then(|ring| take(ring, mapping, usize::try_from(place.record_offset).ok()?))
+        .and_then(|log| Ring::new(place.mapping.clone(), place.at, log, LOG_STRIDE))
+        .and_then(|ring| {
+            let record = place.inside(said.record_offset)?;
+            take(ring, place.mapping, record)
+        })
         .ok_or(Error::Answer {
             doing,
             what: "ring and record do not fit their memory",
@@ -303,7 +321,7 @@ impl CompletionQueue {
         message.put(cq::CQE, &entries).ask(CQ_RING);
         let answer = context.call(DOING, method::MODIFY, message)?;
         let ring = &mut self.ring;
-        mapped(context, DOING, &answer, |fresh, mapping, record| {
+        mapped(context, DOING, &answer, None, |fresh, mapping, record| {
             ring.move_to(fresh, mapping, record)
         })
     }

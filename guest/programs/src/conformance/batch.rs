@@ -7,14 +7,17 @@ use crate::link::{Region, SOON};
 use crate::pattern;
 use anyhow::{ensure, Context as _, Result};
 use rdma_uapi::class::interface::MAX_COMMANDS;
+use rdma_uapi::class::{self};
+use rdma_uapi::wire::{driver_class, DriverId};
 use rdma_uapi::Errno;
 use verbena::{
-    path_to, Access, Batch, CompletionQueue, ConnectOptions, Context, Error, OnFailure, ProtectionDomain, QpAttr,
-    QpState, RcQp, RecvWr, SendWr, Ticket,
+    path_to, Access, Batch, CompletionQueue, ConnectOptions, Context, Error, ObjectInfo, OnFailure, ProtectionDomain,
+    QpAttr, QpState, RcQp, RecvWr, SendWr, Ticket,
 };
 
 pub const CASES: &[Case] = &[
     Case::single("u16_a_thousand_queue_pairs_from_nothing_to_rts_in_two_calls", thousand),
+    Case::single("u14_rings_of_a_batch_share_memory_and_give_it_back", shared_rings),
     Case::single("u16_a_batch_of_all_or_nothing_is_undone", undone),
     Case::single("u16_a_batch_stops_at_the_first_failure", stops),
     Case::single("u16_a_batch_continues_after_failures", continues),
@@ -107,6 +110,77 @@ fn thousand(fixture: &Fixture) -> Outcome {
         (1, QPS + 2),
         "chains, and objects destroyed"
     );
+    PASS
+}
+
+/// The context's first queue pair, and its ring memories.
+fn rings(ctx: &Context) -> Result<(Option<ObjectInfo>, Vec<ObjectInfo>)> {
+    let memory = driver_class(DriverId(1), 2);
+    let objects = ctx.objects()?;
+    let qp = objects.iter().find(|object| object.class == class::QP_RC).copied();
+    Ok((
+        qp,
+        objects.into_iter().filter(|object| object.class == memory).collect(),
+    ))
+}
+
+fn shared_rings(fixture: &Fixture) -> Outcome {
+    const QPS: usize = 100;
+    let ctx = fixture.open()?;
+    let (pd, mut cq) = (ctx.alloc_pd()?, ctx.create_cq(16)?);
+    let own = RcQp::builder(&pd, &cq, &cq).send_depth(8).recv_depth(8).build()?;
+    let (alone, memories) = rings(&ctx)?;
+    let alone = alone.context("the queue pair is not listed")?;
+    ensure!(
+        alone.shared >= 8192 && memories.is_empty(),
+        "a single queue pair: {alone:?}, {memories:?}"
+    );
+    own.destroy()?;
+
+    let mut batch = Batch::new(&ctx);
+    let tickets: Vec<_> = (0..QPS)
+        .map(|_| batch.create_qp(RcQp::builder(&pd, &cq, &cq).send_depth(8).recv_depth(8)))
+        .collect();
+    let mut done = batch.run(OnFailure::Undo)?;
+    check_eq!(
+        (done.calls(), done.executed()),
+        (1, QPS),
+        "chains, and commands executed"
+    );
+    let mut qps = Vec::new();
+    for ticket in tickets {
+        qps.push(done.take(ticket)?);
+    }
+    let (one, memories) = rings(&ctx)?;
+    let one = one.context("no queue pair is listed")?;
+    ensure!(
+        (64..=512).contains(&one.bytes) && one.shared == 0,
+        "a queue pair takes {one:?} beside its rings"
+    );
+    let bytes: u64 = memories.iter().map(|memory| memory.shared).sum();
+    ensure!(
+        (1..=4).contains(&memories.len()) && bytes >= QPS as u64 * 8192,
+        "{memories:?} for {QPS} queue pairs"
+    );
+    // The first of one memory and the last of another carry messages: they have rings, and each its own.
+    let gid = ctx.gid(1, 0)?;
+    let [left, .., right] = &mut qps[..] else {
+        anyhow::bail!("there are {QPS}")
+    };
+    let (to_left, to_right) = (left.endpoint_with(gid), right.endpoint_with(gid));
+    left.connect(&to_right)?;
+    right.connect(&to_left)?;
+    carries(&pd, &mut cq, left, right)?;
+
+    // A memory goes with the last queue in it.
+    let mut batch = Batch::new(&ctx);
+    for qp in qps.drain(1..) {
+        batch.destroy(qp);
+    }
+    batch.run(OnFailure::Stop)?.all()?;
+    check_eq!(rings(&ctx)?.1.len(), 1, "ring memories while one queue pair is left");
+    drop(qps);
+    check_eq!(rings(&ctx)?, (None, Vec::new()), "what is left");
     PASS
 }
 

@@ -35,7 +35,8 @@ fn until<T>(what: impl Fn() -> Option<T>) -> T {
 
 fn memory(app: &App, offset: u64, length: u64) -> std::sync::Arc<crate::bench::Memory> {
     match mmap(&app.context, offset, length).unwrap() {
-        MmapTarget::Memory(memory) => memory,
+        MmapTarget::Memory { memory, offset: 0 } => memory,
+        MmapTarget::Memory { .. } => panic!("a part was given where the whole was asked for"),
         MmapTarget::Register(_) => panic!("memory was asked for"),
     }
 }

@@ -14,3 +14,4 @@ mod fidelity;
 mod mapping;
 mod node;
 mod reference;
+mod ring_memory;

@@ -27,7 +27,7 @@ fn u10_rings_and_both_faces_of_a_doorbell_are_mappable() {
         (maps.page_offset, PAGE_SIZE),
     ] {
         match mmap(&app.context, offset, length).unwrap() {
-            MmapTarget::Memory(memory) => assert_eq!(memory.len() as u64, length),
+            MmapTarget::Memory { memory, offset } => assert_eq!((offset, memory.len() as u64), (0, length)),
             MmapTarget::Register(_) => panic!("memory was asked for"),
         }
     }
@@ -36,7 +36,7 @@ fn u10_rings_and_both_faces_of_a_doorbell_are_mappable() {
             assert_eq!(register.page(), maps.index);
             assert_eq!(register.bar_offset(), u64::from(maps.index) * PAGE_SIZE);
         }
-        MmapTarget::Memory(_) => panic!("the register was asked for"),
+        MmapTarget::Memory { .. } => panic!("the register was asked for"),
     };
 }
 
@@ -87,7 +87,7 @@ fn u13_mapped_memory_outlives_its_object() {
     let app = app();
     let before = app.bench.0.ram.used();
     let (cq, _, ring) = app.cq(64, |_| {}).unwrap();
-    let Ok(MmapTarget::Memory(memory)) = mmap(&app.context, ring.mmap_offset, ring.mmap_length) else {
+    let Ok(MmapTarget::Memory { memory, .. }) = mmap(&app.context, ring.mmap_offset, ring.mmap_length) else {
         panic!("memory was asked for")
     };
     app.destroy(class::CQ, cq).unwrap();

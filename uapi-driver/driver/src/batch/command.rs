@@ -9,10 +9,12 @@ use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::pd::Registration;
 use crate::qp::{self, Batched, Ground, Names, QpAttr, QpBuilder, Slots};
+use crate::ring::place::RingMemory;
 use crate::{CompletionQueue, Context, ProtectionDomain, RcQp};
 use rdma_uapi::class;
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::{method, ObjectId};
+use std::sync::Arc;
 
 /// A queue pair that a command changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(super) struct Ids<'i, 'a> {
     pub(super) batch: u64,
     /// The first command of the chain at hand; those before it have been executed.
     pub(super) begin: usize,
+    /// Commands that the chain has before that one: they make memory for its rings.
+    pub(super) before: usize,
     /// What the executed commands made.
     pub(super) results: &'i [Option<Result<Made>>],
     pub(super) targets: &'i [&'a mut RcQp],
@@ -46,7 +50,7 @@ impl Ids<'_, '_> {
     /// The id of what command `n` makes: in this chain a reference to it, else its own; none if it failed.
     fn of_command(&self, n: usize) -> ObjectId {
         if n >= self.begin {
-            return ObjectId(ObjectId::CHAIN | (n - self.begin) as u32);
+            return ObjectId(ObjectId::CHAIN | (n - self.begin + self.before) as u32);
         }
         made(self.results, n)
             .and_then(Made::object)
@@ -136,19 +140,36 @@ impl Command<'_> {
         }
     }
 
-    /// The message.
-    pub(super) fn message<'m>(&self, words: &'m mut [u64], ids: &Ids<'_, '_>, slots: Option<&Slots>) -> Builder<'m> {
+    /// Bytes of ring memory that it needs; `None`: it makes no queue, or one that there cannot be.
+    pub(super) fn ring_bytes(&self) -> Option<u64> {
+        match self {
+            Command::Cq(builder) => builder.ring_bytes(),
+            Command::Qp(builder) => builder.ring_bytes(),
+            _ => None,
+        }
+    }
+
+    /// The message; `memory` is the number of the chain's command that makes memory for its rings.
+    pub(super) fn message<'m>(
+        &self,
+        words: &'m mut [u64],
+        ids: &Ids<'_, '_>,
+        slots: Option<&Slots>,
+        memory: Option<usize>,
+    ) -> Builder<'m> {
+        let memory = memory.map(|n| ObjectId(ObjectId::CHAIN | n as u32));
         let pd_id = |pd: &ProtectionDomain| pd.object.id();
         let cq_id = |cq: &CompletionQueue| cq.shared.object.id();
         match self {
             Command::Pd => ProtectionDomain::message(words),
             Command::Mr(pd, memory) => memory.message(words, ids.of(pd, pd_id)),
-            Command::Cq(builder) => builder.message(words),
+            Command::Cq(builder) => builder.message(words, memory),
             Command::Qp(builder) => {
                 let names = Names {
                     pd: ids.of(&builder.pd, pd_id),
                     send_cq: ids.of(&builder.send_cq, cq_id),
                     recv_cq: ids.of(&builder.recv_cq, cq_id),
+                    memory,
                 };
                 builder.message(words, &names, slots.expect("a queue pair's slots were taken"))
             }
@@ -167,6 +188,7 @@ impl Command<'_> {
         answer: &Answer<'_>,
         finished: &Finished<'_>,
         slots: Option<Slots>,
+        memory: Option<Arc<RingMemory>>,
     ) -> Result<Made> {
         match self {
             Command::Pd => ProtectionDomain::made(context, answer).map(Made::Pd),
@@ -174,12 +196,13 @@ impl Command<'_> {
                 let mr = memory.made(finished.pd(&pd)?, answer)?;
                 Ok(Made::Mr(Box::new(mr)))
             }
-            Command::Cq(builder) => Ok(Made::Cq(Box::new(builder.made(answer)?))),
+            Command::Cq(builder) => Ok(Made::Cq(Box::new(builder.made(answer, memory)?))),
             Command::Qp(builder) => {
                 let ground = Ground {
                     pd: finished.pd(&builder.pd)?.object.clone(),
                     send_cq: finished.cq(&builder.send_cq)?.shared.clone(),
                     recv_cq: finished.cq(&builder.recv_cq)?.shared.clone(),
+                    memory,
                 };
                 let slots = slots.expect("a queue pair's slots were taken");
                 Ok(Made::Qp(Box::new(builder.made(context, answer, ground, slots)?)))

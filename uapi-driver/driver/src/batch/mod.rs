@@ -35,6 +35,7 @@
 //! ```
 
 mod command;
+mod memory;
 mod send;
 mod ticket;
 
@@ -213,7 +214,8 @@ impl<'a> Batch<'a> {
     }
 
     /// Sends the commands: as many as a chain holds in one system call, so almost always one. Beside it a batch that
-    /// makes queues maps each queue's memory, and a context's first queue pair a doorbell page.
+    /// makes queues maps their memory, half a megabyte of rings a call (a queue of more than 128 KiB, or a single one, by
+    /// itself), and a context's first queue pair maps a doorbell page.
     ///
     /// # Errors
     ///

@@ -2,21 +2,26 @@
 //! Sending a batch: commands to messages, messages to a chain, answers to results.
 
 use super::command::{Command, Finished, Ids, Target};
+use super::memory::Plan;
 use super::ticket::{canceled, Done, Made};
 use super::{Batch, OnFailure};
 use crate::context::{failed, Answer, MESSAGE};
 use crate::error::{Error, Result};
 use crate::qp::Slots;
+use crate::ring::place::{self, RingMemory};
 use crate::RcQp;
 use rdma_uapi::class::interface::{self, mode, Command as Entry, MAX_COMMANDS};
 use rdma_uapi::class::{self};
 use rdma_uapi::client::{Builder, Reply};
 use rdma_uapi::wire::method;
 use rdma_uapi::Errno;
+use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 /// What the call as a whole is, in a sentence.
 const DOING: &str = "run a batch";
+/// Commands of a batch in one chain, if it needs several: beside them there is room for the memory of their rings.
+const SEVERAL: usize = MAX_COMMANDS - MAX_COMMANDS / 16;
 
 pub(super) fn run(batch: Batch<'_>, on_failure: OnFailure) -> Result<Done> {
     if on_failure == OnFailure::Undo && batch.commands.len() > MAX_COMMANDS {
@@ -36,10 +41,11 @@ pub(super) fn run(batch: Batch<'_>, on_failure: OnFailure) -> Result<Done> {
         calls: 0,
     };
     let total = commands.len();
+    let most = if total > MAX_COMMANDS { SEVERAL } else { MAX_COMMANDS };
     let mut commands = commands.into_iter();
     let mut stopped = false;
     while done.results.len() < total {
-        let chunk: Vec<_> = commands.by_ref().take(MAX_COMMANDS).collect();
+        let chunk: Vec<_> = commands.by_ref().take(most).collect();
         if stopped {
             let unsent = chunk.iter().map(|command| Some(Err(canceled(command.doing()))));
             done.results.extend(unsent);
@@ -54,10 +60,20 @@ pub(super) fn run(batch: Batch<'_>, on_failure: OnFailure) -> Result<Done> {
 /// Commands that go in one call.
 struct Chain<'a, 'c> {
     context: &'c crate::Context,
-    commands: Vec<(Command<'a>, Option<Slots>)>,
-    /// The messages, one after the other, and where each begins and ends.
+    /// Ring memories that are made before them: the chain's first commands.
+    memories: usize,
+    commands: Vec<Sent<'a>>,
+    /// The messages, one after the other, and where each begins and ends: the memories' and then the commands'.
     words: Vec<u64>,
     places: Vec<(usize, usize)>,
+}
+
+/// A command, and what it needs.
+struct Sent<'a> {
+    command: Command<'a>,
+    slots: Option<Slots>,
+    /// Which ring memory it takes from.
+    memory: Option<usize>,
 }
 
 impl<'a, 'c> Chain<'a, 'c> {
@@ -67,31 +83,41 @@ impl<'a, 'c> Chain<'a, 'c> {
         done: &Done,
         targets: &[&'a mut RcQp],
     ) -> Result<Self> {
+        let plan = Plan::new(&commands, MAX_COMMANDS - commands.len());
         let ids = Ids {
             batch: done.batch,
             begin: done.results.len(),
+            before: plan.memories.len(),
             results: &done.results,
             targets,
         };
         let mut chain = Self {
             context,
+            memories: plan.memories.len(),
             commands: Vec::with_capacity(commands.len()),
             words: Vec::new(),
-            places: Vec::with_capacity(commands.len()),
+            places: Vec::with_capacity(plan.memories.len() + commands.len()),
         };
-        for command in commands {
+        for &bytes in &plan.memories {
+            chain.add(|words| RingMemory::message(words, bytes))?;
+        }
+        for (command, memory) in commands.into_iter().zip(plan.of) {
             let slots = command.prepare(context)?;
-            let begin = chain.words.len();
-            chain.words.resize(begin + MESSAGE, 0);
-            let message = command
-                .message(&mut chain.words[begin..], &ids, slots.as_ref())
-                .finish();
-            let length = message.map_err(|_| Error::Argument("the message is too long"))?.len();
-            chain.words.truncate(begin + length / size_of::<u64>());
-            chain.places.push((begin, chain.words.len()));
-            chain.commands.push((command, slots));
+            chain.add(|words| command.message(words, &ids, slots.as_ref(), memory))?;
+            chain.commands.push(Sent { command, slots, memory });
         }
         Ok(chain)
+    }
+
+    /// Adds a message.
+    fn add(&mut self, message: impl FnOnce(&mut [u64]) -> Builder<'_>) -> Result<()> {
+        let begin = self.words.len();
+        self.words.resize(begin + MESSAGE, 0);
+        let message = message(&mut self.words[begin..]).finish();
+        let length = message.map_err(|_| Error::Argument("the message is too long"))?.len();
+        self.words.truncate(begin + length / size_of::<u64>());
+        self.places.push((begin, self.words.len()));
+        Ok(())
     }
 
     /// Sends it, and adds the results to `done`. Whether a command failed.
@@ -102,16 +128,18 @@ impl<'a, 'c> Chain<'a, 'c> {
         on_failure: OnFailure,
         total: usize,
     ) -> Result<bool> {
-        let count = self.commands.len();
+        let count = self.places.len();
         // The kernel reads and writes the messages through this pointer, and nobody else touches them meanwhile.
         let base = self.words.as_mut_ptr().expose_provenance() as u64;
-        let entry = |(place, command): (&(usize, usize), &(Command<'_>, _))| Entry {
+        let methods = std::iter::repeat_n(method::CREATE, self.memories);
+        let methods = methods.chain(self.commands.iter().map(|sent| sent.command.method()));
+        let entry = |(place, method): (&(usize, usize), u8)| Entry {
             message: base + (place.0 * size_of::<u64>()) as u64,
-            method: command.0.method().into(),
+            method: method.into(),
             reserved: 0,
             reserved2: 0,
         };
-        let entries: Vec<_> = self.places.iter().zip(&self.commands).map(entry).collect();
+        let entries: Vec<_> = self.places.iter().zip(methods).map(entry).collect();
         let mut results = vec![u32::from(Errno::ECANCELED.0); count];
 
         let mut words = [0; MESSAGE];
@@ -145,16 +173,33 @@ impl<'a, 'c> Chain<'a, 'c> {
         if let Err(errno) = outcome {
             let culprit = executed.checked_sub(1).filter(|&n| results[n] != 0);
             return Err(match culprit {
-                Some(n) if on_failure == OnFailure::Undo => Error::Undone {
-                    command: done.results.len() + n,
+                Some(n) if on_failure == OnFailure::Undo && n >= self.memories => Error::Undone {
+                    command: done.results.len() + n - self.memories,
                     of: total,
                     source: Box::new(self.failure(n, results[n])),
                 },
-                _ => failed(DOING, method::EXECUTE, message, errno),
+                Some(n) => self.failure(n, results[n]),
+                None => failed(DOING, method::EXECUTE, message, errno),
             });
         }
-        done.executed += executed;
-        Ok(self.finish(done, targets, &results, executed))
+        let memories = self.memories(&results);
+        if on_failure == OnFailure::Stop {
+            // Nothing else was executed, and nobody would be told why.
+            if let Some(n) = (0..self.memories).find(|&n| results[n] != 0) {
+                return Err(self.failure(n, results[n]));
+            }
+        }
+        done.executed += executed.saturating_sub(self.memories);
+        Ok(self.finish(done, targets, &results, executed, &memories))
+    }
+
+    /// The memories that the chain has made.
+    fn memories(&self, results: &[u32]) -> Vec<Result<Arc<RingMemory>>> {
+        let made = |n: usize| match results[n] {
+            0 => RingMemory::made(self.context, &Answer::of(self.message(n))),
+            errno => Err(self.failure(n, errno)),
+        };
+        (0..self.memories).map(made).collect()
     }
 
     fn message(&self, n: usize) -> &[u8] {
@@ -164,15 +209,25 @@ impl<'a, 'c> Chain<'a, 'c> {
 
     fn failure(&self, n: usize, errno: u32) -> Error {
         let errno = Errno(u16::try_from(errno).unwrap_or(Errno::EIO.0));
-        let command = &self.commands[n].0;
-        failed(command.doing(), command.method(), self.message(n), errno)
+        let (doing, method) = match n.checked_sub(self.memories) {
+            None => (place::DOING, method::CREATE),
+            Some(n) => (self.commands[n].command.doing(), self.commands[n].command.method()),
+        };
+        failed(doing, method, self.message(n), errno)
     }
 
     /// Turns answers into results. Whether a command failed.
-    fn finish(mut self, done: &mut Done, targets: &mut [&'a mut RcQp], results: &[u32], executed: usize) -> bool {
+    fn finish(
+        mut self,
+        done: &mut Done,
+        targets: &mut [&'a mut RcQp],
+        results: &[u32],
+        executed: usize,
+        memories: &[Result<Arc<RingMemory>>],
+    ) -> bool {
         let mut any_failed = false;
         let commands = std::mem::take(&mut self.commands);
-        for (n, (command, slots)) in commands.into_iter().enumerate() {
+        for (n, Sent { command, slots, memory }) in (self.memories..).zip(commands) {
             let result = if n >= executed {
                 Err(canceled(command.doing()))
             } else if results[n] != 0 {
@@ -184,7 +239,9 @@ impl<'a, 'c> Chain<'a, 'c> {
                     batch: done.batch,
                     results: &done.results,
                 };
-                command.made(self.context, &Answer::of(self.message(n)), &finished, slots)
+                // One that could not be mapped here has nothing to give: the queue maps its part of it.
+                let memory = memory.and_then(|memory| memories[memory].as_ref().ok()).cloned();
+                command.made(self.context, &Answer::of(self.message(n)), &finished, slots, memory)
             };
             any_failed |= result.is_err();
             done.results.push(Some(result));

@@ -9,6 +9,7 @@ use crate::doorbell::{Doorbell, DoorbellSlot};
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::ring::memory::Ring;
+use crate::ring::place::{Place, RingMemory};
 use crate::ring::recv::RecvRing;
 use crate::ring::send::SendRing;
 use crate::ring::table::QpSlot;
@@ -20,7 +21,8 @@ use rdma_uapi::wire::{method, ObjectId};
 use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use verbena_core::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS};
+use verbena_core::layout;
+use verbena_core::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS, RING_MEMORY};
 use verbena_hw::id::{Psn, Qpn};
 use verbena_hw::qp::QpState;
 
@@ -54,6 +56,8 @@ pub(crate) struct Names {
     pub(crate) pd: ObjectId,
     pub(crate) send_cq: ObjectId,
     pub(crate) recv_cq: ObjectId,
+    /// What its rings are to be part of.
+    pub(crate) memory: Option<ObjectId>,
 }
 
 /// What a queue pair stands on.
@@ -61,6 +65,7 @@ pub(crate) struct Ground {
     pub(crate) pd: Arc<Object>,
     pub(crate) send_cq: Arc<CqShared>,
     pub(crate) recv_cq: Arc<CqShared>,
+    pub(crate) memory: Option<Arc<RingMemory>>,
 }
 
 /// What a queue pair needs before it is made: a slot of a doorbell page and one in the table of cookies.
@@ -192,6 +197,11 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         given.unwrap_or(QpState::RESET)
     }
 
+    /// Bytes of ring memory that it takes; `None`: there can be no such queue pair.
+    pub(crate) fn ring_bytes(&self) -> Option<u64> {
+        layout::qp_bytes(T::CLASS, &self.caps, self.srq.is_some())
+    }
+
     /// The message of CREATE.
     pub(crate) fn message<'m>(&self, words: &'m mut [u64], on: &Names, slots: &Slots) -> Builder<'m> {
         let mut message = Builder::new(words, T::CLASS, 0);
@@ -203,7 +213,8 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         message.put(qp::FLAGS, &if self.signal_all { qp::flag::SIGNAL_ALL } else { 0 });
         message
             .put(DOORBELL, &slots.doorbell.id())
-            .put(CQE_COOKIE, &slots.table.cookie());
+            .put(CQE_COOKIE, &slots.table.cookie())
+            .put_some(RING_MEMORY, on.memory);
         if let Some(attributes) = &self.attributes {
             attributes.write(&mut message);
         }
@@ -226,8 +237,8 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
             what: "its number has more than 24 bits",
         })?;
         let rings = answer.expect(DOING, QP_RINGS)?;
-        let mapping = context.map(rings.mmap_offset, rings.mmap_length)?;
-        let (send, recv) = queues(mapping, &rings, &caps, self.srq.is_some()).ok_or(Error::Answer {
+        let place = Place::of(context, on.memory.as_ref(), rings.mmap_offset, rings.mmap_length)?;
+        let (send, recv) = queues(&place, &rings, &caps, self.srq.is_some()).ok_or(Error::Answer {
             doing: DOING,
             what: "its rings do not fit their memory",
         })?;
@@ -250,6 +261,7 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
             recv_cq: on.recv_cq,
             _srq: self.srq.map(|srq| srq.shared.clone()),
             _pd: on.pd,
+            _memory: on.memory,
             _events: self.events.map(|(queue, _)| queue.shared().clone()),
         })
     }
@@ -271,11 +283,13 @@ impl<T: Transport> QpBuilder<'_, Standing, T> {
             pd: pd.object.id(),
             send_cq: send_cq.shared.object.id(),
             recv_cq: recv_cq.shared.object.id(),
+            memory: None,
         };
         let ground = Ground {
             pd: pd.object.clone(),
             send_cq: send_cq.shared.clone(),
             recv_cq: recv_cq.shared.clone(),
+            memory: None,
         };
         let slots = Slots::take(context)?;
         let mut words = [0; MESSAGE];
@@ -285,21 +299,17 @@ impl<T: Transport> QpBuilder<'_, Standing, T> {
     }
 }
 
-fn queues(
-    mapping: Arc<crate::memory::Mapping>,
-    rings: &QpRings,
-    caps: &QpCaps,
-    shared: bool,
-) -> Option<(SendRing, Option<RecvRing>)> {
+fn queues(place: &Place, rings: &QpRings, caps: &QpCaps, shared: bool) -> Option<(SendRing, Option<RecvRing>)> {
     if rings.slot >= verbena_hw::doorbell::SLOTS as u16 {
         return None;
     }
-    let send = Ring::new(mapping.clone(), 0, rings.send_log_entries, rings.send_log_stride)?;
+    let mapping = || place.mapping.clone();
+    let send = Ring::new(mapping(), place.at, rings.send_log_entries, rings.send_log_stride)?;
     let send = SendRing::new(send, caps.max_send_sge, caps.max_inline);
     if shared {
         return Some((send, None));
     }
-    let offset = usize::try_from(rings.recv_offset).ok()?;
-    let recv = Ring::new(mapping, offset, rings.recv_log_entries, rings.recv_log_stride)?;
+    let at = place.inside(rings.recv_offset)?;
+    let recv = Ring::new(mapping(), at, rings.recv_log_entries, rings.recv_log_stride)?;
     Some((send, Some(RecvRing::new(recv, caps.max_recv_sge))))
 }

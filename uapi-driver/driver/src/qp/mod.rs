@@ -23,6 +23,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::event::EventQueueShared;
 use crate::object::Object;
+use crate::ring::place::RingMemory;
 use crate::ring::recv::RecvRing;
 use crate::ring::send::SendRing;
 use crate::ring::table::QpSlot;
@@ -71,6 +72,7 @@ pub struct Qp<T: Transport> {
     _srq: Option<Arc<SrqShared>>,
     _pd: Arc<Object>,
     _events: Option<Arc<EventQueueShared>>,
+    _memory: Option<Arc<RingMemory>>,
     transport: PhantomData<T>,
 }
 

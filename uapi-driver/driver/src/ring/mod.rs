@@ -3,6 +3,7 @@
 
 pub(crate) mod complete;
 pub(crate) mod memory;
+pub(crate) mod place;
 pub(crate) mod recv;
 pub(crate) mod send;
 pub(crate) mod shared;

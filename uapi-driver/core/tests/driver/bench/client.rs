@@ -9,7 +9,7 @@ use rdma_uapi::event::FdObject;
 use rdma_uapi::wire::{method, ObjectId};
 use rdma_uapi::{Errno, Failure};
 use std::sync::Arc;
-use verbena_core::schema::{self, CqRing, DoorbellMaps, QpRings};
+use verbena_core::schema::{self, CqRing, DoorbellMaps, QpRings, RingMemoryMap};
 use verbena_core::{Context, Device, Hardware, Verbena};
 
 /// An attached device and one open file on it.
@@ -123,6 +123,14 @@ impl App {
             reply.get(qp::QPN).unwrap(),
             reply.get(schema::QP_RINGS).unwrap(),
         ))
+    }
+
+    /// A ring memory of so many bytes.
+    pub fn ring_memory(&self, length: u64) -> Result<(u32, RingMemoryMap), Failure> {
+        let answer = self.call(method::CREATE, schema::RING_MEMORY_CLASS, 0, |m| {
+            m.put(schema::RING_MEMORY_LENGTH, &length).ask(schema::RING_MEMORY_MAP);
+        })?;
+        Ok((answer.object(), answer.reply().get(schema::RING_MEMORY_MAP).unwrap()))
     }
 
     /// What a queue pair is made from.

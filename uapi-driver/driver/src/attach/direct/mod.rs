@@ -194,8 +194,9 @@ impl Transport for Direct {
 
     fn map(&self, offset: u64, len: usize) -> Result<Arc<Mapping>> {
         match self.target("map a queue", offset, len as u64)? {
-            MmapTarget::Memory(memory) => {
-                let part = Mapping::part(memory, 0, len);
+            MmapTarget::Memory { memory, offset } => {
+                // The offset is below the memory's length, which is addressed here.
+                let part = Mapping::part(memory, offset as usize, len);
                 part.map(Arc::new).ok_or(Error::Answer {
                     doing: "map a queue",
                     what: "its memory is too short",
@@ -212,7 +213,7 @@ impl Transport for Direct {
                 mapping,
                 platform: self.context.device().host().clone(),
             })),
-            MmapTarget::Memory(_) => Err(Error::Answer {
+            MmapTarget::Memory { .. } => Err(Error::Answer {
                 doing: DOING,
                 what: "it is memory",
             }),

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which of a chain's queues share memory for their rings, so that a thousand queues take a few mappings.
+
+use super::command::Command;
+
+/// Bytes of a ring memory. The kernel has so much in one stretch as a rule, and a thousand small queue pairs need 16.
+const CHUNK: u64 = 512 << 10;
+/// What takes more than this gains nothing worth the room that is left over at a chunk's end.
+const LARGEST: u64 = CHUNK / 4;
+
+/// The ring memories that a chain makes first, and which of them each of its other commands takes from.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Bytes of each.
+    pub(super) memories: Vec<u64>,
+    /// By command.
+    pub(super) of: Vec<Option<usize>>,
+}
+
+impl Plan {
+    /// For these commands, with at most `room` ring memories. What finds no place has memory of its own, as a single
+    /// queue has: for that one it is one mapping either way, and an object less.
+    pub(super) fn new(commands: &[Command<'_>], room: usize) -> Self {
+        Self::of_sizes(commands.iter().map(Command::ring_bytes), room)
+    }
+
+    fn of_sizes(sizes: impl Iterator<Item = Option<u64>> + Clone, room: usize) -> Self {
+        let small = |bytes: &Option<u64>| bytes.is_some_and(|bytes| bytes <= LARGEST);
+        let worth = sizes.clone().filter(small).nth(1).is_some();
+        let mut plan = Self::default();
+        for bytes in sizes {
+            let bytes = bytes.filter(|_| worth && small(&bytes));
+            let place = bytes.and_then(|bytes| plan.place(bytes, room));
+            plan.of.push(place);
+        }
+        plan
+    }
+
+    /// The chunk that holds so many bytes more: the last one, or a new one. They are taken in this order, each behind the
+    /// one before it, so what fits here fits there.
+    fn place(&mut self, bytes: u64, room: usize) -> Option<usize> {
+        match self.memories.last_mut() {
+            Some(used) if *used + bytes <= CHUNK => *used += bytes,
+            _ => {
+                if self.memories.len() == room {
+                    return None;
+                }
+                self.memories.push(bytes);
+            }
+        }
+        Some(self.memories.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAIR: u64 = 8192;
+
+    fn plan(sizes: &[Option<u64>], room: usize) -> Plan {
+        Plan::of_sizes(sizes.iter().copied(), room)
+    }
+
+    #[test]
+    fn u16_a_thousand_queue_pairs_share_few_mappings() {
+        let plan = plan(&[Some(PAIR); 1000], 4096);
+        assert_eq!(plan.memories.len(), 16);
+        assert_eq!(plan.memories.iter().sum::<u64>(), 1000 * PAIR);
+        assert!(plan.memories.iter().all(|&bytes| bytes <= CHUNK));
+        assert!(plan.of.iter().all(Option::is_some));
+        assert_eq!((plan.of[63], plan.of[64]), (Some(0), Some(1)));
+    }
+
+    #[test]
+    fn u16_what_gains_nothing_has_memory_of_its_own() {
+        assert_eq!(plan(&[None, Some(PAIR), None], 9).of, [None; 3], "a single queue");
+        let large = plan(&[Some(LARGEST + 4096), Some(PAIR), Some(PAIR), None], 9);
+        assert_eq!(large.of, [None, Some(0), Some(0), None]);
+        assert_eq!(large.memories, [2 * PAIR]);
+    }
+
+    #[test]
+    fn u16_without_room_for_more_commands_the_rest_has_memory_of_its_own() {
+        assert_eq!(plan(&[Some(PAIR); 3], 0), plan(&[None; 3], 0));
+        let full = plan(&[Some(LARGEST); 9], 2);
+        assert_eq!((full.memories.len(), full.of[7], full.of[8]), (2, Some(1), None));
+    }
+}
