@@ -297,11 +297,15 @@ pub fn system_calls_in_steady_state(guest: &Guest) -> Result<u64> {
     let run = "strace -f -s 128 -o /tmp/fast-path.strace verbena-pingpong --marks --iters 2000 --sizes 64";
     guest.check(&Program::shell(run).timeout(Duration::from_secs(300)))?;
     let trace = String::from_utf8_lossy(&guest.read_file("/tmp/fast-path.strace")?).into_owned();
-    count_between_marks(&trace)
+    count_between(&trace, "steady state begins", "steady state ends")
 }
 
-/// The lines of a trace between the two marks.
-fn count_between_marks(trace: &str) -> Result<u64> {
+/// The lines of a trace by strace between two lines that the program wrote to stderr, with one call each.
+///
+/// # Errors
+///
+/// If they are not there.
+pub fn count_between(trace: &str, begin: &str, end: &str) -> Result<u64> {
     let mark = |word: &str| {
         let written = |line: &&str| line.contains("write(2,") && line.contains(word);
         trace
@@ -309,7 +313,7 @@ fn count_between_marks(trace: &str) -> Result<u64> {
             .position(|line| written(&line))
             .with_context(|| format!("the trace has no mark '{word}'"))
     };
-    let (begin, end) = (mark("steady state begins")?, mark("steady state ends")?);
+    let (begin, end) = (mark(begin)?, mark(end)?);
     ensure!(begin < end, "the marks are in the wrong order");
     Ok((end - begin - 1) as u64)
 }
@@ -745,7 +749,10 @@ mod tests {
     fn calls_between_the_marks_are_counted() {
         let trace = "1 openat(AT_FDCWD, \"x\") = 3\n1 write(2, \"steady state begins\\n\", 20) = 20\n\
             2 futex(0x1) = 0\n1 getpid() = 1\n1 write(2, \"steady state ends\\n\", 18) = 18\n1 exit_group(0) = ?\n";
-        assert_eq!(count_between_marks(trace).unwrap(), 2);
-        assert!(count_between_marks("nothing").is_err());
+        assert_eq!(
+            count_between(trace, "steady state begins", "steady state ends").unwrap(),
+            2
+        );
+        assert!(count_between("nothing", "a", "b").is_err());
     }
 }

@@ -24,8 +24,11 @@ pub struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
-    /// The object model: instructions of a call, four ways to present completions
+    /// The object model: instructions of a call, four ways to present completions, a thousand connections beside libibverbs
+    /// over rdma_rxe in the same guest
     Uapi,
+    /// Of that, the connections alone
+    Connections,
 }
 
 /// Runs it.
@@ -36,6 +39,7 @@ enum What {
 pub fn run(context: &Context, arguments: &Arguments) -> Result<()> {
     let rows = match arguments.what {
         What::Uapi => bench::uapi(&context.options, &context.progress, arguments.docs)?,
+        What::Connections => bench::connecting(&context.options, &context.progress)?,
     };
     match &arguments.json {
         Some(path) => bench::write_json(&rows, path),

@@ -5,6 +5,7 @@
 //! shared and noisy. A time is the median of at least [`REPETITIONS`] runs.
 
 pub mod completions;
+pub mod connections;
 pub mod dispatch;
 
 use crate::scenario;
@@ -56,6 +57,18 @@ impl Row {
         }
     }
 
+    /// A figure that should be at most `share` of what it is compared with.
+    pub fn against(id: &'static str, case: &str, value: f64, unit: &'static str, reference: f64, share: f64) -> Self {
+        let ratio = value / reference;
+        Self {
+            reference: Some(reference),
+            ratio: Some(ratio),
+            target: Some(format!("ratio <= {share}")),
+            met: Some(ratio <= share),
+            ..Self::plain(id, case, value, unit)
+        }
+    }
+
     /// A figure for information.
     pub fn plain(id: &'static str, case: &str, value: f64, unit: &'static str) -> Self {
         Self {
@@ -93,6 +106,7 @@ pub fn uapi(options: &Options, progress: &Progress, docs: bool) -> Result<Vec<Ro
     if docs {
         completions::write(&stage, &completions)?;
     }
+    rows.extend(connections::rows(&stage)?);
     Ok(rows)
 }
 
@@ -121,6 +135,22 @@ pub fn test(stage: &Stage, selection: &Selection, reporter: &Reporter) {
     }
 }
 
+/// Of those, a thousand connections.
+///
+/// # Errors
+///
+/// As [`uapi`].
+pub fn connecting(options: &Options, progress: &Progress) -> Result<Vec<Row>> {
+    connections::rows(&Stage::new(options.clone(), progress.clone())?)
+}
+
+/// The median, and the distance between the quartiles.
+pub fn median(values: &mut [f64]) -> (f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let at = |quarter: usize| values[(values.len() - 1) * quarter / 4];
+    (at(2), at(3) - at(1))
+}
+
 /// The rows as a table.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();
@@ -138,7 +168,7 @@ pub fn table(rows: &[Row]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:4} {:58} {:>10} {:13} {:>10} {:>8} {:>8} {met}",
+            "{:4} {:58} {:>10} {:13} {:>10} {:>8} {:>12} {met}",
             row.id,
             row.case,
             number(row.value),
@@ -173,7 +203,10 @@ mod tests {
             Row::plain("U11", "another", 1.5, "us"),
         ];
         assert_eq!([rows[0].met, rows[1].met, rows[2].met], [Some(true), Some(false), None]);
+        let [met, missed] = [20.0, 21.0].map(|value| Row::against("P13", "connections", value, "ms", 100.0, 0.2));
+        assert_eq!((met.ratio, met.met, missed.met), (Some(0.2), Some(true), Some(false)));
         let table = table(&rows);
+        assert_eq!(median(&mut [9.0, 1.0, 3.0, 2.0, 4.0]), (3.0, 2.0));
         assert!(table.contains("MISSED") && table.contains("1.50"), "{table}");
     }
 }
