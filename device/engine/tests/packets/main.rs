@@ -11,6 +11,7 @@ mod loss;
 mod memory;
 #[path = "../engine/operations.rs"]
 mod operations;
+mod scripts;
 #[path = "../engine/shared_receives.rs"]
 mod shared_receives;
 #[path = "../engine/state_machine.rs"]
