@@ -422,7 +422,7 @@ impl Side {
 
 /// Where a script is run.
 enum Stage {
-    Local(World),
+    Local(Box<World>),
     Packets(Box<Net>),
 }
 
@@ -619,7 +619,7 @@ fn compare(number: u64, met: &mut Met) -> Result<(), String> {
     let script = script(number);
     let mut net = Net::new(number);
     net.link.faults = Faults::default();
-    let (by_copy, _) = run(&script, Stage::Local(World::new(number)));
+    let (by_copy, _) = run(&script, Stage::Local(Box::new(World::new(number))));
     let (by_packets, lost) = run(&script, Stage::Packets(Box::new(net)));
     met.lost += lost;
     let completed = by_copy.completed.iter().flat_map(BTreeMap::values).flatten();
