@@ -18,10 +18,21 @@ struct Check {
     variable: Option<(&'static str, &'static str)>,
 }
 
-const CHECKS: [Check; 3] = [
+const CHECKS: [Check; 5] = [
     Check {
         name: "formatting",
         arguments: &["fmt", "--all", "--check"],
+        variable: None,
+    },
+    // Workspaces of their own.
+    Check {
+        name: "formatting of uapi's fuzz targets",
+        arguments: &["fmt", "--manifest-path", "uapi-driver/uapi/fuzz/Cargo.toml", "--check"],
+        variable: None,
+    },
+    Check {
+        name: "formatting of the engine's fuzz targets",
+        arguments: &["fmt", "--manifest-path", "device/engine/fuzz/Cargo.toml", "--check"],
         variable: None,
     },
     Check {

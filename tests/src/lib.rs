@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod demo;
 pub mod direct;
 pub mod dump;
+pub mod fuzz;
 pub mod guest;
 pub mod pair;
 pub mod scenario;
@@ -96,6 +97,7 @@ fn run_parts(options: &TestOptions, reporter: &Reporter, progress: &Progress) ->
             Part::Unit => {
                 unit::run(&stage, &options.selection, reporter)?;
                 bench::test(&stage, &options.selection, reporter);
+                fuzz::test(&stage, &options.selection, reporter);
             }
             Part::Direct => direct::run(&stage, &options.selection, reporter)?,
             Part::Guest => guest::run(&stage, &options.selection, reporter)?,
@@ -121,6 +123,7 @@ pub fn list(options: &TestOptions) -> Result<Vec<Row>> {
             Part::Unit => {
                 let mut rows = unit::list(&stage)?;
                 rows.extend(bench::list());
+                rows.extend(fuzz::list());
                 rows
             }
             Part::Direct => direct::list(),

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
 
-//! What the tests share: a host whose "user memory" is a map, and two drivers.
+//! What the tests share: a host whose "user memory" is a map, two drivers, and the
+//! parser's rules written a second time.
 #![expect(dead_code, reason = "each test binary uses a part")]
 
 pub mod abacus;
+pub mod rules;
 pub mod verbs;
 
 use rdma_uapi::client::{Builder, Reply};
@@ -59,6 +61,11 @@ impl Bench {
         base
     }
 
+    /// Forgets every buffer.
+    pub fn clear(&self) {
+        self.0.memory.lock().unwrap().clear();
+    }
+
     /// What a buffer holds now.
     pub fn read(&self, base: u64) -> Vec<u8> {
         self.0.memory.lock().unwrap()[&base].clone()
@@ -96,6 +103,14 @@ impl Bench {
             .expect("the descriptor is open")
             .downcast()
             .expect("it is this driver's")
+    }
+
+    pub fn is_open(&self, fd: u32) -> bool {
+        let fds = self.0.fds.lock().unwrap();
+        (fd as usize)
+            .checked_sub(100)
+            .and_then(|n| fds.get(n))
+            .is_some_and(Option::is_some)
     }
 
     pub fn close_fd(&self, fd: u32) {

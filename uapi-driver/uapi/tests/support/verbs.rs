@@ -210,7 +210,8 @@ fn mr_query(call: &mut Call<'_, Verbs>) -> Outcome {
 }
 
 fn cq_create(call: &mut Call<'_, Verbs>) -> Outcome {
-    let cqe = call.require(cq::CQE)?.next_power_of_two();
+    let cqe = call.require(cq::CQE)?.checked_next_power_of_two();
+    let cqe = cqe.ok_or_else(|| call.out_of_range(cq::CQE))?;
     let reservation = call.reserve()?;
     let object = call.publish(reservation, Some(Thing::Cq { cqe }), &[]);
     call.device().cqs.lock().unwrap().push(object);
