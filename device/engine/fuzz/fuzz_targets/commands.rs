@@ -199,7 +199,7 @@ fn request(arena: &mut Arena, state: &State, opcode: Opcode, number: u32, indire
             log_entries: 7,
             async_default: 0,
             vector: 1,
-            reserved: [0; 3],
+            ..CreateEqReq::new_zeroed()
         }
         .as_bytes()
         .to_vec(),
@@ -209,7 +209,7 @@ fn request(arena: &mut Arena, state: &State, opcode: Opcode, number: u32, indire
             cookie: number.into(),
             eqn: evil.guest.eqn,
             log_entries: 6,
-            reserved: [0; 11],
+            ..CreateCqReq::new_zeroed()
         }
         .as_bytes()
         .to_vec(),
@@ -220,14 +220,14 @@ fn request(arena: &mut Arena, state: &State, opcode: Opcode, number: u32, indire
             first_offset: 0,
             pdn: evil.guest.pdn,
             access: 0xf,
-            reserved: 0,
+            ..CreateMrReq::new_zeroed()
         }
         .as_bytes()
         .to_vec(),
         Opcode::CREATE_MW => CreateMwReq {
             pdn: evil.guest.pdn,
             mw_type: MwType((number % 4) as u8),
-            reserved: [0; 3],
+            ..CreateMwReq::new_zeroed()
         }
         .as_bytes()
         .to_vec(),
@@ -237,8 +237,7 @@ fn request(arena: &mut Arena, state: &State, opcode: Opcode, number: u32, indire
             index: number,
             lkey: evil.mr.lkey,
             access: 0xe,
-            reserved: [0; 2],
-            reserved1: 0,
+            ..BindMwReq::new_zeroed()
         }
         .as_bytes()
         .to_vec(),
@@ -269,7 +268,7 @@ fn request(arena: &mut Arena, state: &State, opcode: Opcode, number: u32, indire
         _ => {
             let request = HandleReq {
                 handle: number,
-                reserved: 0,
+                ..HandleReq::new_zeroed()
             };
             let mut bytes = request.as_bytes().to_vec();
             bytes.resize(32, 0);

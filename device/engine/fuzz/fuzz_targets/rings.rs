@@ -13,7 +13,7 @@ use verbena_hw::cmd::CreateMrReq;
 use verbena_hw::qp::access;
 use verbena_hw::ring::PageList;
 use verbena_hw::wqe::{SendHeader, Sge};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 #[derive(Arbitrary, Debug)]
 enum Act {
@@ -78,7 +78,7 @@ fuzz_target!(|input: (bool, Vec<Act>)| {
         first_offset: 0,
         pdn: arena.evil.guest.pdn,
         access: access::LOCAL_WRITE | access::REMOTE_WRITE | access::REMOTE_READ | access::REMOTE_ATOMIC,
-        reserved: 0,
+        ..CreateMrReq::new_zeroed()
     };
     let second = arena.evil.guest.register(&mut arena.world, &req).expect("a region");
     let second = Sge {
