@@ -42,7 +42,7 @@ pub(crate) struct Answers {
     /// An acknowledgement is to be sent.
     due: bool,
     /// The WRITE that is arriving.
-    write: Write,
+    pub(super) write: Write,
     /// What has been answered last.
     answered: VecDeque<Answered>,
     /// The answer to a READ that is being sent.
@@ -53,7 +53,7 @@ pub(crate) struct Answers {
 
 /// A WRITE of several packets: what its first one said, and how far it has come.
 #[derive(Clone, Copy, Debug, Default)]
-struct Write {
+pub(super) struct Write {
     addr: u64,
     rkey: Key,
     total: u64,
@@ -254,7 +254,7 @@ pub(super) fn operation(opcode: PacketOpcode) -> Option<(Operation, bool, bool)>
 
 /// A data packet as a request, and the state of the WRITE that it is of; `None`: its length is not that of such a packet,
 /// or not what its WRITE has left.
-fn data_request(request: Request, packet: &Packet<'_>, own: u32, write: Write) -> Option<(Request, Write)> {
+pub(super) fn data_request(request: Request, packet: &Packet<'_>, own: u32, write: Write) -> Option<(Request, Write)> {
     let len = packet.data.len() as u64;
     let full = u64::from(own);
     let lengths = match (request.first, request.last) {
@@ -468,7 +468,7 @@ fn begin<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, reply: Reply) {
 
 impl Hca {
     /// Stores a data packet's data.
-    fn store<E: Env>(
+    pub(super) fn store<E: Env>(
         &self,
         cx: &Cx<'_, E>,
         qpn: Qpn,
@@ -484,7 +484,7 @@ impl Hca {
     }
 
     /// Bytes of the SEND that is arriving which came before.
-    fn arrived(&self, qpn: Qpn) -> u64 {
+    pub(super) fn arrived(&self, qpn: Qpn) -> u64 {
         match self.qps.get(qpn.get()).map(|qp| &qp.resp.arriving) {
             Some(Arriving::Send(receive)) => receive.offset,
             _ => 0,

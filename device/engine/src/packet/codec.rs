@@ -231,7 +231,7 @@ fn internet(bytes: &[u8]) -> Option<(Grh, &[u8])> {
 /// The invariant CRC of a packet whose IP header has `ip` bytes (IBA annex A17.5.3): the CRC of Ethernet, over eight
 /// bytes of ones where InfiniBand has its local route header, and the packet with ones in every field that may change on
 /// its way.
-pub(super) fn icrc(ip: usize, packet: &[u8]) -> u32 {
+pub(crate) fn icrc(ip: usize, packet: &[u8]) -> u32 {
     const LOCAL_ROUTE: usize = 8;
     const MOST: usize = LOCAL_ROUTE + grh::LEN + size_of::<Udp>() + size_of::<Bth>();
     let fixed = ip + size_of::<Udp>() + size_of::<Bth>();

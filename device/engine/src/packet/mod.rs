@@ -12,14 +12,16 @@
 //! | [`sender`] | RC requester: what is in flight, what is sent next, retries and timers |
 //! | [`arrivals`] | RC requester: acknowledgements and answers |
 //! | [`answers`] | RC responder: the sequence, duplicates, answers that take several packets |
+//! | [`unreliable`] | UC and datagrams, both ends |
 //! | [`receive`] | whom a packet is for |
 
 pub(crate) mod answers;
 mod arrivals;
-mod codec;
+pub(crate) mod codec;
 pub(crate) mod outbox;
 pub(crate) mod receive;
 pub(crate) mod sender;
+pub(crate) mod unreliable;
 
 use answers::Answers;
 use sender::Sender;

@@ -2,14 +2,14 @@
 //! A packet that has come: whom it is for.
 
 use super::codec::{self, Malformed, Packet};
-use super::{answers, arrivals};
+use super::{answers, arrivals, unreliable};
 use crate::counters::Counter;
 use crate::engine::Hcas;
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::schedule::QpRef;
 use verbena_hw::grh::Route;
-use verbena_hw::id::Gid;
+use verbena_hw::id::{Gid, Qpn};
 use verbena_hw::qp::QpType;
 use verbena_hw::wire::{PacketOpcode, PKEY_PARTITION};
 
@@ -25,13 +25,48 @@ pub(crate) fn receive<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, bytes: &[u8])
             return;
         }
     };
-    let Some(hca) = port(hcas, cx, &packet.head.route.dgid) else {
+    let dgid = packet.head.route.dgid;
+    let service = packet.opcode().service();
+    if dgid.is_multicast() {
+        return group(hcas, cx, &packet);
+    }
+    let Some(hca) = port(hcas, cx, &dgid) else {
         return;
     };
-    if admit(hca, &packet) && packet.opcode().service() == PacketOpcode::RC {
-        connected(hca, cx, &packet);
+    let id = hca.id;
+    if admit(hca, &packet) {
+        match service {
+            PacketOpcode::RC => connected(hca, cx, QpType::RC, &packet),
+            PacketOpcode::UC => connected(hca, cx, QpType::UC, &packet),
+            _ => unreliable::arrived(hcas, cx, Some(id), &packet),
+        }
     }
-    hca.notify(cx);
+    if let Some(hca) = hcas.get_mut(id) {
+        hca.notify(cx);
+    }
+}
+
+/// Takes a packet that was sent to a group. It counts at every HCA that has members.
+fn group<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, packet: &Packet<'_>) {
+    let bth = &packet.head.bth;
+    if packet.opcode().service() != PacketOpcode::UD || bth.qpn() != Qpn::MULTICAST {
+        return;
+    }
+    let members = cx.fabric.groups.members(&packet.head.route.dgid);
+    let mut hcas_of: Vec<_> = members.iter().map(|member| member.hca).collect();
+    hcas_of.dedup();
+    let mut admitted = false;
+    for id in &hcas_of {
+        if let Some(hca) = hcas.get_mut(*id).filter(|hca| hca.port_is_active()) {
+            admitted |= admit(hca, packet);
+        }
+    }
+    if admitted {
+        unreliable::arrived(hcas, cx, None, packet);
+    }
+    for hca in hcas.iter_mut() {
+        hca.notify(cx);
+    }
 }
 
 /// The HCA that has the GID, if its port takes packets.
@@ -55,14 +90,15 @@ fn admit(hca: &mut Hca, packet: &Packet<'_>) -> bool {
     true
 }
 
-/// A packet of a reliable connection.
-fn connected<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, packet: &Packet<'_>) {
+/// A packet of a connection.
+fn connected<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, kind: QpType, packet: &Packet<'_>) {
     let qpn = packet.head.bth.qpn();
-    if !is_peer(hca, QpType::RC, packet) {
+    if !is_peer(hca, kind, packet) {
         hca.counters.count(Counter::DroppedNoQp);
         return;
     }
     match packet.opcode() {
+        _ if kind == QpType::UC => unreliable::connected(hca, cx, qpn, packet),
         PacketOpcode::RC_ACKNOWLEDGE
         | PacketOpcode::RC_ATOMIC_ACKNOWLEDGE
         | PacketOpcode::RC_READ_RESPONSE_FIRST

@@ -23,7 +23,7 @@ use crate::Budget;
 use std::collections::VecDeque;
 use verbena_hw::cqe::{vendor, Status};
 use verbena_hw::id::Psn;
-use verbena_hw::qp::QpState;
+use verbena_hw::qp::{QpState, QpType};
 use verbena_hw::wire::{AtomicEth, Bth, Feth, ImmDt, PacketOpcode, Reth};
 use verbena_hw::wqe::{flush as flush_args, send_flags, FlushArgs};
 
@@ -385,6 +385,21 @@ fn outgoing<E: Env>(hca: &Hca, env: &E, qp: &Qp, message: &Message, index: u32) 
 
 /// Makes packet `index` of a SEND or a WRITE.
 fn data_packet<E: Env>(hca: &Hca, env: &E, qp: &Qp, message: &Message, index: u32) -> Result<Outgoing, BadRequest> {
+    let (bth, ext, before, len) = data_head(qp, message, index);
+    let fill = |to: &mut [u8]| source(hca, env, qp, message, before, to);
+    let bytes = hca
+        .encode(qp, bth, &ext, len as usize, fill)
+        .map_err(local_protection)?;
+    Ok(Outgoing {
+        bytes,
+        psns: 1,
+        ends: index + 1 == message.packets,
+        len,
+    })
+}
+
+/// The headers of packet `index` of a SEND or a WRITE, where its data begins in the message, and how long that is.
+pub(super) fn data_head(qp: &Qp, message: &Message, index: u32) -> (Bth, Extended, u64, u64) {
     let mtu = mtu(qp) as u64;
     let before = u64::from(index) * mtu;
     let len = (message.len - before).min(mtu);
@@ -408,25 +423,19 @@ fn data_packet<E: Env>(hca: &Hca, env: &E, qp: &Qp, message: &Message, index: u3
             len: (message.len as u32).into(),
         };
     }
-    let opcode = data_opcode(write, first, last, tail);
+    let mut opcode = data_opcode(write, first, last, tail);
+    if qp.kind == QpType::UC {
+        opcode.0 |= PacketOpcode::UC << 5;
+    }
     let psn = message.psn.add(index);
     let mut bth = Bth::new(opcode, qp.attrs.dest_qpn, psn);
-    if last || psn.get() % ACK_EVERY == ACK_EVERY - 1 {
+    if qp.kind != QpType::UC && (last || psn.get() % ACK_EVERY == ACK_EVERY - 1) {
         bth.psn = (psn.get() | Bth::ACK_REQUEST).into();
     }
     if last && message.header.flags & send_flags::SOLICITED != 0 {
         bth.flags |= Bth::SOLICITED;
     }
-    let fill = |to: &mut [u8]| source(hca, env, qp, message, before, to);
-    let bytes = hca
-        .encode(qp, bth, &ext, len as usize, fill)
-        .map_err(local_protection)?;
-    Ok(Outgoing {
-        bytes,
-        psns: 1,
-        ends: last,
-        len,
-    })
+    (bth, ext, before, len)
 }
 
 fn data_opcode(write: bool, first: bool, last: bool, tail: Tail) -> PacketOpcode {
@@ -450,7 +459,14 @@ fn data_opcode(write: bool, first: bool, last: bool, tail: Tail) -> PacketOpcode
 }
 
 /// Reads bytes of a message's own data.
-fn source<E: Env>(hca: &Hca, env: &E, qp: &Qp, message: &Message, before: u64, to: &mut [u8]) -> Result<(), KeyFault> {
+pub(super) fn source<E: Env>(
+    hca: &Hca,
+    env: &E,
+    qp: &Qp,
+    message: &Message,
+    before: u64,
+    to: &mut [u8],
+) -> Result<(), KeyFault> {
     if let Some(bytes) = message.inline() {
         let before = before as usize;
         to.copy_from_slice(&bytes[before..before + to.len()]);

@@ -16,6 +16,7 @@ use crate::env::{Env, HcaId};
 use crate::hca::{Cx, Hca, Side, MTU, PORT};
 use crate::limits::TURN;
 use crate::mr::KeyFault;
+use crate::packet;
 use crate::qp::message::{BadRequest, Message, Receive, SendLimits, Unsent};
 use crate::qp::requester::{self, Turn};
 use crate::qp::responder::{receive_protection, Fault, Refusal};
@@ -36,22 +37,34 @@ use zerocopy::IntoBytes;
 const MAD: u64 = 256;
 
 /// A datagram on its way: its headers, and where its data is.
-struct Datagram<'a> {
-    /// The sender.
-    from: QpRef,
-    pdn: Pdn,
-    message: &'a Message,
+pub(crate) struct Datagram<'a> {
+    pub(crate) data: Data<'a>,
+    /// Bytes of it.
+    pub(crate) len: u64,
     /// DETH.
-    src_qpn: Qpn,
-    qkey: u32,
+    pub(crate) src_qpn: Qpn,
+    pub(crate) qkey: u32,
     /// BTH.
-    dest_qpn: Qpn,
-    imm: Option<u32>,
-    solicited: bool,
+    pub(crate) dest_qpn: Qpn,
+    pub(crate) imm: Option<u32>,
+    pub(crate) solicited: bool,
     /// IP and Ethernet.
-    route: Route,
-    sl: u8,
-    smac: [u8; 6],
+    pub(crate) route: Route,
+    pub(crate) sl: u8,
+    pub(crate) smac: [u8; 6],
+}
+
+/// Where a datagram's data is.
+#[derive(Clone, Copy)]
+pub(crate) enum Data<'a> {
+    /// In its sender's memory, or in the work request itself; all of it was found mapped.
+    Message {
+        from: HcaId,
+        pdn: Pdn,
+        message: &'a Message,
+    },
+    /// In the packet that it came in.
+    Packet(&'a [u8]),
 }
 
 /// Gives the queue pair its turn.
@@ -122,7 +135,7 @@ fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Me
     let mut copies = 0;
     let sent = match check(hcas, cx, at, message, args) {
         Ok(Some(datagram)) => {
-            copies = deliver(hcas, cx, &datagram);
+            copies = deliver(hcas, cx, at, &datagram);
             Ok(())
         }
         Ok(None) => Ok(()),
@@ -216,8 +229,6 @@ fn check<'a, E: Env>(
     }
     let path = &args.path;
     Ok(Some(Datagram {
-        from: at,
-        pdn: qp.pdn,
         src_qpn: qp.fabric_qpn(),
         qkey: if args.qkey & QKEY_CONTROLLED != 0 {
             qp.attrs.qkey
@@ -236,7 +247,12 @@ fn check<'a, E: Env>(
         },
         sl: path.sl,
         smac: hca.config.mac,
-        message,
+        len: message.len,
+        data: Data::Message {
+            from: at.hca,
+            pdn: qp.pdn,
+            message,
+        },
     }))
 }
 
@@ -253,21 +269,46 @@ fn address(hca: &Hca, args: &UdArgs) -> Option<Gid> {
     hca.source_gid(path.sgid_index).filter(|_| good)
 }
 
+/// Whether packets go through an HCA's port.
+fn reaches(hcas: &Hcas, id: HcaId) -> bool {
+    hcas.get(id).is_some_and(Hca::port_is_active)
+}
+
 /// Carries a datagram to whom it is for, and answers how many that were: one, or the members of a group.
-fn deliver<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>) -> u32 {
-    let reaches = |id: HcaId| hcas.get(id).is_some_and(Hca::port_is_active);
+fn deliver<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, datagram: &Datagram<'_>) -> u32 {
     let dgid = &datagram.route.dgid;
-    if dgid.is_multicast() {
-        return replicate(hcas, cx, datagram);
+    let leaves = reaches(hcas, at.hca);
+    let group = dgid.is_multicast();
+    let to = if group { None } else { cx.fabric.owner(dgid) };
+    if leaves && cx.outbox.leads_to(to.is_some()) {
+        packet::unreliable::datagram(hcas, cx, at, datagram);
+        // Members of a group that are reached by a copy are so beside.
+        if !group || cx.outbox.leads_to(true) {
+            return 1;
+        }
     }
-    let to = cx.fabric.owner(dgid);
-    let to = to.filter(|&id| reaches(id) && reaches(datagram.from.hca));
-    let Some(to) = to else {
-        unreachable(hcas, datagram);
-        return 1;
-    };
+    if group {
+        let copies = if leaves && datagram.dest_qpn == Qpn::MULTICAST {
+            replicate(hcas, cx, datagram)
+        } else {
+            0
+        };
+        if copies == 0 && !cx.outbox.leads_to(false) {
+            unreachable(hcas, at);
+        }
+        return copies.max(1);
+    }
+    match to.filter(|&id| leaves && reaches(hcas, id)) {
+        Some(to) => arrive(hcas, cx, datagram, to),
+        None => unreachable(hcas, at),
+    }
+    1
+}
+
+/// A datagram has come to an HCA's port.
+pub(crate) fn arrive<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>, to: HcaId) {
     let Some(hca) = hcas.get_mut(to) else {
-        return 1;
+        return;
     };
     let qpn = if datagram.dest_qpn == Qpn::GSI {
         hca.gsi
@@ -279,22 +320,12 @@ fn deliver<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>)
         Some(qpn) => receive(hcas, cx, datagram, QpRef { hca: to, qpn }),
         None => hca.counters.count(Counter::DroppedNoQp),
     }
-    1
 }
 
-/// Carries a datagram to every member of its group: the sender too, if it is one (IBA vol. 1, 10.5.2). Each copy has
-/// its own Q_Key check, its own receive, and its own fate.
-fn replicate<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>) -> u32 {
-    let reaches = |id: HcaId| hcas.get(id).is_some_and(Hca::port_is_active);
-    let group = datagram.dest_qpn == Qpn::MULTICAST && reaches(datagram.from.hca);
-    let members = if group {
-        cx.fabric.groups.members(&datagram.route.dgid).to_vec()
-    } else {
-        Vec::new()
-    };
-    if members.is_empty() {
-        unreachable(hcas, datagram);
-    }
+/// Carries a datagram to every member of its group, and answers how many these are: the sender too, if it is one (IBA
+/// vol. 1, 10.5.2). Each copy has its own Q_Key check, its own receive, and its own fate.
+pub(crate) fn replicate<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>) -> u32 {
+    let members = cx.fabric.groups.members(&datagram.route.dgid).to_vec();
     for &to in &members {
         let Some(hca) = hcas.get(to.hca) else {
             continue;
@@ -304,12 +335,12 @@ fn replicate<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_
             receive(hcas, cx, datagram, to);
         }
     }
-    members.len().max(1) as u32
+    members.len() as u32
 }
 
 /// Counts a datagram that leads nowhere.
-fn unreachable(hcas: &mut Hcas, datagram: &Datagram<'_>) {
-    if let Some(hca) = hcas.get_mut(datagram.from.hca) {
+fn unreachable(hcas: &mut Hcas, at: QpRef) {
+    if let Some(hca) = hcas.get_mut(at.hca) {
         hca.counters.count(Counter::DroppedUnreachable);
     }
 }
@@ -333,7 +364,7 @@ fn receive<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &Datagram<'_>,
         hca.counters.count(Counter::QkeyViolations);
         return;
     }
-    if qp.kind == QpType::GSI && datagram.message.len != MAD {
+    if qp.kind == QpType::GSI && datagram.len != MAD {
         hca.counters.count(Counter::DroppedLength);
         return;
     }
@@ -378,11 +409,10 @@ fn copy<E: Env>(
     to: HcaId,
     receive: &Receive,
 ) -> Result<(), Fault> {
-    let (Some(here), Some(there)) = (hcas.get(datagram.from.hca), hcas.get(to)) else {
+    let Some(there) = hcas.get(to) else {
         return Ok(());
     };
-    let message = datagram.message;
-    let len = message.len;
+    let len = datagram.len;
     let all = len + grh::LEN as u64;
     if all > receive.room {
         return Err(Fault::Receive {
@@ -394,16 +424,23 @@ fn copy<E: Env>(
     let theirs = |fault: KeyFault| receive_protection(fault.0);
     let rights = access::LOCAL_WRITE;
     sg::check(&there.mrs, receive.pdn, receive.elements(), 0, all, rights).map_err(theirs)?;
-    let (own_ram, peer_ram) = (cx.env.ram(datagram.from.hca), cx.env.ram(to));
+    let peer_ram = cx.env.ram(to);
     let at = |offset| Stretches::list(&there.mrs, receive.pdn, receive.elements(), offset, rights);
     let grh = Grh::new(&datagram.route, len as u16, datagram.imm.is_some());
     sg::store(peer_ram, at(0), grh.as_bytes()).map_err(theirs)?;
     let data = at(grh::LEN as u64);
+    let (from, pdn, message) = match datagram.data {
+        Data::Message { from, pdn, message } => (from, pdn, message),
+        Data::Packet(bytes) => return sg::store(peer_ram, data, bytes).map_err(theirs),
+    };
     if let Some(bytes) = message.inline() {
         return sg::store(peer_ram, data, bytes).map_err(theirs);
     }
-    let source = Stretches::list(&here.mrs, datagram.pdn, message.elements(), 0, 0);
-    match sg::copy(own_ram, source, peer_ram, data, len, true) {
+    let Some(here) = hcas.get(from) else {
+        return Ok(());
+    };
+    let source = Stretches::list(&here.mrs, pdn, message.elements(), 0, 0);
+    match sg::copy(cx.env.ram(from), source, peer_ram, data, len, true) {
         Ok(()) => Ok(()),
         Err(CopyFault::Destination(fault)) => Err(theirs(fault)),
         Err(CopyFault::Source(fault)) => core::unreachable!("`check` found all of it mapped: {fault:?}"),
@@ -414,7 +451,7 @@ impl Hca {
     /// Completes the receive of a datagram.
     fn received<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, datagram: &Datagram<'_>, receive: &Receive) {
         self.counters.count(Counter::RcvdMsgs);
-        self.counters.add(Counter::RcvdBytes, datagram.message.len);
+        self.counters.add(Counter::RcvdBytes, datagram.len);
         let mut flags = cqe::flags::GRH;
         if datagram.imm.is_some() {
             flags |= cqe::flags::IMM;
@@ -426,7 +463,7 @@ impl Hca {
             opcode: cqe::Opcode::RECV.0,
             flags,
             wr_id: receive.wr_id,
-            byte_len: datagram.message.len as u32 + grh::LEN as u32,
+            byte_len: datagram.len as u32 + grh::LEN as u32,
             imm: datagram.imm.unwrap_or(0),
             src_qpn: datagram.src_qpn,
             // The only one.

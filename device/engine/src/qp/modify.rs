@@ -77,7 +77,7 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
     store(&mut qp.attrs, req);
     // The path may have changed: the fabric is asked again.
     qp.req.link = Default::default();
-    if (from, to) == (QpState::INIT, QpState::RTR) && kind == QpType::RC {
+    if (from, to) == (QpState::INIT, QpState::RTR) && matches!(kind, QpType::RC | QpType::UC) {
         let local = cx.fabric.owner(&qp.attrs.path.dgid).is_some();
         qp.wire = cx.outbox.leads_to(local).then(Default::default);
     }

@@ -11,6 +11,7 @@ use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
 use crate::limits::{SLICE, TURN};
 use crate::mr::KeyFault;
+use crate::packet;
 use crate::qp::message::{BadRequest, Message, Operation, Receive, SendLimits, Tail, Unsent};
 use crate::qp::requester::{self, Turn};
 use crate::qp::responder::{receive_protection, Fault, Refusal, Target};
@@ -167,6 +168,13 @@ fn send<E: Env>(
                 reason: fault.0,
             })?;
     }
+    let over_packets = hcas.qp_mut(at).is_some_and(|qp| qp.wire.is_some());
+    if over_packets {
+        packet::unreliable::send(hcas, cx, at, message, &request);
+        message.offset += len;
+        budget.bytes = budget.bytes.saturating_sub(len);
+        return Ok(last);
+    }
     match local::find_peer(hcas, cx, at) {
         Some(peer) => deliver(hcas, cx, at, pdn, peer, message, &request),
         None if request.first => {
@@ -236,7 +244,7 @@ fn transfer<E: Env>(
 
 impl Responder {
     /// Drops the message that is arriving. Its receive is the next message's.
-    fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         if let Arriving::Send(mut receive) = core::mem::take(&mut self.arriving) {
             receive.offset = 0;
             self.spare = Some(receive);

@@ -20,7 +20,7 @@ mod pair;
 mod queues;
 
 pub use driver::{attrs, Failed, Guest};
-pub use link::{Fate, Faults, Link, Seen};
+pub use link::{seal, Fate, Faults, Link, Seen};
 pub use net::{Net, NetPair};
 pub use pair::{End, Pair};
 pub use queues::{Cq, Mr, Qp, QpShape, RecvWr, SendWr, Srq};

@@ -2,13 +2,18 @@
 //! Conversations over packets: those of `tests/engine` that are about connections, word for word, and those that only
 //! packets have.
 
+#[path = "../engine/datagrams.rs"]
+mod datagrams;
 #[path = "../engine/errors.rs"]
 mod errors;
+mod hostile;
 #[path = "../engine/isolation.rs"]
 mod isolation;
 mod loss;
 #[path = "../engine/memory.rs"]
 mod memory;
+#[path = "../engine/multicast.rs"]
+mod multicast;
 #[path = "../engine/operations.rs"]
 mod operations;
 mod scripts;
@@ -16,6 +21,9 @@ mod scripts;
 mod shared_receives;
 #[path = "../engine/state_machine.rs"]
 mod state_machine;
+mod unacknowledged;
+#[path = "../engine/unreliable.rs"]
+mod unreliable;
 #[path = "../engine/windows.rs"]
 mod windows;
 mod wire;
@@ -27,6 +35,12 @@ mod way {
 
     pub fn world(seed: u64) -> World {
         World::over_packets(seed)
+    }
+
+    /// What is expected where the two differ: a sender of packets does not know who is there, and the service level is not
+    /// in what is behind the Ethernet header.
+    pub fn either<T>(_by_copy: T, by_packets: T) -> T {
+        by_packets
     }
 
     pub fn connected() -> Pair {
