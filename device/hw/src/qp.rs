@@ -256,6 +256,27 @@ pub fn transition(kind: QpType, from: QpState, to: QpState) -> Option<Transition
     }
 }
 
+/// As [`transition`]; and along RESET, INIT, RTR and RTS all of the transitions between two of them as one, with the
+/// attributes of all. The device takes that way for who says where it begins ([`attr::CUR_STATE`]).
+pub fn way(kind: QpType, from: QpState, to: QpState) -> Option<Transition> {
+    const ALONG: [QpState; 4] = [QpState::RESET, QpState::INIT, QpState::RTR, QpState::RTS];
+    if let Some(one) = transition(kind, from, to) {
+        return Some(one);
+    }
+    let place = |state| ALONG.iter().position(|&along| along == state);
+    let mut all = Transition {
+        required: 0,
+        optional: 0,
+    };
+    for step in ALONG.get(place(from)?..=place(to)?)?.windows(2) {
+        let step = transition(kind, step[0], step[1])?;
+        all.required |= step.required;
+        all.optional |= step.optional;
+    }
+    all.optional &= !all.required;
+    Some(all)
+}
+
 fn connected(kind: QpType, from: QpState, to: QpState) -> Option<Transition> {
     use attr::*;
     let requester = match kind {
@@ -362,6 +383,35 @@ mod tests {
             assert_eq!(recovers, !reliable, "{kind}");
         }
         assert_eq!(transition(QpType(0), QpState::RESET, QpState::INIT), None);
+    }
+
+    #[test]
+    fn h04_a_way_has_the_attributes_of_all_its_transitions() {
+        use attr::*;
+        let (reset, init, rtr, rts) = (QpState::RESET, QpState::INIT, QpState::RTR, QpState::RTS);
+        for kind in TYPES {
+            let steps = [(reset, init), (init, rtr), (rtr, rts)].map(|(from, to)| transition(kind, from, to).unwrap());
+            let all = way(kind, reset, rts).unwrap();
+            assert_eq!(all.required, steps.iter().fold(0, |mask, step| mask | step.required));
+            assert_eq!(all.required & all.optional, 0, "{kind}");
+            assert_eq!(way(kind, reset, init), Some(steps[0]), "one step is itself");
+            assert!(way(kind, init, rts).is_some() && way(kind, reset, rtr).is_some());
+            for (from, to) in [
+                (rts, init),
+                (rtr, init),
+                (QpState::ERR, rts),
+                (reset, QpState::SQD),
+                (rtr, rtr),
+            ] {
+                assert_eq!(
+                    way(kind, from, to),
+                    transition(kind, from, to),
+                    "{kind}: {from} -> {to}"
+                );
+            }
+        }
+        let ud = way(QpType::UD, reset, rts).unwrap();
+        assert_eq!(ud.required, PKEY_INDEX | PORT | QKEY | SQ_PSN);
     }
 
     #[test]

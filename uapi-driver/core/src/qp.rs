@@ -24,7 +24,7 @@ use rdma_uapi::{Ending, Errno, Failure, Reason};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{CreateQpReq, HandleReq, HandleRsp, ModifyQpReq, QueryQpRsp, QP_SIGNAL_ALL};
 use verbena_hw::id::{Cqn, Pdn, Qpn, Srqn};
-use verbena_hw::qp::{QpState, QpType};
+use verbena_hw::qp::{QpAttrs, QpState, QpType};
 use verbena_hw::ring::PageList;
 use verbena_hw::wqe;
 
@@ -237,7 +237,7 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     }
     let cookie = call.get(CQE_COOKIE)?.unwrap_or(0);
     let given = Given::read(call)?;
-    let path = qp_attrs::path_from_reset(call, kind, &given)?;
+    qp_attrs::check_way(call, kind, &given)?;
 
     let reservation = call.reserve()?;
     let memory = Stretch::new(call, parts.memory.as_ref(), sizes.bytes())?;
@@ -300,8 +300,11 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let object = call.publish(reservation, Some(Payload::Qp(queue_pair)), &parents[..count]);
     // From here on the dispatcher ends the queue pair if anything fails.
     hardware.enlist(Kind::Qp, response.handle, object)?;
-    for &(state, mask) in path.steps() {
-        transition(call, qpn, &given, Some(state), mask)?;
+    if given.attrs.state != QpState::RESET.0 {
+        // All the way in one command.
+        let mut attrs = given.attrs;
+        attrs.cur_state = QpState::RESET.0;
+        transition(call, qpn, given.mask | verbena_hw::qp::attr::CUR_STATE, attrs)?;
     }
 
     caps.max_send_wr = 1 << sizes.send_entries;
@@ -312,22 +315,8 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
 }
 
 /// One MODIFY_QP, with the attributes in `mask`.
-fn transition<P: Platform>(
-    call: &Handling<'_, P>,
-    qpn: Qpn,
-    given: &Given,
-    state: Option<QpState>,
-    mask: u32,
-) -> Outcome {
-    let mut request = ModifyQpReq {
-        qpn,
-        mask,
-        attrs: given.attrs,
-    };
-    if let Some(state) = state {
-        request.attrs.state = state.0;
-        request.mask |= verbena_hw::qp::attr::STATE;
-    }
+fn transition<P: Platform>(call: &Handling<'_, P>, qpn: Qpn, mask: u32, attrs: QpAttrs) -> Outcome {
+    let request = ModifyQpReq { qpn, mask, attrs };
     call.device()
         .command(Opcode::MODIFY_QP, &request)
         .map_err(|error| qp_attrs::failure(call, error))
@@ -342,7 +331,7 @@ pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     if queue_pair.owner.get().is_some() && !ends {
         return Err(Failure::new(Errno::EBUSY, Reason::IN_USE));
     }
-    transition(call, queue_pair.qpn, &given, None, given.mask)
+    transition(call, queue_pair.qpn, given.mask, given.attrs)
 }
 
 pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {

@@ -14,7 +14,7 @@ use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::ModifyQpReq;
 use verbena_hw::id::{Gid, Psn, Qpn};
-use verbena_hw::qp::{attr, transition, Mtu, Path, QpAttrs, QpState, QpType, QKEY_CONTROLLED};
+use verbena_hw::qp::{attr, way, Mtu, Path, QpAttrs, QpState, QpType, Transition, QKEY_CONTROLLED};
 
 /// Attributes that a message gives.
 pub(crate) struct Given {
@@ -203,52 +203,34 @@ fn mtu_code(bytes: u32) -> Option<Mtu> {
         .find(|mtu| mtu.bytes() == Some(bytes))
 }
 
-/// The transitions that lead a new queue pair to where its CREATE wants it.
-pub(crate) struct Steps {
-    steps: [(QpState, u32); 3],
-    count: usize,
-}
-
-impl Steps {
-    /// Each step's state and attributes, in order.
-    pub(crate) fn steps(&self) -> &[(QpState, u32)] {
-        &self.steps[..self.count]
-    }
-}
-
-/// The way from RESET to the state that a CREATE names, each step with the given attributes that it takes; every
-/// attribute counts once, at the first step that takes it (U15).
+/// Checks that the given attributes lead a new queue pair from RESET to the state that its CREATE names, or are none (U15).
 ///
 /// # Errors
 ///
-/// A state that a new queue pair cannot have; an attribute that no step takes; one that is missing.
-pub(crate) fn path_from_reset<P: Platform>(call: &Handling<'_, P>, kind: QpType, given: &Given) -> Outcome<Steps> {
-    let states = [QpState::RESET, QpState::INIT, QpState::RTR, QpState::RTS];
-    let count = usize::from(given.attrs.state);
-    if count >= states.len() {
-        return Err(call.fail(qp::STATE, Errno::EINVAL, Reason::BAD_STATE));
-    }
-    let mut way = Steps {
-        steps: [(QpState::RESET, 0); 3],
-        count,
+/// A state that a new queue pair cannot have; an attribute that no transition on the way takes; one that is missing.
+pub(crate) fn check_way<P: Platform>(call: &Handling<'_, P>, kind: QpType, given: &Given) -> Outcome {
+    let to = QpState(given.attrs.state);
+    let left = given.mask & !attr::STATE;
+    let takes = match to {
+        QpState::RESET => Transition {
+            required: 0,
+            optional: 0,
+        },
+        QpState::INIT | QpState::RTR | QpState::RTS => match way(kind, QpState::RESET, to) {
+            Some(takes) => takes,
+            None => unreachable!("IBA's state machine has the way from RESET to RTS"),
+        },
+        _ => return Err(call.fail(qp::STATE, Errno::EINVAL, Reason::BAD_STATE)),
     };
-    let mut left = given.mask & !attr::STATE;
-    for n in 0..count {
-        let Some(takes) = transition(kind, states[n], states[n + 1]) else {
-            unreachable!("IBA's state machine has the way from RESET to RTS")
-        };
-        let missing = takes.required & !given.mask;
-        if missing != 0 {
-            return Err(fail_at_bit(call, missing, Errno::EINVAL, Reason::MISSING));
-        }
-        let mask = takes.required | takes.optional & left;
-        left &= !mask;
-        way.steps[n] = (states[n + 1], mask);
+    let missing = takes.required & !given.mask;
+    if missing != 0 {
+        return Err(fail_at_bit(call, missing, Errno::EINVAL, Reason::MISSING));
     }
-    if left != 0 {
-        return Err(fail_at_bit(call, left, Errno::EINVAL, Reason::NOT_ALLOWED));
+    let surplus = left & !(takes.required | takes.optional);
+    if surplus != 0 {
+        return Err(fail_at_bit(call, surplus, Errno::EINVAL, Reason::NOT_ALLOWED));
     }
-    Ok(way)
+    Ok(())
 }
 
 /// What the device's refusal of a MODIFY_QP means, with the attribute's name.

@@ -11,7 +11,7 @@ use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::ModifyQpReq;
 use verbena_hw::id::{Psn, Qpn};
-use verbena_hw::qp::{access, attr, transition, Path, QpAttrs, QpState, QpType, GSI_QKEY};
+use verbena_hw::qp::{access, attr, transition, way, Path, QpAttrs, QpState, QpType, GSI_QKEY};
 
 /// Offset of an attribute in the request.
 macro_rules! at {
@@ -39,7 +39,8 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
         status: Status::BAD_TRANSITION,
         detail: u32::from(from.0) | u32::from(to.0) << 8,
     };
-    let transition = transition(kind, from, to).ok_or(bad_transition)?;
+    let known = req.mask & attr::CUR_STATE != 0;
+    let transition = if known { way } else { transition }(kind, from, to).ok_or(bad_transition)?;
     if req.mask & attr::CUR_STATE != 0 && QpState(req.attrs.cur_state) != from {
         return Err(bad_transition);
     }
@@ -77,7 +78,8 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
     store(&mut qp.attrs, req);
     // The path may have changed: the fabric is asked again.
     qp.req.link = Default::default();
-    if (from, to) == (QpState::INIT, QpState::RTR) && matches!(kind, QpType::RC | QpType::UC) {
+    let begins = matches!(from, QpState::RESET | QpState::INIT) && matches!(to, QpState::RTR | QpState::RTS);
+    if begins && matches!(kind, QpType::RC | QpType::UC) {
         let local = cx.fabric.owner(&qp.attrs.path.dgid).is_some();
         qp.wire = cx.outbox.leads_to(local).then(Default::default);
     }

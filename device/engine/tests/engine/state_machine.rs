@@ -220,6 +220,40 @@ fn h04_every_attribute_value_is_checked() {
     }
 }
 
+/// One command from a state that is named to any later one up to RTS: all of the way or nothing.
+#[test]
+fn h04_who_says_where_it_begins_goes_all_the_way() {
+    let mut w = way::world(1);
+    let mut end = End::new(&mut w, QpShape::default(), 4);
+    let qpn = end.qp.qpn;
+    let along = [QpState::RESET, QpState::INIT, QpState::RTR, QpState::RTS];
+    for (n, &from) in along.iter().enumerate() {
+        for &to in &along[n + 1..] {
+            let needed = verbena_hw::qp::way(QpType::RC, from, to).expect("a way").required;
+            let mask = needed | attr::STATE | attr::CUR_STATE;
+            let a = QpAttrs {
+                state: to.0,
+                cur_state: from.0,
+                ..all_attrs(&end.guest, qpn)
+            };
+            in_state(&mut w, &mut end, from);
+            // Of any attribute that is missing, or of a bad value, nothing is done.
+            let missing = needed & needed.wrapping_neg();
+            let without = end.guest.modify(&mut w, qpn, mask & !missing, a);
+            assert_eq!(without, failed(Status::MISSING_ATTRIBUTE, missing));
+            let unknown = QpAttrs { access: 1 << 31, ..a };
+            let spoilt = end.guest.modify(&mut w, qpn, mask | attr::ACCESS_FLAGS, unknown);
+            assert!(spoilt.is_err(), "{from} -> {to}");
+            assert_eq!(end.guest.state(&mut w, qpn), from, "{from} -> {to}");
+            end.guest.modify(&mut w, qpn, mask, a).expect("all the way");
+            assert_eq!(end.guest.state(&mut w, qpn), to);
+            // Not from anywhere else.
+            let again = end.guest.modify(&mut w, qpn, mask, a).map_err(|failed| failed.status);
+            assert_eq!(again, Err(Status::BAD_TRANSITION), "{from} -> {to}");
+        }
+    }
+}
+
 #[test]
 fn h04_query_returns_what_was_set() {
     let mut pair = way::connected();

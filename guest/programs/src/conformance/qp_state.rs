@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The state machine of a reliable connected queue pair: transitions and their attributes (H4).
 
-use super::kit::{check_eq, Outcome, PASS};
+use super::kit::{check_eq, refused, Outcome, PASS};
 use crate::harness::{Case, Fixture};
 use crate::link::{Link, Spec};
 use anyhow::{bail, Context as _, Result};
@@ -11,6 +11,7 @@ use verbena::{Access, Endpoint, QpAttr, QpState, RcQp};
 
 pub const CASES: &[Case] = &[
     Case::single("h04_from_reset_to_rts_step_by_step", step_by_step),
+    Case::single("u15_one_modify_goes_from_a_known_state_to_rts", all_the_way),
     Case::single("h04_a_transition_lacks_a_required_attribute", missing_attributes),
     Case::single("h04_a_transition_forbids_an_attribute", forbidden_attributes),
     Case::single("h04_transitions_that_do_not_exist", no_such_transition),
@@ -51,6 +52,45 @@ pub(super) fn to_rts(qp: &RcQp) -> QpAttr {
         .rnr_retry(7)
         .sq_psn(qp.psn())
         .max_rd_atomic(4)
+}
+
+/// From RESET and from INIT in one call, or not at all.
+fn all_the_way(fixture: &Fixture) -> Outcome {
+    let mut link = new_qp(fixture)?;
+    let here = link.qp.endpoint()?;
+    let last = |qp: &RcQp, from| {
+        to_rts(qp)
+            .current_state(from)
+            .path(verbena::path_to(here.gid, 0))
+            .path_mtu(1024)
+            .dest_qpn(here.qpn.get())
+            .rq_psn(here.psn.get())
+            .max_dest_rd_atomic(4)
+            .min_rnr_timer(12)
+    };
+    let all = |qp: &RcQp, from| last(qp, from).port(1).pkey_index(0).access(Access::ALL_REMOTE);
+    for (attributes, what) in [
+        (last(&link.qp, QpState::RESET), "without what INIT needs"),
+        (all(&link.qp, QpState::INIT), "from another state"),
+        (all(&link.qp, QpState::RESET).path_mtu(100), "with a bad value"),
+    ] {
+        refused(link.qp.modify(&attributes), Errno::EINVAL, what)?;
+        check_eq!(link.qp.query()?.state, QpState::RESET, "the state, {what}");
+    }
+    let attributes = all(&link.qp, QpState::RESET);
+    link.qp.modify(&attributes)?;
+    check_eq!(link.qp.query()?.state, QpState::RTS, "the state after one call");
+    let mut link = new_qp(fixture)?;
+    link.qp.init()?;
+    let attributes = last(&link.qp, QpState::INIT);
+    link.qp.modify(&attributes)?;
+    let info = link.qp.query()?;
+    check_eq!(
+        (info.state, info.dest_qpn, info.timeout),
+        (QpState::RTS, here.qpn.get(), 14),
+        "state, peer and timeout from INIT"
+    );
+    PASS
 }
 
 /// Takes it to `state`, connected with itself.

@@ -422,27 +422,16 @@ fn u15_one_create_leads_to_rts() {
     app.qp(&parts, to_rts).unwrap();
     let commands = seen(&app);
     let opcodes: Vec<_> = commands.iter().map(|c| c.opcode).collect();
-    assert_eq!(
-        opcodes,
-        [
-            Opcode::CREATE_QP,
-            Opcode::MODIFY_QP,
-            Opcode::MODIFY_QP,
-            Opcode::MODIFY_QP
-        ]
-    );
-    let steps: Vec<ModifyQpReq> = commands[1..].iter().map(request).collect();
-    let states: Vec<_> = steps.iter().map(|s| QpState(s.attrs.state)).collect();
-    assert_eq!(states, [QpState::INIT, QpState::RTR, QpState::RTS]);
-    assert_eq!(
-        steps[0].mask,
-        attr::STATE | attr::PKEY_INDEX | attr::PORT | attr::ACCESS_FLAGS
-    );
-    let rtr = attr::AV | attr::PATH_MTU | attr::DEST_QPN | attr::RQ_PSN | attr::MAX_DEST_RD_ATOMIC;
-    assert_eq!(steps[1].mask, attr::STATE | rtr | attr::MIN_RNR_TIMER);
+    assert_eq!(opcodes, [Opcode::CREATE_QP, Opcode::MODIFY_QP]);
+    let step: ModifyQpReq = request(&commands[1]);
+    let (from, to) = (QpState(step.attrs.cur_state), QpState(step.attrs.state));
+    assert_eq!((from, to), (QpState::RESET, QpState::RTS));
+    let init = attr::PKEY_INDEX | attr::PORT | attr::ACCESS_FLAGS;
+    let rtr =
+        attr::AV | attr::PATH_MTU | attr::DEST_QPN | attr::RQ_PSN | attr::MAX_DEST_RD_ATOMIC | attr::MIN_RNR_TIMER;
     let rts = attr::TIMEOUT | attr::RETRY_CNT | attr::RNR_RETRY | attr::SQ_PSN | attr::MAX_QP_RD_ATOMIC;
-    assert_eq!(steps[2].mask, attr::STATE | rts);
-    let attrs = &steps[2].attrs;
+    assert_eq!(step.mask, attr::STATE | attr::CUR_STATE | init | rtr | rts);
+    let attrs = &step.attrs;
     assert_eq!(
         (attrs.path_mtu, attrs.timeout, attrs.retry_cnt, attrs.rnr_retry),
         (3, 14, 7, 6)

@@ -49,12 +49,13 @@ fn u15_one_create_leads_a_datagram_queue_pair_to_rts() {
     assert_eq!(made.qp_type, QpType::UD);
     // 32 bytes of header, 64 of address, two elements or 32 bytes inline.
     assert_eq!(made.sq_log_stride, 7);
-    let steps: Vec<ModifyQpReq> = commands[1..].iter().map(request).collect();
-    let states: Vec<_> = steps.iter().map(|s| QpState(s.attrs.state)).collect();
-    assert_eq!(states, [QpState::INIT, QpState::RTR, QpState::RTS]);
-    let masks: Vec<_> = steps.iter().map(|s| s.mask & !attr::STATE).collect();
-    assert_eq!(masks, [attr::PKEY_INDEX | attr::PORT | attr::QKEY, 0, attr::SQ_PSN]);
-    assert_eq!(steps[0].attrs.qkey, 0x1234);
+    assert_eq!(commands.len(), 2);
+    let step: ModifyQpReq = request(&commands[1]);
+    let (from, to) = (QpState(step.attrs.cur_state), QpState(step.attrs.state));
+    assert_eq!((from, to), (QpState::RESET, QpState::RTS));
+    let given = attr::PKEY_INDEX | attr::PORT | attr::QKEY | attr::SQ_PSN;
+    assert_eq!(step.mask, attr::STATE | attr::CUR_STATE | given);
+    assert_eq!(step.attrs.qkey, 0x1234);
 }
 
 #[test]

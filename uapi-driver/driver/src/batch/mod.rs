@@ -170,15 +170,7 @@ impl<'a> Batch<'a> {
         let connection = options.resolve(&self.context, &mut self.known)?;
         let target = self.target(qp.into());
         let (state, psn) = self.expected(target);
-        let first = self.commands.len();
-        if state == QpState::RESET {
-            self.commands.push(Command::Modify(target, connection.init()));
-        }
-        self.commands
-            .push(Command::Modify(target, connection.ready_to_receive(peer)));
-        self.commands
-            .push(Command::Modify(target, connection.ready_to_send(psn)));
-        Ok(Ticket::new(self.serial, first, self.commands.len() - first))
+        Ok(self.add(Command::Modify(target, connection.from(state, peer, psn))))
     }
 
     /// Destroys a queue pair, completion queue, protection domain or memory region. If that fails it is dropped after the batch,

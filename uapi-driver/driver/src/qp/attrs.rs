@@ -37,7 +37,8 @@ macro_rules! attributes {
 }
 
 attributes! {
-    /// The state that the caller believes it is in.
+    /// The state that it is in: from RESET or INIT it then goes to any later one up to RTS, all the way or not at all, with
+    /// the attributes of all transitions between.
     current_state: QpState => CURRENT_STATE, |state| u32::from(state.0);
     /// The port, from 1.
     port: u32 => PORT, |port| port;
@@ -209,7 +210,7 @@ impl Known {
     }
 }
 
-/// Options of which nothing is open any more, and the steps that they make to RTS.
+/// Options of which nothing is open any more, and the attributes that they make.
 pub(crate) struct Connection<'o> {
     options: &'o ConnectOptions,
     mtu: u32,
@@ -218,22 +219,24 @@ pub(crate) struct Connection<'o> {
 }
 
 impl Connection<'_> {
-    pub(crate) fn init(&self) -> QpAttr {
-        self.options.init()
-    }
-
-    pub(crate) fn ready_to_receive(&self, peer: &Endpoint) -> QpAttr {
-        QpAttr::to(QpState::RTR)
+    /// All the way to RTS from `state`, which is RESET or INIT.
+    pub(crate) fn from(&self, state: QpState, peer: &Endpoint, psn: Psn) -> QpAttr {
+        let begun = match state {
+            QpState::RESET => self.options.init(),
+            _ => QpAttr::new(),
+        };
+        let attributes = QpAttr {
+            state: Some(QpState::RTS),
+            ..begun
+        };
+        attributes
+            .current_state(state)
             .path(path_to(peer.gid, self.options.sgid_index))
             .path_mtu(self.mtu)
             .dest_qpn(peer.qpn.get())
             .rq_psn(peer.psn.get())
             .max_dest_rd_atomic(self.target)
             .min_rnr_timer(self.options.min_rnr_timer)
-    }
-
-    pub(crate) fn ready_to_send(&self, psn: Psn) -> QpAttr {
-        QpAttr::to(QpState::RTS)
             .timeout(self.options.timeout)
             .retry_cnt(self.options.retry_cnt)
             .rnr_retry(self.options.rnr_retry)

@@ -380,11 +380,7 @@ impl Qp<Rc> {
     /// It is in another state; an option is out of the device's range; the device is gone.
     pub fn connect_with(&mut self, peer: &Endpoint, options: &ConnectOptions) -> Result<()> {
         let connection = options.resolve(self.context(), &mut Known::default())?;
-        if self.state == QpState::RESET {
-            self.modify(&connection.init())?;
-        }
-        self.modify(&connection.ready_to_receive(peer))?;
-        self.modify(&connection.ready_to_send(self.psn))
+        self.modify(&connection.from(self.state, peer, self.psn))
     }
 
     /// Moves it from RESET to INIT, with [`ConnectOptions::default`]: receives may be posted before it is connected.

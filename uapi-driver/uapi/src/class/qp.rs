@@ -88,7 +88,8 @@ pub const QPN: Attr<u32> = Attr::new(7, "qpn");
 
 /// The [`state`] to go to. A create may name any state up to RTS; the queue pair passes the ones before.
 pub const STATE: Attr<u32> = Attr::new(16, "state");
-/// The state that the caller believes it is in.
+/// The state that the caller believes it is in. Who says it may go on from RESET or INIT to any later state up to RTS, with the
+/// attributes of all transitions on the way: either all of them are made or none.
 pub const CURRENT_STATE: Attr<u32> = Attr::new(17, "current_state");
 /// The port, from 1.
 pub const PORT: Attr<u32> = Attr::new(18, "port");
