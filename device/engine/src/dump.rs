@@ -299,6 +299,9 @@ pub struct QpDump {
     pub rnr_left: u8,
     /// Bytes acknowledged and bytes altogether of the message in flight.
     pub in_flight: Option<(u64, u64)>,
+    /// What is under way, if the peer is reached by packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<PacketsDump>,
     /// A message has arrived in part.
     pub arriving: bool,
 }
@@ -366,6 +369,21 @@ impl CqDump {
     }
 }
 
+/// A connection over packets.
+#[derive(Clone, Debug, Serialize)]
+pub struct PacketsDump {
+    /// Messages that were taken out of the send queue and are not complete.
+    pub messages: usize,
+    /// The oldest PSN that is not acknowledged.
+    pub oldest_psn: u32,
+    /// PSNs from there on that were sent since the last retry.
+    pub sent: u32,
+    /// PSNs from there on that were ever sent.
+    pub ever_sent: u32,
+    /// Answers that are remembered for requests that come again.
+    pub answers: usize,
+}
+
 impl QpDump {
     pub(crate) fn new(qp: &Qp) -> Self {
         Self {
@@ -408,6 +426,13 @@ impl QpDump {
             retries_left: qp.req.retries_left,
             rnr_left: qp.req.rnr_left,
             in_flight: qp.req.current.as_ref().map(|m| (m.offset, m.len)),
+            packets: qp.wire.as_ref().map(|wire| PacketsDump {
+                messages: wire.sender.queue.len(),
+                oldest_psn: wire.sender.oldest.get(),
+                sent: wire.sender.sent,
+                ever_sent: wire.sender.high,
+                answers: wire.answers.remembered(),
+            }),
             arriving: !matches!(qp.resp.arriving, Arriving::Nothing),
         }
     }

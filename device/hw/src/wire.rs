@@ -10,7 +10,7 @@ use crate::layout::{assert_layout, open_enum};
 use zerocopy::big_endian::{U16, U32, U64};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// UDP destination port of RoCEv2 (IBA annex A17.3).
+/// UDP destination port of RoCEv2 (IBA annex A17).
 pub const UDP_PORT: u16 = 4791;
 /// Bytes of the invariant CRC, which stands at the end and is in little-endian order.
 pub const ICRC: usize = 4;
@@ -20,7 +20,7 @@ pub const DEFAULT_PKEY: u16 = 0xffff;
 pub const PKEY_PARTITION: u16 = 0x7fff;
 
 open_enum! {
-    /// What a packet is: the transport service in the three bits at the top, the operation below (IBA vol. 1, table 38).
+    /// What a packet is: the transport service in the three bits at the top, the operation below (IBA vol. 1, 9.2.1).
     pub struct PacketOpcode(u8) {
         /// RC: a SEND of several packets begins.
         RC_SEND_FIRST = 0x00,
@@ -100,7 +100,7 @@ open_enum! {
         UD_SEND_ONLY = 0x64,
         /// UD: a datagram: [`Deth`], [`ImmDt`].
         UD_SEND_ONLY_WITH_IMM = 0x65,
-        /// A congestion notification (IBA annex A17.9.3).
+        /// A congestion notification (IBA annex A17.9).
         CNP = 0x81,
     }
 }
@@ -280,7 +280,7 @@ pub struct Deth {
 }
 assert_layout!(Deth, 8, qkey @ 0, src_qpn @ 4);
 
-/// Immediate data (IBA vol. 1, 9.3.8).
+/// Immediate data (IBA vol. 1, 9.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct ImmDt {
@@ -289,7 +289,7 @@ pub struct ImmDt {
 }
 assert_layout!(ImmDt, 4, data @ 0);
 
-/// The header of an invalidation (IBA vol. 1, 9.3.9).
+/// The header of an invalidation (IBA vol. 1, 9.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Ieth {
@@ -337,7 +337,7 @@ pub struct Udp {
     pub destination: U16,
     /// Bytes of this header and everything behind it.
     pub length: U16,
-    /// Checksum; 0: none, which RoCEv2 allows because it has the ICRC (IBA annex A17.5.2).
+    /// Checksum; 0: none, which RoCEv2 allows because it has the ICRC (IBA annex A17).
     pub checksum: U16,
 }
 assert_layout!(Udp, 8, source @ 0, destination @ 2, length @ 4, checksum @ 6);

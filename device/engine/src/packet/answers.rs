@@ -93,6 +93,13 @@ struct Reply {
     again: bool,
 }
 
+impl Answers {
+    /// Answers that are remembered.
+    pub(crate) fn remembered(&self) -> usize {
+        self.answered.len()
+    }
+}
+
 fn answers(hca: &mut Hca, qpn: Qpn) -> Option<&mut Answers> {
     let qp = hca.qps.get_mut(qpn.get())?;
     qp.wire.as_mut().map(|wire| &mut wire.answers)

@@ -2,7 +2,7 @@
 //! RC requester: acknowledgements, negative ones, and answers.
 //!
 //! Whatever comes back also acknowledges everything before it. If that includes an operation whose own answer has not
-//! come, the answer was lost, and is asked for again (IBA vol. 1, 9.7.5.1.1: implied NAK).
+//! come, the answer was lost, and is asked for again: what IBA calls an implied NAK.
 
 use super::codec::Packet;
 use super::outbox::mtu;

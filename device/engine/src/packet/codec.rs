@@ -228,7 +228,7 @@ fn internet(bytes: &[u8]) -> Option<(Grh, &[u8])> {
     (protocol == UDP).then_some((ip, behind))
 }
 
-/// The invariant CRC of a packet whose IP header has `ip` bytes (IBA annex A17.5.3): the CRC of Ethernet, over eight
+/// The invariant CRC of a packet whose IP header has `ip` bytes (IBA annex A17): the CRC of Ethernet, over eight
 /// bytes of ones where InfiniBand has its local route header, and the packet with ones in every field that may change on
 /// its way.
 pub(crate) fn icrc(ip: usize, packet: &[u8]) -> u32 {
@@ -266,7 +266,7 @@ pub(super) fn source_port(flow_label: u32, own: u32, peer: u32) -> u16 {
     } else {
         (own ^ peer.rotate_left(12)).wrapping_mul(0x9e37_79b1) >> 12
     };
-    // The dynamic ports, as IBA annex A17.5.2 suggests.
+    // The dynamic ports, as IBA annex A17 suggests.
     0xc000 | ((label ^ label >> 14) & 0x3fff) as u16
 }
 

@@ -326,7 +326,7 @@ fn h10_a_message_longer_than_the_receive_ends_both_sides() {
         assert_eq!((recv.flags, recv.vendor_err), (flags::RECV, vendor::RECV_TOO_SHORT));
         assert_eq!(after.events, [], "the completion tells, no event beside it");
         let w = &mut pair.world;
-        // What is in the buffers of a receive that fails is undefined (IBA vol. 1, 10.8.2): packets that fit are there by
+        // What is in the buffers of a receive that fails is undefined: packets that fit are there by
         // then, if the message has several.
         if len <= 1024 {
             assert_eq!(pair.b.bytes(w, 0, 64), [0x77; 64]);
@@ -787,6 +787,44 @@ fn h10_memory_unmapped_under_traffic() {
     let after = failing(&mut pair, wr);
     assert_eq!(Status(after.own.status), Status::REM_OP_ERR);
     assert_eq!(Status(after.peer.expect("a completion").status), Status::LOC_PROT_ERR);
+}
+
+#[test]
+fn h10_a_sender_whose_memory_goes_in_mid_message_leaves_the_receive_to_its_owner() {
+    let mut pair = way::connected();
+    let (here, there) = (pair.a.guest.hca, pair.b.guest.hca);
+    // A megabyte, of which the second half goes away.
+    let half = 1 << 19;
+    for at in [0x8000_0000, 0x8000_0000 + half as u64] {
+        pair.world.ram_mut(here).map(at, half, true);
+    }
+    let rights = access::LOCAL_WRITE;
+    let mr = pair.a.guest.mr(&mut pair.world, 0x8000_0000, 1 << 20, rights);
+    let mr = mr.expect("a region");
+    pair.world.ram(here).write(mr.addr, &[5; 64]);
+    pair.world.ram_mut(here).unmap(0x8000_0000 + half as u64);
+    pair.b.post_recv(&mut pair.world, 50, 0, 1 << 20);
+    let sge = Sge {
+        addr: mr.addr,
+        len: 1 << 20,
+        lkey: mr.lkey,
+    };
+    let after = failing(&mut pair, SendWr::send(1, &[sge]));
+    assert_eq!(Status(after.own.status), Status::LOC_PROT_ERR);
+    assert_eq!(after.own.vendor_err, vendor::UNREACHABLE);
+    // Nobody tells b: its receive has a beginning, and
+    // waits for the rest until b gives up.
+    assert_eq!((after.peer, after.events), (None, vec![]));
+    assert_eq!(pair.world.ram(there).read(pair.b.addr(0), 64), [5; 64]);
+    let w = &mut pair.world;
+    assert_eq!(pair.b.guest.state(w, pair.b.qp.qpn), QpState::RTS);
+    pair.b
+        .guest
+        .modify_state(w, pair.b.qp.qpn, QpState::ERR)
+        .expect("a transition");
+    w.run();
+    let flushed = pair.b.completion(w);
+    assert_eq!((flushed.wr_id, Status(flushed.status)), (50, Status::WR_FLUSH_ERR));
 }
 
 #[test]

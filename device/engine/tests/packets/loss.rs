@@ -220,6 +220,26 @@ fn h10_packet_silence_ends_in_retry_exceeded() {
 }
 
 #[test]
+fn h15_packet_the_dump_shows_what_is_under_way() {
+    let mut pair = NetPair::connected();
+    pair.net.link.fates = vec![(P::RC_ACKNOWLEDGE, Fate::Lost)];
+    let (there, rkey) = (pair.b.addr(0), pair.b.rkey());
+    pair.a
+        .post(&mut pair.net.a, SendWr::read(1, &[pair.a.sge(0, 8)], there, rkey));
+    pair.net.run();
+    send(&mut pair, 2, 2000);
+    pair.net.run();
+    let qp = |dump: verbena_engine::Dump| dump.hcas[0].qps[0].packets.clone().expect("a connection over packets");
+    let now = pair.net.now();
+    let (a, b) = (
+        qp(pair.net.a.engine.dump(None, now)),
+        qp(pair.net.b.engine.dump(None, now)),
+    );
+    assert_eq!((a.messages, a.oldest_psn, a.sent, a.ever_sent), (1, psn(1), 2, 2));
+    assert_eq!((b.messages, b.answers), (0, 1));
+}
+
+#[test]
 fn h10_packet_progress_gives_the_retries_back() {
     let mut pair = NetPair::connected();
     pair.net.link.faults.lose = 0;
