@@ -264,11 +264,15 @@ pub fn way(kind: QpType, from: QpState, to: QpState) -> Option<Transition> {
         return Some(one);
     }
     let place = |state| ALONG.iter().position(|&along| along == state);
+    let (first, last) = (place(from)?, place(to)?);
+    if first >= last {
+        return None;
+    }
     let mut all = Transition {
         required: 0,
         optional: 0,
     };
-    for step in ALONG.get(place(from)?..=place(to)?)?.windows(2) {
+    for step in ALONG.get(first..=last)?.windows(2) {
         let step = transition(kind, step[0], step[1])?;
         all.required |= step.required;
         all.optional |= step.optional;
