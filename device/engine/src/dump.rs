@@ -455,7 +455,7 @@ impl HcaDump {
                 doorbells: hca.doorbells.iter().count(),
                 eqs: hca.eqs.iter().flatten().count(),
                 cqs: hca.cqs.len(),
-                mrs: hca.mrs.iter().filter(|mr| matches!(mr.kind, Kind::Memory)).count(),
+                mrs: hca.mrs.iter().filter(|mr| mr.is_region()).count(),
                 mws: hca.mrs.iter().filter(|mr| matches!(mr.kind, Kind::Window(_))).count(),
                 srqs: hca.srqs.len(),
                 qps: hca.qps.len(),
@@ -567,9 +567,9 @@ fn cqs(hca: &Hca, select: Select) -> Vec<CqDump> {
 }
 
 fn mrs(hca: &Hca, select: Select) -> Vec<MrDump> {
-    let is_region = |mr: &crate::mr::Mr| matches!(mr.kind, Kind::Memory);
+    let is_region = |mr: &crate::mr::Mr| mr.is_region();
     let show = |mr: &crate::mr::Mr| MrDump {
-        index: mr.key.index(),
+        index: mr.name().index(),
         pdn: mr.pdn.0,
         iova: mr.iova,
         len: mr.len,

@@ -37,6 +37,7 @@ mod engine;
 mod env;
 mod eq;
 mod fabric;
+mod fast;
 mod hca;
 pub mod incident;
 pub mod inspect;

@@ -4,6 +4,7 @@
 //! A key is 32 bits that say nothing of its neighbours: its index runs through the 24-bit numbers in an order that the
 //! seed decides and comes round again only after 2^24 registrations, its tag is drawn each time.
 
+use crate::fast::Fast;
 use crate::mw::Window;
 use crate::pages::{Extent, Extents};
 use crate::rng::Rng;
@@ -37,6 +38,8 @@ pub(crate) struct Mr {
 pub(crate) enum Kind {
     /// Memory that a command has registered.
     Memory,
+    /// Memory that a work request registers.
+    Fast(Fast),
     /// A memory window.
     Window(Window),
 }
@@ -51,6 +54,20 @@ pub(crate) const NOBODY: Pdn = Pdn(u32::MAX);
 const REMOTE: u32 = access::REMOTE_READ | access::REMOTE_WRITE | access::REMOTE_ATOMIC | access::FLUSH_GLOBAL;
 
 impl Mr {
+    /// Whether it is a region: a window has a key in the same table, but is none.
+    pub(crate) fn is_region(&self) -> bool {
+        !matches!(self.kind, Kind::Window(_))
+    }
+
+    /// Its index and the tag that it has, or had last.
+    pub(crate) fn name(&self) -> Key {
+        match &self.kind {
+            Kind::Memory => self.key,
+            Kind::Fast(fast) => fast.key,
+            Kind::Window(window) => window.key,
+        }
+    }
+
     /// The R_Key, or 0 if the region grants nothing to peers.
     pub(crate) fn rkey(&self) -> Key {
         if self.access & REMOTE != 0 {

@@ -193,6 +193,13 @@ impl Hca {
                     return Err(KeyFault(vendor::KEY_QP));
                 }
             }
+            Kind::Fast(_) => {
+                if Some(mr.pdn) != pdn {
+                    return Err(KeyFault(vendor::KEY_PD));
+                }
+                self.fast_free(key.index());
+                return Ok(());
+            }
             // o10-37.2.26: a window of type 1, and what a command has registered, a command takes away.
             _ => return Err(KeyFault(vendor::NOT_INVALIDATABLE)),
         }
@@ -226,6 +233,7 @@ impl Hca {
 /// A send queue's memory management: work requests that nobody but the device itself executes.
 pub(crate) mod work {
     use super::*;
+    use crate::fast::FastRegistration;
     use crate::hca::Side;
     use crate::qp::message::{BadRequest, Message, Operation};
     use crate::qp::requester::fail;
@@ -240,18 +248,28 @@ pub(crate) mod work {
         };
         let (pdn, signaled) = (qp.pdn, qp.signal_all || message.is_signaled());
         let header = &message.header;
-        let (result, status) = if message.operation == Operation::BindWindow {
-            let args: BindArgs = zerocopy::transmute!(message.atomic);
-            let binding = Binding {
-                key: header.rkey,
-                lkey: args.lkey,
-                addr: header.remote_addr,
-                len: args.len,
-                access: args.access,
-            };
-            (hca.bind(Some((at.qpn, pdn)), binding), Status::MW_BIND_ERR)
-        } else {
-            (hca.invalidate(at.qpn, Key(header.imm)), Status::LOC_QP_OP_ERR)
+        let (result, status) = match message.operation {
+            Operation::BindWindow => {
+                let args: BindArgs = zerocopy::transmute!(message.atomic);
+                let binding = Binding {
+                    key: header.rkey,
+                    lkey: args.lkey,
+                    addr: header.remote_addr,
+                    len: args.len,
+                    access: args.access,
+                };
+                (hca.bind(Some((at.qpn, pdn)), binding), Status::MW_BIND_ERR)
+            }
+            Operation::FastRegister => {
+                let wanted = FastRegistration {
+                    key: header.rkey,
+                    iova: header.remote_addr,
+                    access: header.imm,
+                    elements: message.elements(),
+                };
+                (hca.fast_register(pdn, wanted), Status::LOC_QP_OP_ERR)
+            }
+            _ => (hca.invalidate(at.qpn, Key(header.imm)), Status::LOC_QP_OP_ERR),
         };
         if let Err(KeyFault(reason)) = result {
             return fail(hca, cx, at, message, BadRequest { status, reason });

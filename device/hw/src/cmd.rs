@@ -364,7 +364,7 @@ payload! {
         pub pdn: Pdn,
         /// Access rights ([`crate::qp::access`]).
         pub access: u32,
-        /// [`MR_DMA`] or 0.
+        /// [`MR_DMA`], [`MR_FAST`] or 0.
         pub flags: u32,
         /// Zero.
         pub reserved: u32,
@@ -373,6 +373,10 @@ payload! {
 /// [`CreateMrReq::flags`]: all DMA addresses, each under itself. `pages`, `iova`, `len` and `first_offset` are zero, and
 /// `access` is local. Whoever has its L_Key has everything, so it belongs in a protection domain that no process can use.
 pub const MR_DMA: u32 = 1 << 0;
+/// [`CreateMrReq::flags`]: none yet, the send opcode FAST_REGISTER gives it some. `len` is the number of elements that it may
+/// consist of; `pages`, `iova`, `first_offset` and `access` are zero. The response's keys have the region's index, and are
+/// valid when a FAST_REGISTER has said so.
+pub const MR_FAST: u32 = 1 << 1;
 
 payload! {
     /// Request of MODIFY_MR: what `mask` names is as in [`CreateMrReq`], the rest stays.

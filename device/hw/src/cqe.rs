@@ -185,6 +185,8 @@ named! {
         pub const NOT_INVALIDATABLE: u32 = 35;
         /// A FLUSH asks for a placement or a level that there is not.
         pub const FLUSH_OPERAND: u32 = 36;
+        /// A region that work requests register is registered already, or the device has no memory for so many stretches.
+        pub const REGION_STATE: u32 = 37;
     }
 }
 

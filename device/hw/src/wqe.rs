@@ -53,7 +53,10 @@ open_enum! {
         BIND_MW = 8,
         /// SEND with invalidation of a key of the peer.
         SEND_WITH_INVALIDATE = 9,
-        /// Register memory through the send queue.
+        /// Give memory to a region that has none ([`crate::cmd::MR_FAST`]): what the elements name, which are parts of regions of
+        /// the same protection domain. `rkey` is the key that it will have: its index, and a tag of the poster's choice;
+        /// `remote_addr` the address of its first byte (0 with ZERO_BASED), `imm` its rights ([`crate::qp::access`], without
+        /// MW_BIND).
         FAST_REGISTER = 10,
         /// Make earlier WRITEs visible or persistent at the peer: [`FlushArgs`].
         FLUSH = 11,

@@ -73,6 +73,11 @@ fn attributes<P: Platform>(hardware: &Hardware<P>) -> DeviceAttrs {
         max_pkeys: limits.pkey_table_len,
         local_ca_ack_delay: limits.local_ack_delay,
         comp_vectors: hardware.completion_vectors(),
+        max_fast_reg_pages: if limits.rc_opcodes & 1 << SendOpcode::FAST_REGISTER.0 != 0 {
+            limits.max_sge
+        } else {
+            0
+        },
         max_moderation_count: cqe::MAX_MODERATION,
         max_moderation_period: cqe::MAX_MODERATION,
         ..DeviceAttrs::default()

@@ -263,7 +263,7 @@ impl<P: Platform> Driver for Verbena<P> {
         };
         match object {
             // The list of its pages beside: the kernel's affair.
-            Payload::Mr(_) => Memory {
+            Payload::Mr(region) if region.is_pinned() => Memory {
                 bytes: P::DMA_BOOKS,
                 shared: 0,
             },

@@ -9,9 +9,9 @@ use crate::Verbena;
 use rdma_uapi::class::mr::{self, access};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::sys::Mutex;
-use rdma_uapi::{Cause, Dependence, Ending, Errno, Reason};
+use rdma_uapi::{Cause, Dependence, Ending, Errno, Failure, Reason, Reservation};
 use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::{mr_modify as change, CreateMrReq, CreateMrRsp, ModifyMrReq};
+use verbena_hw::cmd::{mr_modify as change, CreateMrReq, CreateMrRsp, HandleReq, ModifyMrReq, QueryMrRsp, MR_FAST};
 use verbena_hw::id::{Key, Pdn};
 use verbena_hw::ring::PageList;
 
@@ -19,6 +19,8 @@ use verbena_hw::ring::PageList;
 pub struct Mr<P: Platform> {
     /// Held while the region is registered anew.
     state: Mutex<State<P>>,
+    /// Of a region that work requests register: the most elements. What it is at the moment only the device knows.
+    max_elements: Option<u32>,
 }
 
 /// What a region is at the moment.
@@ -29,12 +31,12 @@ struct State<P: Platform> {
     place: Place,
     /// `None`: it has ended.
     pd: Option<Dependence<Verbena<P>>>,
-    /// Dropped when the device has given the memory up.
-    memory: Memory<P>,
+    /// Dropped when the device has given the memory up; `None` if work requests register it.
+    memory: Option<Memory<P>>,
 }
 
 /// The memory, as the process names it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Place {
     addr: u64,
     length: u64,
@@ -53,7 +55,12 @@ const WRITING: u32 = access::LOCAL_WRITE | access::REMOTE_WRITE | access::REMOTE
 const HINTS: u32 = access::RELAXED_ORDERING | access::HUGE_TLB;
 
 impl<P: Platform> Mr<P> {
-    /// The key by which its owner's work requests name it now.
+    /// Whether it keeps memory of its own.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.max_elements.is_none()
+    }
+
+    /// The key by which its owner's work requests name it now; its index never changes.
     pub(crate) fn lkey(&self) -> Key {
         self.state.lock().lkey
     }
@@ -106,6 +113,9 @@ fn pin<P: Platform>(call: &Handling<'_, P>, place: &Place, access: u32) -> Outco
 pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let hardware = call.device();
     let pd = call.require_object(mr::PD)?;
+    if let Some(max_elements) = call.get(mr::MAX_ELEMENTS)? {
+        return create_empty(call, &pd, max_elements);
+    }
     let access = call.require(mr::ACCESS)?;
     check_access(call, access)?;
     let place = place(call, access)?;
@@ -129,20 +139,69 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         access,
         place,
         pd: Some(pd.depend()),
-        memory,
+        memory: Some(memory),
     };
-    let state = Mutex::try_new(state, c"verbena_mr")?;
-    let response: CreateMrRsp = hardware.command(Opcode::CREATE_MR, &request)?;
+    let created = finish(call, reservation, state, &request, None);
     drop(pages);
+    created
+}
 
+/// Makes the region in the device, and of it an object.
+fn finish<'c, P: Platform>(
+    call: &mut Handling<'c, P>,
+    reservation: Reservation<'c, Verbena<P>>,
+    state: State<P>,
+    request: &CreateMrReq,
+    max_elements: Option<u32>,
+) -> Outcome {
+    let state = Mutex::try_new(state, c"verbena_mr")?;
+    let response: CreateMrRsp = call.device().command(Opcode::CREATE_MR, request)?;
     let (lkey, rkey) = (response.lkey, response.rkey);
     {
         let mut state = state.lock();
         (state.lkey, state.rkey) = (lkey, rkey);
     }
-    call.publish(reservation, Some(Payload::Mr(Mr { state })), &[]);
+    let region = Mr { state, max_elements };
+    call.publish(reservation, Some(Payload::Mr(region)), &[]);
     call.put(mr::LKEY, &lkey.0)?;
     call.put(mr::RKEY, &rkey.0)
+}
+
+/// A region that work requests give memory to.
+fn create_empty<P: Platform>(call: &mut Handling<'_, P>, pd: &Reference<P>, max_elements: u32) -> Outcome {
+    for (given, attr) in [
+        (call.has(mr::ADDR), mr::ADDR.id()),
+        (call.has(mr::LENGTH), mr::LENGTH.id()),
+        (call.has(mr::IOVA), mr::IOVA.id()),
+        (call.has(mr::ACCESS), mr::ACCESS.id()),
+    ] {
+        if given {
+            return Err(Failure::new(Errno::EINVAL, Reason::CONFLICT).at(attr, 0));
+        }
+    }
+    if max_elements == 0 || max_elements > call.device().limits.max_sge {
+        return Err(call.out_of_range(mr::MAX_ELEMENTS));
+    }
+    let reservation = call.reserve()?;
+    let request = CreateMrReq {
+        pages: PageList::default(),
+        iova: 0,
+        len: max_elements.into(),
+        first_offset: 0,
+        pdn: pdn(pd),
+        access: 0,
+        flags: MR_FAST,
+        reserved: 0,
+    };
+    let state = State {
+        lkey: Key::default(),
+        rkey: Key::default(),
+        access: 0,
+        place: Place::default(),
+        pd: Some(pd.depend()),
+        memory: None,
+    };
+    finish(call, reservation, state, &request, Some(max_elements))
 }
 
 fn check_access<P: Platform>(call: &Handling<'_, P>, access: u32) -> Outcome {
@@ -166,6 +225,9 @@ pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let Payload::Mr(region) = call.payload() else {
         unreachable!("the dispatcher checked the class")
     };
+    if !region.is_pinned() {
+        return Err(Failure::new(Errno::EINVAL, Reason::NOT_ALLOWED));
+    }
     let pd = call.object_at(mr::PD)?;
     let rights = call.get(mr::ACCESS)?;
     let moves = call.has(mr::ADDR) || call.has(mr::LENGTH) || call.has(mr::IOVA);
@@ -228,7 +290,7 @@ pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         state.pd = Some(pd.depend());
     }
     if let Some(memory) = memory {
-        state.memory = memory;
+        state.memory = Some(memory);
     }
     (state.access, state.place) = (access, place);
     let (lkey, rkey) = (response.lkey, response.rkey);
@@ -242,12 +304,26 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let Payload::Mr(region) = call.payload() else {
         unreachable!("the dispatcher checked the class")
     };
+    let max_elements = region.max_elements;
     let state = region.state.lock();
     let (lkey, rkey, access, place) = (state.lkey, state.rkey, state.access, state.place);
     let pd = state.pd.as_ref().map(Dependence::id);
     drop(state);
     if let Some(pd) = pd {
         call.put(mr::PD, &pd)?;
+    }
+    if let Some(max_elements) = max_elements {
+        let request = HandleReq {
+            handle: lkey.index(),
+            reserved: 0,
+        };
+        let now: QueryMrRsp = call.device().command(Opcode::QUERY_MR, &request)?;
+        call.put(mr::MAX_ELEMENTS, &max_elements)?;
+        call.put(mr::LENGTH, &now.len)?;
+        call.put(mr::IOVA, &now.iova)?;
+        call.put(mr::ACCESS, &now.access)?;
+        call.put(mr::LKEY, &now.lkey.0)?;
+        return call.put(mr::RKEY, &now.rkey.0);
     }
     call.put(mr::ADDR, &place.addr)?;
     call.put(mr::LENGTH, &place.length)?;

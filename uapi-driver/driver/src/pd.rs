@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::memory::Buffer;
 use crate::object::Object;
 use crate::ring::work::Remote;
-use crate::{Context, MemoryWindow, WindowType};
+use crate::{Context, FastRegion, MemoryWindow, WindowType};
 use bitflags::bitflags;
 use rdma_uapi::class::{self, mr, pd};
 use rdma_uapi::client::Builder;
@@ -190,6 +190,16 @@ impl ProtectionDomain {
     /// The device has no more, or is gone.
     pub fn alloc_window(&self, window_type: WindowType) -> Result<MemoryWindow> {
         MemoryWindow::new(self, window_type)
+    }
+
+    /// A region for work requests to register, of `max_elements` elements at most (`max_fast_reg_pages` of
+    /// [`Context::device`]).
+    ///
+    /// # Errors
+    ///
+    /// It may not have so many elements, or none; the device has no more regions, or is gone.
+    pub fn alloc_fast_region(&self, max_elements: u32) -> Result<FastRegion> {
+        FastRegion::new(self, max_elements)
     }
 
     /// Destroys it. Dropping it does the same, when everything made on it is gone.

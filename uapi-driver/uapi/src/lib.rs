@@ -60,7 +60,7 @@ pub mod table;
 pub mod trace;
 pub mod wire;
 
-pub use call::Call;
+pub use call::{Call, Reservation};
 pub use context::Context;
 pub use device::Device;
 pub use driver::{Cause, Driver, Ending, Memory};

@@ -5,6 +5,7 @@ use crate::admin::execute::Executed;
 use crate::admin::objects::release_pd;
 use crate::admin::{Failure, Reply};
 use crate::env::{Dma, Env};
+use crate::fast::Fast;
 use crate::hca::{Cx, Hca};
 use crate::limits;
 use crate::mr::{Kind, Mr, LOCAL};
@@ -12,10 +13,13 @@ use crate::pages::{Extents, PageFault, Walk};
 use crate::Budget;
 use core::mem::offset_of;
 use verbena_hw::admin::Status;
-use verbena_hw::cmd::{mr_modify as change, CreateMrReq, CreateMrRsp, HandleReq, ModifyMrReq, QueryMrRsp, MR_DMA};
+use verbena_hw::cmd::{
+    mr_modify as change, CreateMrReq, CreateMrRsp, HandleReq, ModifyMrReq, QueryMrRsp, MR_DMA, MR_FAST,
+};
 use verbena_hw::id::Pdn;
 use verbena_hw::qp::access;
 use verbena_hw::ring::PageList;
+use verbena_hw::wqe::MAX_SGE;
 
 /// Pages that one step reads.
 const STEP: u32 = 4096;
@@ -127,11 +131,11 @@ pub(crate) fn create(hca: &mut Hca, req: &CreateMrReq) -> Result<Executed, Failu
     if req.reserved != 0 {
         return Err(Failure::reserved(at!(reserved)));
     }
-    if req.flags & !MR_DMA != 0 {
-        return Err(Failure::bad_field(at!(flags)));
-    }
-    if req.flags & MR_DMA != 0 {
-        return create_dma(hca, req).map(|reply| Executed::Now(Ok(reply)));
+    match req.flags {
+        0 => {}
+        MR_DMA => return create_dma(hca, req).map(|reply| Executed::Now(Ok(reply))),
+        MR_FAST => return create_fast(hca, req).map(|reply| Executed::Now(Ok(reply))),
+        _ => return Err(Failure::bad_field(at!(flags))),
     }
     let shape = Shape {
         pages: req.pages,
@@ -149,6 +153,36 @@ pub(crate) fn create(hca: &mut Hca, req: &CreateMrReq) -> Result<Executed, Failu
         walk,
         at: at!(pages),
         then: Then::Create(req.pdn, req.access),
+    }))
+}
+
+/// A region that a work request is to register.
+fn create_fast(hca: &mut Hca, req: &CreateMrReq) -> Result<Reply, Failure> {
+    macro_rules! at {
+        ($field:ident) => {
+            offset_of!(CreateMrReq, $field) as u32
+        };
+    }
+    for (good, offset) in [
+        (req.pages == PageList::default(), at!(pages)),
+        (req.iova == 0, at!(iova)),
+        ((1..=u64::from(MAX_SGE)).contains(&req.len), at!(len)),
+        (req.first_offset == 0, at!(first_offset)),
+        (req.access == 0, at!(access)),
+    ] {
+        if !good {
+            return Err(Failure::bad_field(offset));
+        }
+    }
+    if !hca.mrs.has_room() {
+        return Err(Failure::limit(hca.mrs.limit()));
+    }
+    hold_pd(hca, req.pdn, at!(pdn))?;
+    let mr = hca.mrs.insert_with(|key| Fast::free(req.pdn, key, req.len as u32));
+    Ok(Reply::new(&CreateMrRsp {
+        lkey: mr.name(),
+        rkey: mr.name(),
+        reserved: 0,
     }))
 }
 
@@ -211,10 +245,16 @@ pub(crate) fn modify(hca: &mut Hca, req: &ModifyMrReq) -> Result<Executed, Failu
     if req.mask == 0 || req.mask & !change::ALL != 0 {
         return Err(Failure::bad_field(at!(mask)));
     }
-    let mr = idle(hca, req.index).map_err(|failure| match failure.status {
-        Status::NO_SUCH_OBJECT => Failure::no_such_object(at!(index)),
-        _ => failure,
-    })?;
+    let mr = idle(hca, req.index)
+        .and_then(|mr| match mr.kind {
+            Kind::Memory => Ok(mr),
+            // A work request does that.
+            _ => Err(Failure::bad_field(at!(index))),
+        })
+        .map_err(|failure| match failure.status {
+            Status::NO_SUCH_OBJECT => Failure::no_such_object(at!(index)),
+            _ => failure,
+        })?;
     let rights = if req.mask & change::ACCESS != 0 {
         req.access
     } else {
@@ -359,19 +399,20 @@ pub(crate) fn revoke(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
     handle_reserved(req)?;
     if region(hca, req.handle)?.users > 0 {
         hca.unbind_all_on(req.handle);
+        hca.fast_free_all_on(req.handle);
     }
     remove(hca, req.handle)
 }
 
-/// A window has a key in the same table, but is no region.
 fn region(hca: &Hca, index: u32) -> Result<&Mr, Failure> {
     hca.mrs
         .get(index)
-        .filter(|mr| matches!(mr.kind, Kind::Memory))
+        .filter(|mr| mr.is_region())
         .ok_or(Failure::no_such_object(0))
 }
 
 fn remove(hca: &mut Hca, index: u32) -> Result<Reply, Failure> {
+    hca.fast_free(index);
     let mr = hca.mrs.remove(index).ok_or(Failure::no_such_object(0))?;
     hca.extents -= mr.extents.cost();
     release_pd(hca, mr.pdn);
@@ -385,7 +426,7 @@ pub(crate) fn query(hca: &Hca, req: &HandleReq) -> Result<Reply, Failure> {
     Ok(Reply::new(&QueryMrRsp {
         iova: mr.iova,
         len: mr.len,
-        lkey: mr.key,
+        lkey: mr.name(),
         rkey: mr.rkey(),
         pdn: mr.pdn,
         access: mr.access & !LOCAL,

@@ -220,6 +220,9 @@ fn operands(opcode: SendOpcode, header: &SendHeader, rest: &[u8]) -> String {
                 header.remote_addr, args.len
             )
         }
+        SendOpcode::FAST_REGISTER => {
+            format!("region {:#x} at {:#x}", header.rkey.index(), header.remote_addr)
+        }
         SendOpcode::FLUSH => {
             let args: FlushArgs = reads(rest);
             format!("{} bytes, placement {}, level {}", args.len, args.placement, args.level)

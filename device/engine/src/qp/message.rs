@@ -74,6 +74,7 @@ pub(crate) enum Operation {
     Flush,
     LocalInvalidate,
     BindWindow,
+    FastRegister,
 }
 
 impl Operation {
@@ -89,6 +90,7 @@ impl Operation {
             Operation::Flush => cqe::Opcode::FLUSH,
             Operation::LocalInvalidate => cqe::Opcode::LOCAL_INV,
             Operation::BindWindow => cqe::Opcode::BIND_MW,
+            Operation::FastRegister => cqe::Opcode::REG_MR,
         }
     }
 
@@ -111,6 +113,7 @@ pub(crate) const RC_OPCODES: u32 = 1 << SendOpcode::WRITE.0
     | 1 << SendOpcode::LOCAL_INVALIDATE.0
     | 1 << SendOpcode::BIND_MW.0
     | 1 << SendOpcode::SEND_WITH_INVALIDATE.0
+    | 1 << SendOpcode::FAST_REGISTER.0
     | 1 << SendOpcode::FLUSH.0
     | 1 << SendOpcode::ATOMIC_WRITE.0;
 
@@ -300,6 +303,7 @@ impl Message {
             SendOpcode::FLUSH => (Operation::Flush, false),
             SendOpcode::LOCAL_INVALIDATE => (Operation::LocalInvalidate, false),
             SendOpcode::BIND_MW => (Operation::BindWindow, false),
+            SendOpcode::FAST_REGISTER => (Operation::FastRegister, true),
             _ => return Err(Unsent::operation(vendor::OPCODE)),
         };
         let inline = h.flags & send_flags::INLINE != 0;
@@ -332,7 +336,8 @@ impl Message {
                     return Err(Unsent::length(vendor::MESSAGE_LEN));
                 }
             }
-            Operation::LocalInvalidate | Operation::BindWindow => return Err(Unsent::Local),
+            Operation::FastRegister if inline => return Err(Unsent::operation(vendor::FLAGS)),
+            Operation::LocalInvalidate | Operation::BindWindow | Operation::FastRegister => return Err(Unsent::Local),
             _ => {}
         }
         // Both are answered like READs.

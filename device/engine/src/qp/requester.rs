@@ -270,7 +270,7 @@ pub(crate) fn succeed<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, mess
             hca.counters.add(Counter::SentBytes, message.len);
             0
         }
-        Operation::Flush | Operation::LocalInvalidate | Operation::BindWindow => 0,
+        Operation::Flush | Operation::LocalInvalidate | Operation::BindWindow | Operation::FastRegister => 0,
     };
     if signaled {
         let cqe = Cqe {

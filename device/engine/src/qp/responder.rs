@@ -80,7 +80,7 @@ impl Hca {
             Operation::AtomicWrite => self.accept_atomic(qpn, request, access::REMOTE_WRITE),
             Operation::Flush => self.accept_flush(qpn, request),
             // They are their requester's own.
-            Operation::LocalInvalidate | Operation::BindWindow => {
+            Operation::LocalInvalidate | Operation::BindWindow | Operation::FastRegister => {
                 Err(Refusal::Fault(Fault::InvalidRequest(vendor::OPCODE)))
             }
         };
@@ -480,7 +480,7 @@ fn allowed(qp: &Qp, request: &Request) -> Result<(), Fault> {
         Operation::CompareSwap | Operation::FetchAdd => access::REMOTE_ATOMIC,
         Operation::AtomicWrite => access::REMOTE_WRITE,
         Operation::Flush => flush_rights(&zerocopy::transmute!(request.atomic)),
-        Operation::LocalInvalidate | Operation::BindWindow => 0,
+        Operation::LocalInvalidate | Operation::BindWindow | Operation::FastRegister => 0,
     };
     if right & !qp.attrs.access != 0 {
         return Err(Fault::InvalidRequest(vendor::QP_ACCESS));

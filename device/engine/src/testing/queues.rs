@@ -208,6 +208,13 @@ impl SendWr {
         wr
     }
 
+    /// Gives memory to a region, which gets this key and begins at `iova`.
+    pub fn register(wr_id: u64, key: Key, iova: u64, rights: u32, memory: &[Sge]) -> Self {
+        let mut wr = Self::new(SendOpcode::FAST_REGISTER, wr_id, memory).at(iova, key);
+        wr.header.imm = rights;
+        wr
+    }
+
     /// Binds a window, which gets this key, to memory from `addr` on.
     pub fn bind(wr_id: u64, rkey: Key, addr: u64, args: BindArgs) -> Self {
         let mut wr = Self::new(SendOpcode::BIND_MW, wr_id, &[]).at(addr, rkey);

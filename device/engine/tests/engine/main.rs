@@ -7,6 +7,7 @@ mod datagrams;
 mod dump;
 mod errors;
 mod event_queues;
+mod fast_registration;
 mod hostile;
 mod inspect;
 mod isolation;

@@ -17,6 +17,7 @@ mod discovery;
 mod epoll;
 mod errors;
 mod events;
+mod fast;
 mod interface;
 mod isolation;
 mod kit;
@@ -59,6 +60,7 @@ const AREAS: &[&[Case]] = &[
     retries::CASES,
     srq::CASES,
     windows::CASES,
+    fast::CASES,
     events::CASES,
     epoll::CASES,
     cm::CASES,

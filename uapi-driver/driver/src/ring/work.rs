@@ -148,10 +148,16 @@ impl<'a> SendWr<'a> {
         )
     }
 
-    /// Invalidates a key of this side: of a window that this queue pair has bound.
+    /// Invalidates a key of this side: of a window that this queue pair has bound, or of a [`crate::FastRegion`].
     pub const fn local_invalidate(rkey: u32) -> Self {
         let mut wr = Self::new(SendOpcode::LOCAL_INVALIDATE, Remote { addr: 0, rkey: 0 });
         wr.imm = rkey;
+        wr
+    }
+
+    pub(crate) const fn fast_register(place: Remote, access: u32) -> Self {
+        let mut wr = Self::new(SendOpcode::FAST_REGISTER, place);
+        wr.imm = access;
         wr
     }
 

@@ -4,6 +4,8 @@
 //!
 //! MODIFY registers a region anew: other memory (`addr` and `length` together, and `iova`), another domain, other rights, or
 //! several of them. It has other keys then; if it fails, it is what it was. Nothing may stand on it.
+//!
+//! CREATE names memory (`addr`, `length` and `access` are required then), or `max_elements`.
 
 use crate::schema::{Access, Attr, ClassSchema, MethodSchema, Target};
 use crate::wire::{method, ObjectId};
@@ -22,6 +24,9 @@ pub const ACCESS: Attr<u32> = Attr::new(5, "access");
 pub const LKEY: Attr<u32> = Attr::new(6, "lkey");
 /// The remote key.
 pub const RKEY: Attr<u32> = Attr::new(7, "rkey");
+/// The region has no memory: work requests give it some, from so many elements at most, and say what `addr`, `length`, `iova`
+/// and `access` say otherwise. Its keys tell the numbers that those of work requests begin with.
+pub const MAX_ELEMENTS: Attr<u32> = Attr::new(8, "max_elements");
 
 /// Access rights, of memory regions and of queue pairs; numbers as in libibverbs.
 pub mod access {
@@ -64,12 +69,13 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             access: Access::Any,
             attrs: &[
                 PD.required(),
-                ADDR.required(),
-                LENGTH.required(),
+                ADDR.input(),
+                LENGTH.input(),
                 IOVA.input(),
-                ACCESS.required(),
+                ACCESS.input(),
                 LKEY.output(),
                 RKEY.output(),
+                MAX_ELEMENTS.input(),
             ],
         },
         MethodSchema {
@@ -85,6 +91,7 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 ACCESS.output(),
                 LKEY.output(),
                 RKEY.output(),
+                MAX_ELEMENTS.output(),
             ],
         },
         MethodSchema {
