@@ -400,11 +400,6 @@ fn malformed_entries(fixture: &Fixture) -> Outcome {
     let list: Vec<(&str, SendHeader, u32)> = vec![
         ("opcode 13", head(SendOpcode(13)), vendor::OPCODE),
         ("opcode 255", head(SendOpcode(255)), vendor::OPCODE),
-        (
-            "an opcode that is not offered",
-            head(SendOpcode::FAST_REGISTER),
-            vendor::OPCODE,
-        ),
         ("an unknown flag", SendHeader { flags: 0x12, ..write() }, vendor::FLAGS),
         (
             "an inline READ",
