@@ -14,6 +14,7 @@ pub mod dump;
 pub mod fuzz;
 pub mod guest;
 pub mod pair;
+pub mod rows;
 pub mod scenario;
 pub mod stage;
 pub mod suite;
@@ -65,6 +66,8 @@ pub struct TestOptions {
     pub selection: Selection,
     /// Where every row goes as JSON.
     pub json: Option<PathBuf>,
+    /// Where the table of requirements against attachments goes; only without a filter.
+    pub table: Option<PathBuf>,
     /// Every row on standard output, and every program's words.
     pub verbose: bool,
     /// How guests are booted.
@@ -85,6 +88,9 @@ pub fn test(options: &TestOptions) -> Result<bool> {
         reporter.write_json(path)?;
     }
     result?;
+    if let Some(path) = &options.table {
+        rows::write(path, &reporter.since(0), &options.parts)?;
+    }
     Ok(reporter.finish())
 }
 

@@ -29,6 +29,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<()> {
         parts: vec![Part::Check, Part::Unit],
         selection: Selection::default(),
         json: None,
+        table: None,
         verbose: context.progress.verbose(),
         launch: context.options.clone(),
     };

@@ -24,6 +24,9 @@ pub struct Arguments {
     /// Write a row for each test to this file: name, suite, attachment, result, reason
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the table of requirements against attachments to this file; parts that are not run keep their columns
+    #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+    table: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -65,6 +68,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<()> {
             filter: arguments.filter.clone(),
         },
         json: arguments.json.clone(),
+        table: arguments.table.clone(),
         verbose: context.progress.verbose(),
         launch: context.options.clone(),
     };

@@ -179,6 +179,75 @@ fn u04_four_blocks_and_experimental_only_when_asked_for_first() {
     );
 }
 
+/// What the commands of a chain return, each a method and its message.
+fn chain(p: &support::Process<Abacus>, commands: &[(u8, &[u8])]) -> Vec<u32> {
+    let commands: Vec<_> = commands
+        .iter()
+        .map(|(number, message)| interface::Command {
+            message: p.bench.map(message),
+            method: (*number).into(),
+            ..Default::default()
+        })
+        .collect();
+    let sent = p.call(method::EXECUTE, class::INTERFACE, 0, |m| {
+        m.put_array(interface::COMMANDS, &commands)
+            .put(interface::MODE, &interface::mode::CONTINUE)
+            .ask_array(interface::RESULTS, commands.len());
+    });
+    sent.unwrap().reply().array(interface::RESULTS).collect()
+}
+
+#[test]
+fn u04_neither_a_chain_nor_another_context_is_a_way_around_asking_first() {
+    let p = support::Process::<Abacus>::new(abacus::State::default());
+    let ask = |p: &support::Process<Abacus>| {
+        p.call(method::MODIFY, class::INTERFACE, 0, |m| {
+            m.put(interface::FEATURES, &interface::feature::EXPERIMENTAL);
+        })
+    };
+    let tally = |p: &support::Process<Abacus>| {
+        let frame = p.call(method::CREATE, class::PD, 0, |_| {}).unwrap().object();
+        let tally = p.call(method::CREATE, abacus::TALLY, 0, |m| {
+            m.put(abacus::FRAME, &ObjectId(frame));
+        });
+        tally.unwrap().object()
+    };
+    let refused = Errno::EOPNOTSUPP.0 as u32;
+
+    // Each context for itself.
+    let asked = p.other();
+    ask(&asked).unwrap();
+    let (mine, its) = (tally(&p), tally(&asked));
+    let shake = |object| (abacus::SHAKE, message(abacus::TALLY, object, &[]));
+    let (number, bytes) = shake(mine);
+    assert_eq!(chain(&p, &[(number, &bytes)]), [refused]);
+    let (number, bytes) = shake(its);
+    assert_eq!(chain(&asked, &[(number, &bytes)]), [0]);
+
+    // A chain is a call, so what asks in it comes too late.
+    let late = p.other();
+    let features = interface::feature::EXPERIMENTAL.to_ne_bytes();
+    let bytes = message(class::INTERFACE, 0, &[(interface::FEATURES.id(), &features)]);
+    assert_eq!(chain(&late, &[(method::MODIFY, &bytes)]), [Errno::EBUSY.0 as u32]);
+
+    // What is refused as experimental was a call as well.
+    let tried = p.other();
+    assert!(tried.call(abacus::SHAKE, abacus::TALLY, 0, |_| {}).is_err());
+    assert_eq!(ask(&tried).unwrap_err().reason, Reason::NOT_FIRST);
+
+    // What is no call of any method there is leaves the chance.
+    let clumsy = p.other();
+    assert!(clumsy.raw(method::QUERY.into(), &mut [0; 24]).is_err());
+    assert!(clumsy.call(method::QUERY, 0x7fff, 0, |_| {}).is_err());
+    assert!(
+        clumsy.call(abacus::SHAKE, class::PD, 0, |_| {}).is_err(),
+        "a PD has no such method"
+    );
+    ask(&clumsy).unwrap();
+    let (number, bytes) = shake(tally(&clumsy));
+    assert_eq!(chain(&clumsy, &[(number, &bytes)]), [0]);
+}
+
 #[test]
 fn u05_unknown_mandatory_is_named() {
     let p = process();
