@@ -24,7 +24,7 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::sync::Arc;
 use suite::{Reporter, Selection};
-use verbena_guest::harness::report::Row;
+use verbena_guest::harness::report::{Outcome, Row};
 use verbena_launcher::{Options, Progress};
 
 /// A part of the test run.
@@ -74,6 +74,13 @@ pub struct TestOptions {
     pub launch: Options,
 }
 
+impl TestOptions {
+    /// Whether they leave nothing out.
+    fn is_whole(&self) -> bool {
+        self.selection.filter.is_none() && Part::ALL.iter().all(|part| self.parts.contains(part))
+    }
+}
+
 /// Runs the tests; says whether all passed.
 ///
 /// # Errors
@@ -111,7 +118,22 @@ fn run_parts(options: &TestOptions, reporter: &Reporter, progress: &Progress) ->
         }
         reporter.summary(part.name(), mark);
     }
+    if options.is_whole() {
+        reporter.report(whole(&reporter.since(0)));
+    }
     Ok(())
+}
+
+/// What a run of everything says of the requirements as a whole.
+fn whole(tests: &[Row]) -> Row {
+    let (outcome, reason) = match rows::unproved(tests) {
+        unproved if unproved.is_empty() => (Outcome::Pass, None),
+        unproved => (
+            Outcome::Fail,
+            Some(format!("no test of {} passed", unproved.join(", "))),
+        ),
+    };
+    scenario::row(rows::TEST, "native", outcome, reason)
 }
 
 /// Every test of the parts, without running any.
@@ -138,5 +160,8 @@ pub fn list(options: &TestOptions) -> Result<Vec<Row>> {
         });
     }
     rows.retain(|row| options.selection.wants(&row.name));
+    if options.is_whole() {
+        rows.push(scenario::row(rows::TEST, "native", Outcome::Skip, None));
+    }
     Ok(rows)
 }

@@ -190,3 +190,33 @@ fn u21_the_walk_notices_what_is_not_there() {
         Some("pd create: lkey".into())
     );
 }
+
+#[test]
+fn u20_queues_are_made_and_changed_by_calls_and_worked_by_none() {
+    let device = reference::table::<Verbena<Bench>>();
+    let queues = ["cq", "srq", "qp_rc", "qp_uc", "qp_ud"];
+    let generic = ["create", "query", "modify", "destroy"];
+    for class in device.classes() {
+        let name = class.schema().name;
+        for method in class.methods().map(|method| method.schema()) {
+            let words = ["post", "poll", "arm", "notify", "send", "receive"];
+            assert!(
+                !words.iter().any(|word| method.name.contains(word)),
+                "{name} {}: the fast path makes no call",
+                method.name
+            );
+            assert!(
+                !queues.contains(&name) || generic.contains(&method.name),
+                "{name} {}: a queue has no method of its own",
+                method.name
+            );
+        }
+    }
+    for name in queues {
+        assert_eq!(
+            missing(&device, name, "create", ""),
+            None,
+            "{name} is there to be looked at"
+        );
+    }
+}
