@@ -16,12 +16,13 @@ use verbena_launcher::{prepare, Checkout, Guest, GuestConfig, Hca, HcaConfig, Op
 const PACKAGES: [&str; 3] = ["verbena-hca", "verbena-guest", "verbena-agent"];
 
 /// The programs that a guest gets.
-const GUEST_PROGRAMS: [&str; 9] = [
+const GUEST_PROGRAMS: [&str; 10] = [
     "verbena-agent",
     "verbena-conformance",
     "verbena-connections",
     "verbena-info",
     "verbena-mortal",
+    "verbena-perf",
     "verbena-pingpong",
     "verbena-trace",
     "verbena-traffic",

@@ -37,6 +37,10 @@ pub struct HcaArgs {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub poll_us: u64,
 
+    /// Run the worker on this processor and no other, so that it disturbs nobody who has another one.
+    #[arg(long, value_name = "CPU", value_parser = clap::value_parser!(u32).range(..1024))]
+    pub worker_cpu: Option<u32>,
+
     /// Worker threads. The engine has one crank: 1 is the only value so far.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
     pub workers: u32,
@@ -130,6 +134,7 @@ impl HcaArgs {
             macs: self.mac.iter().map(|mac| mac.0).collect(),
             control: self.control.clone(),
             spin: Duration::from_micros(self.poll_us),
+            worker_cpu: self.worker_cpu.map(|cpu| cpu as usize),
             seed,
         })
     }
@@ -323,5 +328,6 @@ mod tests {
         );
         assert!(parse(&[]).is_err(), "a server without an HCA");
         assert!(parse(&["--socket", "/a", "--workers", "2"]).is_err());
+        assert!(parse(&["--socket", "/a", "--worker-cpu", "1024"]).is_err());
     }
 }

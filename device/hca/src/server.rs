@@ -40,6 +40,8 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// How long the worker spins before it sleeps.
     pub spin: Duration,
+    /// The processor that the worker runs on; any, if none is given.
+    pub worker_cpu: Option<usize>,
     /// Where the engine's unguessable numbers come from.
     pub seed: u64,
 }
@@ -62,6 +64,9 @@ pub enum ServerError {
     /// The system does not give what the loop needs.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The worker may not run where it should.
+    #[error("cannot run the worker on processor {0}: {1}")]
+    Worker(usize, io::Error),
     /// The loop failed.
     #[error("the event loop failed: {0}")]
     Loop(#[from] event_manager::Error),
@@ -121,7 +126,11 @@ impl Server {
             })
             .collect();
         let attention = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let worker = Worker::start(shared.clone(), config.spin, attention.try_clone()?)?;
+        let worker = Worker::start(shared.clone(), config.spin, config.worker_cpu, attention.try_clone()?);
+        let worker = worker.map_err(|error| match config.worker_cpu {
+            Some(cpu) => ServerError::Worker(cpu, error),
+            None => ServerError::Io(error),
+        })?;
         let (stop, stopper) = UnixStream::pair()?;
         stop.set_nonblocking(true)?;
         stopper.set_nonblocking(true)?;

@@ -8,6 +8,7 @@
 use crate::memory::fault;
 use crate::shared::Shared;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,19 +22,25 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. It spins for `spin` before it sleeps, and signals `attention` when the main loop should look
-    /// after a client's memory or after the worker itself.
+    /// Starts the thread, on processor `cpu` if one is given. It spins for `spin` before it sleeps, and signals `attention`
+    /// when the main loop should look after a client's memory or after the worker itself.
     ///
     /// # Errors
     ///
-    /// If the system gives no thread.
-    pub fn start(shared: Arc<Shared>, spin: Duration, attention: EventFd) -> std::io::Result<Self> {
+    /// If the system gives no thread, or it may not run on that processor.
+    pub fn start(shared: Arc<Shared>, spin: Duration, cpu: Option<usize>, attention: EventFd) -> std::io::Result<Self> {
         let of_thread = shared.clone();
+        // A thread begins with the processors of the one that starts it. So what is refused is known here.
+        let before = cpu.map(pin).transpose()?;
         let thread = std::thread::Builder::new().name("hca-worker".into()).spawn(move || {
             // Also when it panics: the main loop must not go on without it.
             let _guard = Attention(&attention);
             run(&of_thread, spin, &attention);
-        })?;
+        });
+        if let Some(before) = before {
+            sched_setaffinity(None, &before)?;
+        }
+        let thread = thread?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -54,6 +61,15 @@ impl Drop for Worker {
             let _ = thread.join();
         }
     }
+}
+
+/// Keeps this thread on a processor; says where it could run before.
+fn pin(cpu: usize) -> std::io::Result<CpuSet> {
+    let before = sched_getaffinity(None)?;
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set)?;
+    Ok(before)
 }
 
 struct Attention<'a>(&'a EventFd);

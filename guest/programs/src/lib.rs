@@ -9,5 +9,6 @@ pub mod connections;
 pub mod harness;
 pub mod link;
 pub mod pattern;
+pub mod perf;
 pub mod program;
 pub mod trace;

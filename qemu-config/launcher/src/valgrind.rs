@@ -63,6 +63,19 @@ impl Callgrind {
     ///
     /// If it fails, or callgrind does not understand it.
     pub fn instructions(&self, program: &Path, arguments: &[&str]) -> Result<u64> {
+        self.count(&[], program, arguments)
+    }
+
+    /// The instructions of the functions that match `pattern` (`*` and `?` as in file names), with all that they call.
+    ///
+    /// # Errors
+    ///
+    /// As [`Callgrind::instructions`].
+    pub fn instructions_in(&self, pattern: &str, program: &Path, arguments: &[&str]) -> Result<u64> {
+        self.count(&[&format!("--toggle-collect={pattern}")], program, arguments)
+    }
+
+    fn count(&self, options: &[&str], program: &Path, arguments: &[&str]) -> Result<u64> {
         let mut command = Command::new(self.tools.join("callgrind-amd64-linux"));
         // What the launcher in /usr/bin would tell it; the launcher's own path is shown in messages only.
         command
@@ -70,6 +83,7 @@ impl Callgrind {
             .env("VALGRIND_LAUNCHER", "valgrind");
         command
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--log-fd=1"])
+            .args(options)
             .arg(program)
             .args(arguments);
         let said = String::from_utf8_lossy(&output(command)?).into_owned();

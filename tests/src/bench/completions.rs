@@ -2,7 +2,7 @@
 //! What it costs to present completions in four ways (`uapi-driver/driver/examples/completions`), and the document that
 //! carries the table.
 
-use super::{Row, REPETITIONS};
+use super::{document, Row, REPETITIONS};
 use crate::stage::Stage;
 use anyhow::{ensure, Context, Result};
 use std::fmt::Write;
@@ -14,10 +14,8 @@ use verbena_launcher::valgrind::Callgrind;
 /// The name of the test of it.
 pub(super) const TEST: &str = "u24_the_documents_table_of_completion_layouts_is_what_is_counted";
 
-/// The document, from the checkout's root, and what stands around the table.
+/// The document, from the checkout's root.
 const DOCUMENT: &str = "uapi-driver/docs/completions.md";
-const BEGIN: &str = "<!-- cargo xtask bench uapi --docs -->\n";
-const END: &str = "<!-- end -->\n";
 
 /// The ways: the program's words for them, and ours. The first is what the others are compared with.
 const WAYS: [(&str, &str); 5] = [
@@ -198,37 +196,18 @@ fn agree(written: &str, counted: &str) -> Result<()> {
     Ok(())
 }
 
-/// What stands before the table, in it, and behind it.
-fn split(document: &str) -> Result<(&str, &str, &str)> {
-    let begin = document
-        .find(BEGIN)
-        .context("there is no mark where the table begins")?
-        + BEGIN.len();
-    let end = document[begin..]
-        .find(END)
-        .context("there is no mark where the table ends")?
-        + begin;
-    Ok((&document[..begin], &document[begin..end], &document[end..]))
-}
-
 /// Writes the table into the document.
 ///
 /// # Errors
 ///
 /// If the document is not there, or has no place for it.
 pub(super) fn write(stage: &Stage, figures: &Figures) -> Result<()> {
-    let path = stage.checkout().root().join(DOCUMENT);
-    let document = std::fs::read_to_string(&path).with_context(|| format!("cannot read {DOCUMENT}"))?;
-    let (before, _, after) = split(&document)?;
-    let document = format!("{before}{}{after}", markdown(figures));
-    std::fs::write(&path, document).with_context(|| format!("cannot write {DOCUMENT}"))
+    document::write(stage, DOCUMENT, &markdown(figures))
 }
 
 /// The test: the document says what is counted now.
 pub(super) fn test(stage: &Stage) -> Result<()> {
-    let document = std::fs::read_to_string(stage.checkout().root().join(DOCUMENT))?;
-    let (_, table, _) = split(&document)?;
-    agree(table, &markdown(&figures(stage, false)?))
+    agree(&document::read(stage, DOCUMENT)?, &markdown(&figures(stage, false)?))
         .with_context(|| format!("{DOCUMENT} is stale: `cargo xtask bench uapi --docs` makes its table anew"))
 }
 
@@ -254,15 +233,6 @@ mod tests {
         assert!(agree(&shorter, &table).is_err());
         assert!(agree(&table.replace("few fields", "fields"), &table).is_err());
         assert!(agree(&table.replace("| 200 |", "| |"), &table).is_err());
-    }
-
-    #[test]
-    fn u24_the_table_is_found_in_its_document() {
-        let document = format!("head\n{BEGIN}old\n{END}tail\n");
-        let (before, table, after) = split(&document).unwrap();
-        assert_eq!(table, "old\n");
-        assert_eq!(format!("{before}{table}{after}"), document);
-        assert!(split("no marks").is_err());
     }
 
     #[test]

@@ -22,8 +22,9 @@ const NATIVE: f64 = 20.0;
 const TIME: f64 = 0.2;
 const CALLS: f64 = 0.1;
 /// The peer's device, on a network interface of its own.
-const PEER: &str = "rxe0";
-const PEER_SETUP: &str = "modprobe dummy && modprobe rdma_rxe && ip link add bench0 type dummy \
+pub(super) const PEER: &str = "rxe0";
+pub(super) const PEER_ADDRESS: &str = "192.168.99.1";
+pub(super) const PEER_SETUP: &str = "modprobe dummy && modprobe rdma_rxe && ip link add bench0 type dummy \
     && ip address add 192.168.99.1/24 dev bench0 && ip link set bench0 up && rdma link add rxe0 type rxe netdev bench0";
 /// A run in an emulated guest takes seconds, under strace some more.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -7,6 +7,12 @@
 pub mod completions;
 pub mod connections;
 pub mod dispatch;
+pub mod document;
+pub mod messages;
+pub mod native;
+pub mod performance;
+pub mod picture;
+pub mod rdma_rxe;
 
 use crate::scenario;
 use crate::stage::Stage;
@@ -69,6 +75,32 @@ impl Row {
         }
     }
 
+    /// A figure that should be at least `limit`.
+    pub fn at_least(id: &'static str, case: &str, value: f64, unit: &'static str, limit: f64) -> Self {
+        Self {
+            target: Some(format!(">= {limit}")),
+            met: Some(value >= limit),
+            ..Self::plain(id, case, value, unit)
+        }
+    }
+
+    /// The same beside `reference`, of which it should be at least `share`.
+    pub fn against_at_least(
+        id: &'static str,
+        case: &str,
+        value: f64,
+        unit: &'static str,
+        reference: f64,
+        share: f64,
+    ) -> Self {
+        let row = Self::plain(id, case, value, unit).beside(reference);
+        Self {
+            target: Some(format!("ratio >= {share}")),
+            met: row.ratio.map(|ratio| ratio >= share),
+            ..row
+        }
+    }
+
     /// A figure for information.
     pub fn plain(id: &'static str, case: &str, value: f64, unit: &'static str) -> Self {
         Self {
@@ -93,27 +125,80 @@ impl Row {
     }
 }
 
-/// The benchmarks of the object model; with `docs` the documents that carry figures get these.
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The fast path without a guest, and what the machine can do at all.
+    Native,
+    /// The fast path in a guest, beside rdma_rxe there.
+    Guest,
+    /// The object model.
+    Uapi,
+    /// Of the object model, a thousand connections alone.
+    Connections,
+}
+
+impl Part {
+    /// Everything, each once.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Guest, Self::Uapi];
+}
+
+/// Measures. With `docs` the documents that carry figures get these; with `plot` that folder gets pictures.
 ///
 /// # Errors
 ///
-/// If one cannot be built or run, or a document not be written. A target that is missed is no error: the row says so.
-pub fn uapi(options: &Options, progress: &Progress, docs: bool) -> Result<Vec<Row>> {
+/// If something cannot be built or run, or a file not be written. A target that is missed is no error: the row says so.
+pub fn run(
+    options: &Options,
+    progress: &Progress,
+    parts: &[Part],
+    docs: bool,
+    plot: Option<&Path>,
+) -> Result<Vec<Row>> {
     let stage = Stage::new(options.clone(), progress.clone())?;
-    let mut rows = dispatch::rows(&stage)?;
-    let completions = completions::measure(&stage)?;
-    rows.extend(completions::rows(&completions));
-    if docs {
-        completions::write(&stage, &completions)?;
+    let (mut fast, mut uapi) = (Vec::new(), Vec::new());
+    for part in parts {
+        match part {
+            Part::Native => {
+                let (rows, figures) = native::rows(&stage)?;
+                fast.extend(rows);
+                fast.extend(messages::rows(&stage)?);
+                if docs {
+                    picture::draw(&stage.checkout().root().join(performance::PICTURES), &figures)?;
+                }
+                if let Some(folder) = plot {
+                    picture::draw(folder, &figures)?;
+                }
+            }
+            Part::Guest => fast.extend(rdma_rxe::rows(&stage)?),
+            Part::Uapi => {
+                uapi.extend(dispatch::rows(&stage)?);
+                let completions = completions::measure(&stage)?;
+                uapi.extend(completions::rows(&completions));
+                if docs {
+                    completions::write(&stage, &completions)?;
+                }
+                uapi.extend(connections::rows(&stage)?);
+            }
+            Part::Connections => uapi.extend(connections::rows(&stage)?),
+        }
     }
-    rows.extend(connections::rows(&stage)?);
-    Ok(rows)
+    if docs && Part::ALL.iter().all(|part| parts.contains(part)) {
+        performance::write(&stage, &[&fast[..], &uapi].concat())?;
+    }
+    fast.extend(uapi);
+    Ok(fast)
 }
 
 /// A test of figures that repeat: instructions counted.
 type Test = (&'static str, fn(&Stage) -> Result<()>);
 
-const TESTS: [Test; 2] = [(dispatch::TEST, dispatch::test), (completions::TEST, completions::test)];
+const TESTS: [Test; 4] = [
+    (dispatch::TEST, dispatch::test),
+    (completions::TEST, completions::test),
+    (messages::DEVICE_TEST, messages::device_test),
+    (messages::DRIVER_TEST, messages::driver_test),
+];
 
 /// The tests of figures that repeat, for a listing.
 pub fn list() -> Vec<TestRow> {
@@ -135,15 +220,6 @@ pub fn test(stage: &Stage, selection: &Selection, reporter: &Reporter) {
     }
 }
 
-/// Of those, a thousand connections.
-///
-/// # Errors
-///
-/// As [`uapi`].
-pub fn connecting(options: &Options, progress: &Progress) -> Result<Vec<Row>> {
-    connections::rows(&Stage::new(options.clone(), progress.clone())?)
-}
-
 /// The median, and the distance between the quartiles.
 pub fn median(values: &mut [f64]) -> (f64, f64) {
     values.sort_by(f64::total_cmp);
@@ -151,13 +227,18 @@ pub fn median(values: &mut [f64]) -> (f64, f64) {
     (at(2), at(3) - at(1))
 }
 
+/// A figure as people read it.
+fn number(n: f64) -> String {
+    match n {
+        n if n == n.trunc() => format!("{n}"),
+        n if n.abs() < 0.1 => format!("{n:.4}"),
+        n => format!("{n:.2}"),
+    }
+}
+
 /// The rows as a table.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();
-    let number = |n: f64| match n {
-        n if n == n.trunc() => format!("{n}"),
-        n => format!("{n:.2}"),
-    };
     let maybe = |n: Option<f64>| n.map(number).unwrap_or_default();
     for row in rows {
         let met = match row.met {

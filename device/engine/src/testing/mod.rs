@@ -28,12 +28,12 @@ pub use queues::{Cq, Mr, Qp, QpShape, RecvWr, SendWr, Srq};
 use crate::{Budget, Dma, Engine, EngineConfig, Env, GuestRam, HcaConfig, HcaId, Progress, Time, Uplink};
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use verbena_hw::pci::MSIX_VECTORS;
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-/// Memory of one mapping.
+/// One mapping.
 struct Mapping {
+    start: u64,
     memory: MmapRegion,
     writable: bool,
 }
@@ -41,7 +41,8 @@ struct Mapping {
 /// The DMA address space of a test's guest.
 #[derive(Default)]
 pub struct Ram {
-    mappings: BTreeMap<u64, Mapping>,
+    /// By address, as in the server, so that instructions counted here are those counted there.
+    mappings: Vec<Mapping>,
     /// Where [`Ram::alloc`] goes on.
     next: u64,
     end: u64,
@@ -55,12 +56,21 @@ impl Ram {
     /// If the system gives no memory.
     pub fn map(&mut self, addr: u64, len: usize, writable: bool) {
         let memory = MmapRegion::new(len).expect("anonymous memory");
-        self.mappings.insert(addr, Mapping { memory, writable });
+        let at = self.mappings.partition_point(|mapping| mapping.start < addr);
+        let start = addr;
+        self.mappings.insert(
+            at,
+            Mapping {
+                start,
+                memory,
+                writable,
+            },
+        );
     }
 
     /// Takes the mapping that begins at `addr` away; its contents are gone.
     pub fn unmap(&mut self, addr: u64) {
-        self.mappings.remove(&addr);
+        self.mappings.retain(|mapping| mapping.start != addr);
     }
 
     /// Gives out `len` zeroed bytes of the first mapping, at a page's beginning.
@@ -81,8 +91,9 @@ impl Ram {
     }
 
     fn find(&self, addr: u64) -> Option<(&Mapping, usize)> {
-        let (start, mapping) = self.mappings.range(..=addr).next_back()?;
-        let offset = usize::try_from(addr - start).ok()?;
+        let after = self.mappings.partition_point(|mapping| mapping.start <= addr);
+        let mapping = self.mappings.get(after.checked_sub(1)?)?;
+        let offset = usize::try_from(addr - mapping.start).ok()?;
         (offset < mapping.memory.len()).then_some((mapping, offset))
     }
 
@@ -133,6 +144,7 @@ impl Ram {
 }
 
 impl GuestRam for Ram {
+    #[inline]
     fn slice(&self, addr: u64, len: usize, dma: Dma) -> Option<VolatileSlice<'_>> {
         let (mapping, offset) = self.find(addr)?;
         if dma == Dma::Write && !mapping.writable {
