@@ -313,7 +313,8 @@ impl Engine {
             let ram = env.ram(hca.id);
             !hca.regs.is_fatal() && hca.doorbells.iter().any(|(_, page)| page.has_rung(ram))
         };
-        let admin = |hca: &Hca| hca.regs.enabled && !hca.regs.is_fatal() && hca.admin.has_work();
+        let admin =
+            |hca: &Hca| hca.regs.enabled && !hca.regs.is_fatal() && (hca.admin.has_work() || admin::has_rung(hca, env));
         if self.schedule.has_active() || self.outbox.has_dues() || self.hcas.iter().any(|hca| rung(hca) || admin(hca)) {
             self.set_kicks(env, false);
             return false;
@@ -331,6 +332,7 @@ impl Engine {
     fn set_kicks<E: Env>(&mut self, env: &E, asleep: bool) {
         self.asleep = asleep;
         for hca in self.hcas.iter() {
+            admin::set_kick(hca, env, asleep);
             for (_, page) in hca.doorbells.iter() {
                 page.set_kick(env.ram(hca.id), asleep);
             }
@@ -346,6 +348,7 @@ impl Engine {
             return;
         }
         if let Some(hca) = self.hcas.get_mut(hca) {
+            admin::set_kick(hca, env, true);
             for page in hca.doorbells.iter_mut() {
                 page.set_kick(env.ram(hca.id), true);
             }

@@ -79,11 +79,13 @@ pub(crate) struct RegisterFile {
     pub(crate) aq_log_size: u32,
     pub(crate) asq_tail: u32,
     pub(crate) acq_head: u32,
+    /// 0: none.
+    pub(crate) aq_record: u64,
     pub(crate) probe_addr: u64,
     pub(crate) probe_value: u64,
     pub(crate) probe_status: u32,
     /// Lower halves that wait for their upper halves, by register offset.
-    halves: [Option<(u32, u32)>; 3],
+    halves: [Option<(u32, u32)>; 4],
 }
 
 impl RegisterFile {
@@ -97,10 +99,11 @@ impl RegisterFile {
             aq_log_size: 0,
             asq_tail: 0,
             acq_head: 0,
+            aq_record: 0,
             probe_addr: 0,
             probe_value: 0,
             probe_status: regs::PROBE_IDLE,
-            halves: [None; 3],
+            halves: [None; 4],
         }
     }
 
@@ -128,7 +131,7 @@ impl RegisterFile {
         match offset {
             regs::MAGIC => regs::MAGIC_VALUE.into(),
             regs::VERSION => regs::VERSION_VALUE.into(),
-            regs::CAPS => regs::CAP_DOORBELL_BITMAP | regs::CAP_LARGE_PAGES,
+            regs::CAPS => regs::CAP_DOORBELL_BITMAP | regs::CAP_LARGE_PAGES | regs::CAP_ADMIN_RECORD,
             regs::NODE_GUID => u64::from_le_bytes(identity.node_guid),
             regs::STATUS => self.status().into(),
             regs::CTRL => u64::from(self.enabled) * u64::from(regs::CTRL_ENABLE),
@@ -141,6 +144,7 @@ impl RegisterFile {
             regs::AQ_LOG_SIZE => self.aq_log_size.into(),
             regs::ASQ_TAIL => self.asq_tail.into(),
             regs::ACQ_HEAD => self.acq_head.into(),
+            regs::AQ_RECORD => self.aq_record,
             regs::PROBE_ADDR => self.probe_addr,
             regs::PROBE_VALUE => self.probe_value,
             regs::PROBE_STATUS => self.probe_status.into(),
@@ -186,7 +190,10 @@ impl RegisterFile {
 
     /// The admin queues' place may not change under them.
     fn writable(&self, offset: u32) -> bool {
-        let fixed_while_enabled = matches!(offset, regs::ASQ_ADDR | regs::ACQ_ADDR | regs::AQ_LOG_SIZE);
+        let fixed_while_enabled = matches!(
+            offset,
+            regs::ASQ_ADDR | regs::ACQ_ADDR | regs::AQ_LOG_SIZE | regs::AQ_RECORD
+        );
         !(self.enabled && fixed_while_enabled)
     }
 
@@ -214,6 +221,7 @@ impl RegisterFile {
         match offset {
             regs::ASQ_ADDR => self.asq_addr as u32,
             regs::ACQ_ADDR => self.acq_addr as u32,
+            regs::AQ_RECORD => self.aq_record as u32,
             _ => self.probe_addr as u32,
         }
     }
@@ -237,6 +245,10 @@ impl RegisterFile {
             }
             regs::ACQ_ADDR => {
                 self.acq_addr = value;
+                Effect::None
+            }
+            regs::AQ_RECORD => {
+                self.aq_record = value;
                 Effect::None
             }
             regs::AQ_LOG_SIZE => {

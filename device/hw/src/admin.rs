@@ -5,12 +5,35 @@
 //! `ASQ_TAIL`. The device copies the entry once, executes it, writes a [`Completion`] with the command's `id` into the
 //! completion ring (phase rule of [`crate::ring`]) and signals MSI-X vector 0. A driver has at most as many commands
 //! outstanding as the ring has entries.
+//!
+//! With a record in memory ([`AdminRecord`]) neither side needs more than memory while both are awake: the driver stores
+//! its counter in the record and writes the register only if the device says that it sleeps; the device signals the vector
+//! only if the driver says that somebody sleeps. Who announces its sleep looks once more afterwards, and both sides have a
+//! full fence between their own store and their look, so one of the two sees the other's.
 
 use crate::layout::{assert_layout, open_enum};
+use core::sync::atomic::AtomicU64;
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Size of a command's and of a completion's payload in bytes.
 pub const PAYLOAD: usize = 240;
+
+/// The record of the admin queue in guest memory, zeroed by the driver before it enables the queue.
+#[derive(Debug, Default, FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct AdminRecord {
+    /// The device's: 1 while it sleeps and `ASQ_TAIL` must be written as well, else 0.
+    pub kick: AtomicU64,
+    /// Zero: the next word is on another cache line.
+    pub reserved0: [u64; 7],
+    /// The driver's: the free-running producer counter, modulo 2^32, as in `ASQ_TAIL`.
+    pub tail: AtomicU64,
+    /// The driver's: how many sleep until a completion signals the vector.
+    pub sleeping: AtomicU64,
+    /// Zero.
+    pub reserved1: [u64; 6],
+}
+assert_layout!(AdminRecord, 128, kick @ 0, tail @ 64, sleeping @ 72);
 
 /// An entry of the admin submission queue.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

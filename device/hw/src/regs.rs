@@ -103,6 +103,10 @@ regs! {
     /// Result of the last probe: one of `PROBE_*`.
     PROBE_STATUS @ 0x070: 4, Ro, reset 0;
 
+    /// DMA address of the admin record ([`crate::admin::AdminRecord`]), 128-byte aligned, or 0: none. With [`CAP_ADMIN_RECORD`].
+    /// Writable while CTRL.ENABLE is 0.
+    AQ_RECORD @ 0x080: 8, Rw, reset 0;
+
     /// Event queue doorbells, element `n` for event queue `n`: bit 31 arms the queue (one interrupt at the next event,
     /// or at once if unconsumed events are there), bits 30:0 are the consumer counter modulo 2^31.
     EQ_DB @ 0x400: 4 [EVENT_QUEUES; 8], Wo, reset 0;
@@ -113,7 +117,7 @@ pub const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"VRBN");
 /// Major version of the programming interface, the upper half of [`VERSION`].
 pub const VERSION_MAJOR: u16 = 1;
 /// Minor version of the programming interface, the lower half of [`VERSION`].
-pub const VERSION_MINOR: u16 = 1;
+pub const VERSION_MINOR: u16 = 2;
 /// Value of [`VERSION`].
 pub const VERSION_VALUE: u32 = (VERSION_MAJOR as u32) << 16 | VERSION_MINOR as u32;
 
@@ -121,6 +125,9 @@ pub const VERSION_VALUE: u32 = (VERSION_MAJOR as u32) << 16 | VERSION_MINOR as u
 pub const CAP_DOORBELL_BITMAP: u64 = 1 << 0;
 /// CAPS: page lists may have 2 MiB and 1 GiB pages.
 pub const CAP_LARGE_PAGES: u64 = 1 << 1;
+
+/// CAPS: the admin queue may have a record ([`AQ_RECORD`]).
+pub const CAP_ADMIN_RECORD: u64 = 1 << 2;
 
 /// STATUS: reset is complete and the registers may be programmed.
 pub const STATUS_READY: u32 = 1 << 0;

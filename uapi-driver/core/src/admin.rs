@@ -7,17 +7,21 @@
 //! on the interrupt: a waiter looks for itself, at first without sleeping (a device on another core answers sooner
 //! than a sleep takes), then whenever a nap has passed.
 //!
+//! Where the device offers it, the queue has a record in memory ([`AdminRecord`]): a device that is awake finds commands
+//! by it, and signals completions only while somebody sleeps. A command then takes no register access and no interrupt.
+//!
 //! A command has a deadline. The device that misses it, that reads all ones, stops by itself (STATUS.FATAL) or writes
 //! a completion nobody waits for counts as dead: every waiter and every later call gets [`CommandError::Gone`].
 //! After that it may not touch memory any more, which is the platform's to see to (bus mastering, the mapping).
 //!
 //! Locks: `submit` and `complete` are never held together.
 
-use crate::platform::{Dma, Platform, Signal};
+use crate::platform::{Dma, Platform, Signal, PAGE};
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, Ordering};
 use rdma_uapi::sys::{Mutex, NoMemory, Vec};
 use rdma_uapi::{Errno, Failure, Reason};
-use verbena_hw::admin::{Command, Completion, Opcode, Status, PAYLOAD};
+use verbena_hw::admin::{AdminRecord, Command, Completion, Opcode, Status, PAYLOAD};
 use verbena_hw::regs;
 use verbena_hw::ring::{phase, slot, OWNER_PHASE};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -33,6 +37,11 @@ pub(crate) const SLOTS: usize = 1 << (LOG_SIZE - 1);
 const SPIN: u64 = 20_000;
 /// How long a waiter sleeps before it looks for itself, in nanoseconds.
 const NAP: u64 = 10_000_000;
+
+/// Words of the record.
+const KICK: usize = offset_of!(AdminRecord, kick) / 8;
+const TAIL: usize = offset_of!(AdminRecord, tail) / 8;
+const SLEEPING: usize = offset_of!(AdminRecord, sleeping) / 8;
 
 const _: () = assert!(size_of::<Command>() == ENTRY && size_of::<Completion>() == ENTRY);
 const _: () = assert!(SLOTS <= 64, "free slots are the bits of one word");
@@ -154,6 +163,8 @@ pub(crate) struct AdminQueue<P: Platform> {
     platform: P,
     submission: P::Dma,
     completion: P::Dma,
+    /// An [`AdminRecord`], if the device looks at one.
+    record: Option<P::Dma>,
     submit: Mutex<Submit>,
     complete: Mutex<Complete>,
     /// Raised when the slot's command is done, or the device is dead.
@@ -194,7 +205,9 @@ impl<P: Platform> AdminQueue<P> {
             unannounced: 0,
             slots,
         };
+        let has_record = platform.read64(regs::CAPS) & regs::CAP_ADMIN_RECORD != 0;
         Ok(AdminQueue {
+            record: has_record.then(|| platform.alloc_dma(PAGE as usize)).transpose()?,
             submission: platform.alloc_dma(ENTRY << LOG_SIZE)?,
             completion: platform.alloc_dma(ENTRY << LOG_SIZE)?,
             submit: Mutex::try_new(submit, c"verbena_admin_submit").map_err(no_memory)?,
@@ -212,6 +225,9 @@ impl<P: Platform> AdminQueue<P> {
         self.platform.write64(regs::ASQ_ADDR, self.submission.addr());
         self.platform.write64(regs::ACQ_ADDR, self.completion.addr());
         self.platform.write32(regs::AQ_LOG_SIZE, u32::from(LOG_SIZE));
+        if let Some(record) = &self.record {
+            self.platform.write64(regs::AQ_RECORD, record.addr());
+        }
     }
 
     /// Whether the device counts as dead and touches no memory any more.
@@ -332,6 +348,14 @@ impl<P: Platform> AdminQueue<P> {
         self.submission.write(offset, command.as_bytes());
         submit.tail = submit.tail.wrapping_add(1);
         // Under the lock: two threads that told their counters in the wrong order would move the tail back.
+        if let Some(record) = &self.record {
+            // Release for the entry; a full fence between this store and the look at whether the device sleeps, because it
+            // has one between its announcement and its last look at the counter.
+            record.words()[TAIL].swap(submit.tail.into(), Ordering::SeqCst);
+            if record.words()[KICK].load(Ordering::SeqCst) == 0 {
+                return;
+            }
+        }
         // The register write orders the entry before it (Platform::write32).
         self.platform.write32(regs::ASQ_TAIL, submit.tail);
     }
@@ -366,7 +390,28 @@ impl<P: Platform> AdminQueue<P> {
                 self.found_dead(format_args!("a command was not completed in {milliseconds} ms"));
                 continue;
             }
+            self.sleep(slot);
+        }
+    }
+
+    /// Sleeps until the slot's signal is raised, or a nap has passed; not at all if the completion is there.
+    fn sleep(&self, slot: usize) {
+        let sleeping = self.record.as_ref().map(|record| &record.words()[SLEEPING]);
+        if let Some(sleeping) = sleeping {
+            // A full fence between this and the last look: the device has one between a completion and its look at this.
+            sleeping.fetch_add(1, Ordering::SeqCst);
+        }
+        let found = {
+            let mut complete = self.complete.lock();
+            let found = self.collect(&mut complete);
+            complete.unannounced = complete.unannounced.saturating_add(found);
+            complete.slots[slot].state == State::Done
+        };
+        if !found {
             self.done[slot].wait(NAP);
+        }
+        if let Some(sleeping) = sleeping {
+            sleeping.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -26,13 +26,15 @@ use crate::env::{Dma, Env};
 use crate::hca::{Cx, Hca, ADMIN_VECTOR};
 use crate::ram;
 use crate::Budget;
-use core::sync::atomic::Ordering;
+use core::mem::offset_of;
+use core::sync::atomic::{fence, Ordering};
 use execute::Executed;
 use memory::Registration;
 use std::collections::VecDeque;
-use verbena_hw::admin::{Command, Completion, Status, PAYLOAD};
+use verbena_hw::admin::{AdminRecord, Command, Completion, Status, PAYLOAD};
 use verbena_hw::regs;
 use verbena_hw::ring::{phase, slot};
+use vm_memory::VolatileSlice;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 /// How a command failed.
@@ -112,8 +114,73 @@ pub(crate) struct AdminQueue {
     running: Vec<(u16, Registration)>,
     /// Completions for which the completion ring has no room yet.
     done: VecDeque<Completion>,
-    /// A register write may have made work.
+    /// A register write, or the record, may have made work.
     pub(crate) pending: bool,
+}
+
+/// Offsets in the record. The struct's own fields are atomics in shared memory, so it is never copied whole.
+const KICK: usize = offset_of!(AdminRecord, kick);
+const TAIL: usize = offset_of!(AdminRecord, tail);
+const SLEEPING: usize = offset_of!(AdminRecord, sleeping);
+
+/// The queue's record, if it has one that is mapped. One that is not mapped any more is like none: the registers work.
+#[inline]
+fn record<E: Env>(hca: &Hca, env: &E, act: impl FnOnce(&VolatileSlice<'_>)) {
+    let at = hca.regs.aq_record;
+    if at != 0 {
+        if let Ok(slice) = ram::whole(env.ram(hca.id), at, size_of::<AdminRecord>(), Dma::Write) {
+            act(&slice);
+        }
+    }
+}
+
+/// Looks at the record for commands that no register write has told of.
+#[inline]
+fn look<E: Env>(hca: &mut Hca, env: &E) {
+    let mut tail = None;
+    record(hca, env, |record| {
+        // Acquire: the commands were written before the counter.
+        tail = ram::word(record, TAIL)
+            .ok()
+            .map(|tail| tail.load(Ordering::Acquire) as u32);
+    });
+    if let Some(tail) = tail.filter(|&tail| tail != hca.regs.asq_tail) {
+        hca.regs.asq_tail = tail;
+        hca.admin.pending = true;
+    }
+}
+
+/// Whether there are commands, without taking them: the last look before sleep.
+pub(crate) fn has_rung<E: Env>(hca: &Hca, env: &E) -> bool {
+    let mut rung = false;
+    record(hca, env, |record| {
+        rung = ram::word(record, TAIL).is_ok_and(|tail| tail.load(Ordering::SeqCst) as u32 != hca.regs.asq_tail);
+    });
+    rung
+}
+
+/// Sets or clears the word that tells the driver to write the register as well.
+pub(crate) fn set_kick<E: Env>(hca: &Hca, env: &E, asleep: bool) {
+    if hca.regs.enabled {
+        record(hca, env, |record| {
+            if let Ok(kick) = ram::word(record, KICK) {
+                kick.store(u64::from(asleep), Ordering::SeqCst);
+            }
+        });
+    }
+}
+
+/// Signals the vector, unless the driver looks for itself. Called after completions have been written.
+fn announce<E: Env>(hca: &Hca, cx: &Cx<'_, E>) {
+    let mut wanted = true;
+    record(hca, cx.env, |record| {
+        // The completions before the look: a driver that has announced its sleep looks once more.
+        fence(Ordering::SeqCst);
+        wanted = ram::word(record, SLEEPING).map_or(true, |sleeping| sleeping.load(Ordering::Relaxed) != 0);
+    });
+    if wanted {
+        cx.env.interrupt(hca.id, ADMIN_VECTOR);
+    }
 }
 
 impl AdminQueue {
@@ -132,7 +199,11 @@ pub(crate) fn enable<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>) {
     let log = file.aq_log_size;
     let bytes = (size_of::<Command>() as u64) << log.min(31);
     let reachable = |addr: u64, dma| addr % 4096 == 0 && ram::reachable(cx.env.ram(hca.id), addr, bytes, dma);
-    if !(1..=regs::AQ_MAX_LOG_SIZE).contains(&log)
+    let has_record = file.aq_record == 0
+        || (file.aq_record % size_of::<AdminRecord>() as u64 == 0
+            && ram::whole(cx.env.ram(hca.id), file.aq_record, size_of::<AdminRecord>(), Dma::Write).is_ok());
+    if !has_record
+        || !(1..=regs::AQ_MAX_LOG_SIZE).contains(&log)
         || !reachable(file.asq_addr, Dma::Read)
         || !reachable(file.acq_addr, Dma::Write)
     {
@@ -156,7 +227,11 @@ pub(crate) fn disable(hca: &mut Hca) {
 
 /// Does what there is to do. Answers whether that was anything.
 pub(crate) fn poll<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, budget: &mut Budget) -> bool {
-    if !hca.regs.enabled || hca.regs.is_fatal() || !hca.admin.has_work() {
+    if !hca.regs.enabled || hca.regs.is_fatal() {
+        return false;
+    }
+    look(hca, cx.env);
+    if !hca.admin.has_work() {
         return false;
     }
     hca.admin.pending = false;
@@ -165,7 +240,7 @@ pub(crate) fn poll<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, budget: &mut Budge
     fetch(hca, cx, budget);
     flush_done(hca, cx);
     if hca.admin.cq_producer != before {
-        cx.env.interrupt(hca.id, ADMIN_VECTOR);
+        announce(hca, cx);
     }
     true
 }
@@ -212,7 +287,7 @@ fn fetch<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, budget: &mut Budget) {
         budget.operations -= 1;
         let addr = hca.regs.asq_addr + u64::from(slot(hca.admin.sq_consumer, log)) * size_of::<Command>() as u64;
         let mut command = Command::new_zeroed();
-        // The tail arrived through a register write, which orders the entry before it.
+        // The tail arrived through a register write, or was acquired: the entry was written before it.
         if ram::read(cx.env.ram(hca.id), addr, command.as_mut_bytes()).is_err() {
             hca.fail(cx, regs::HEALTH_ASQ_UNREACHABLE);
             return;

@@ -4,7 +4,8 @@
 
 use super::{Cq, Mr, Qp, QpShape, Srq, World, RAM_BASE};
 use crate::HcaId;
-use verbena_hw::admin::{Command, Completion, Opcode, Status};
+use core::mem::offset_of;
+use verbena_hw::admin::{AdminRecord, Command, Completion, Opcode, Status};
 use verbena_hw::cmd::{
     CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateMrReq, CreateMrRsp, CreateQpReq, CreateSrqReq, HandleReq,
     HandleRsp, ModifyQpReq, QueryCountersRsp, QueryQpRsp, COUNTERS,
@@ -39,6 +40,8 @@ pub struct Guest {
     acq: u64,
     tail: u32,
     head: u32,
+    /// DMA address of the admin queue's record; 0: none.
+    record: u64,
     /// Protection domain of the calls that do not say another.
     pub pdn: Pdn,
     /// Event queue 0: asynchronous events and completion events, on vector 1.
@@ -69,6 +72,21 @@ impl Guest {
     ///
     /// If the device does not come up.
     pub fn attach(w: &mut World, hca: HcaId) -> Self {
+        Self::attach_by(w, hca, 0)
+    }
+
+    /// As [`Guest::start`], with a record for the admin queue.
+    ///
+    /// # Panics
+    ///
+    /// If the device does not come up.
+    pub fn start_with_record(w: &mut World, memory: usize) -> Self {
+        let hca = w.add_hca(memory);
+        let record = w.ram_mut(hca).alloc(size_of::<AdminRecord>());
+        Self::attach_by(w, hca, record)
+    }
+
+    fn attach_by(w: &mut World, hca: HcaId, record: u64) -> Self {
         let bytes = 256 << AQ_LOG;
         let asq = w.ram_mut(hca).alloc(bytes);
         let acq = w.ram_mut(hca).alloc(bytes);
@@ -76,6 +94,7 @@ impl Guest {
         w.write_reg(hca, regs::ASQ_ADDR, 8, asq);
         w.write_reg(hca, regs::ACQ_ADDR, 8, acq);
         w.write_reg(hca, regs::AQ_LOG_SIZE, 4, AQ_LOG.into());
+        w.write_reg(hca, regs::AQ_RECORD, 8, record);
         w.write_reg(hca, regs::CTRL, 4, regs::CTRL_ENABLE.into());
         let status = w.read_reg(hca, regs::STATUS, 4) as u32;
         assert_eq!(status, regs::STATUS_READY | regs::STATUS_ENABLED);
@@ -88,6 +107,7 @@ impl Guest {
             acq,
             tail: 0,
             head: 0,
+            record,
             pdn: Pdn(0),
             eqn: Eqn(0),
             eq_ring,
@@ -125,7 +145,25 @@ impl Guest {
         let at = self.asq + 256 * u64::from(slot(self.tail, AQ_LOG));
         w.ram(self.hca).write(at, command.as_bytes());
         self.tail = self.tail.wrapping_add(1);
+        if self.record != 0 {
+            let tail = self.record + offset_of!(AdminRecord, tail) as u64;
+            w.ram(self.hca).write(tail, &u64::from(self.tail).to_le_bytes());
+            if w.ram(self.hca).read_u64(self.record) == 0 {
+                return;
+            }
+        }
         w.write_reg(self.hca, regs::ASQ_TAIL, 4, self.tail.into());
+    }
+
+    /// What the device says in the admin queue's record: 1, it sleeps.
+    pub fn admin_kick(&self, w: &World) -> u64 {
+        w.ram(self.hca).read_u64(self.record)
+    }
+
+    /// Says in the record how many wait for the admin queue's vector.
+    pub fn set_sleeping(&self, w: &World, sleeping: u64) {
+        let at = self.record + offset_of!(AdminRecord, sleeping) as u64;
+        w.ram(self.hca).write(at, &sleeping.to_le_bytes());
     }
 
     /// The next completion of the admin queue, if there is one.

@@ -59,6 +59,21 @@ fn h02_a_reset_destroys_everything() {
 }
 
 #[test]
+fn h02_a_bad_admin_record_is_fatal_too() {
+    for record in [RAM_BASE + 0x2040, 0x1000, u64::MAX - 127] {
+        let mut w = World::new(1);
+        let hca = w.add_hca(MEMORY);
+        w.write_reg(hca, regs::ASQ_ADDR, 8, RAM_BASE);
+        w.write_reg(hca, regs::ACQ_ADDR, 8, RAM_BASE + 4096);
+        w.write_reg(hca, regs::AQ_LOG_SIZE, 4, 4);
+        w.write_reg(hca, regs::AQ_RECORD, 8, record);
+        w.write_reg(hca, regs::CTRL, 4, regs::CTRL_ENABLE.into());
+        let health = w.read_reg(hca, regs::HEALTH, 4) as u32;
+        assert_eq!(health, regs::HEALTH_AQ_CONFIG, "{record:#x}");
+    }
+}
+
+#[test]
 fn h02_a_bad_admin_queue_is_fatal_until_reset() {
     let cases = [
         (RAM_BASE + 8, RAM_BASE + 4096, 4, "unaligned"),

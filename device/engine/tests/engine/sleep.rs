@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The doorbell's two faces, and sleep without lost wake-ups.
 
-use verbena_engine::testing::{Pair, SendWr};
+use verbena_engine::testing::{Guest, Pair, SendWr, World};
+use verbena_hw::admin::Opcode;
 use verbena_hw::doorbell::RING_SCAN;
+use verbena_hw::regs;
 
 #[test]
 fn h02_sleep_is_announced_and_withdrawn() {
@@ -98,4 +100,71 @@ fn h02_idle_polls_do_nothing_and_deadlines_are_told() {
     let at = w.poll().next_deadline.expect("an RNR timer");
     assert_eq!(at.as_nanos() - w.now.as_nanos(), 640_000);
     assert!(w.engine.prepare_sleep(&w.env), "a timer is no reason to stay awake");
+}
+
+#[test]
+fn h03_a_device_that_is_awake_finds_commands_in_the_record() {
+    let mut w = World::new(1);
+    let mut g = Guest::start_with_record(&mut w, 4 << 20);
+    w.run();
+    let errors = w.read_reg(g.hca, regs::ACCESS_ERRORS, 4);
+    let before = w.read_reg(g.hca, regs::ASQ_TAIL, 4);
+    g.submit(&mut w, Opcode::NOP, &[0u8; 0], 7);
+    let now = w.read_reg(g.hca, regs::ASQ_TAIL, 4);
+    assert_eq!(now, before, "no register was written");
+    assert!(!w.engine.prepare_sleep(&w.env), "the last look finds it");
+    assert_eq!(g.admin_kick(&w), 0, "the announcement is withdrawn");
+    w.run();
+    assert_eq!(g.reap(&mut w).expect("a completion").id, 7);
+
+    // Asleep it says so, and is told by the register.
+    w.run();
+    assert!(w.engine.prepare_sleep(&w.env));
+    assert_eq!(g.admin_kick(&w), 1);
+    g.submit(&mut w, Opcode::NOP, &[0u8; 0], 8);
+    w.engine.wake(&w.env);
+    assert_eq!(g.admin_kick(&w), 0);
+    w.run();
+    assert_eq!(g.reap(&mut w).expect("a completion").id, 8);
+    assert_eq!(w.read_reg(g.hca, regs::ACCESS_ERRORS, 4), errors);
+}
+
+#[test]
+fn h03_a_late_register_write_does_not_take_a_command_back() {
+    let mut w = World::new(1);
+    let mut g = Guest::start_with_record(&mut w, 4 << 20);
+    w.run();
+    let before = w.read_reg(g.hca, regs::ASQ_TAIL, 4);
+    g.submit(&mut w, Opcode::NOP, &[0u8; 0], 1);
+    g.submit(&mut w, Opcode::NOP, &[0u8; 0], 2);
+    w.run();
+    // As of the first of the two: registers are written in order among themselves, and late.
+    w.write_reg(g.hca, regs::ASQ_TAIL, 4, before + 1);
+    w.run();
+    assert_eq!(w.read_reg(g.hca, regs::HEALTH, 4), 0);
+    assert_eq!(g.reap(&mut w).map(|c| c.id), Some(1));
+    assert_eq!(g.reap(&mut w).map(|c| c.id), Some(2));
+}
+
+#[test]
+fn h03_completions_signal_only_those_who_sleep() {
+    let mut w = World::new(1);
+    let mut g = Guest::start_with_record(&mut w, 4 << 20);
+    w.run();
+    w.take_interrupts(g.hca, 0);
+    g.submit(&mut w, Opcode::NOP, &[0u8; 0], 1);
+    w.run();
+    assert_eq!(w.take_interrupts(g.hca, 0), 0, "nobody sleeps");
+    g.set_sleeping(&w, 1);
+    g.submit(&mut w, Opcode::NOP, &[0u8; 0], 2);
+    w.run();
+    assert_eq!(w.take_interrupts(g.hca, 0), 1);
+    // That the device stops is said whoever sleeps.
+    g.set_sleeping(&w, 0);
+    w.write_reg(g.hca, regs::ACQ_HEAD, 4, 0);
+    w.ram_mut(g.hca).unmap(verbena_engine::testing::RAM_BASE);
+    w.write_reg(g.hca, regs::ASQ_TAIL, 4, 99);
+    w.run();
+    assert_ne!(w.read_reg(g.hca, regs::HEALTH, 4), 0);
+    assert_eq!(w.take_interrupts(g.hca, 0), 1);
 }
