@@ -7,6 +7,7 @@ use crate::stage::Stage;
 use anyhow::{ensure, Context, Result};
 use std::path::PathBuf;
 use verbena_launcher::valgrind::Callgrind;
+use verbena_launcher::{Hca, HcaConfig};
 
 /// What they should be at most.
 const DEVICE_TARGET: f64 = 300.0;
@@ -15,7 +16,7 @@ const DRIVER_TARGET: f64 = 100.0;
 /// What they must not be more than: the last figure and a little for another compiler. Whoever makes the path cheaper
 /// lowers them.
 const DEVICE_CEILING: f64 = 1550.0;
-const DRIVER_CEILING: f64 = 145.0;
+const DRIVER_CEILING: f64 = 125.0;
 
 /// The tests of it.
 pub(super) const DEVICE_TEST: &str = "p08_a_small_write_takes_no_more_of_the_devices_instructions";
@@ -53,7 +54,14 @@ fn device(stage: &Stage) -> Result<f64> {
 fn driver(stage: &Stage) -> Result<f64> {
     let callgrind = Callgrind::find(stage.progress())?;
     let program = example(stage, "verbena")?;
-    let hca = stage.hca(1, &stage.checkout().logs("bench")?)?;
+    // One that does not sleep: how a sleeping device is woken is not what is counted.
+    let hca = Hca::start(&HcaConfig {
+        program: stage.program("verbena-hca")?.to_owned(),
+        count: 1,
+        log: None,
+        arguments: vec!["--poll-us".into(), "1000000".into()],
+        log_file: stage.checkout().logs("bench")?.join("verbena-hca.log"),
+    })?;
     let attach = format!("direct:{}", hca.socket(0).display());
     a_message(|batches| callgrind.instructions_in("messages::driver_*", &program, &[&attach, &batches.to_string()]))
 }
