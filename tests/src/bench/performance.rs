@@ -43,7 +43,8 @@ fn markdown(rows: &[Row]) -> String {
     let mut text =
         String::from("| row | case | figure | reference | ratio | target | met |\n|---|---|---|---|---|---|---|\n");
     let maybe = |n: Option<f64>| n.map(number).unwrap_or_default();
-    for row in rows {
+    // The layouts of completions have a document of their own.
+    for row in rows.iter().filter(|row| row.id != "U24") {
         let met = match row.met {
             Some(true) => "yes",
             Some(false) => "**no**",
@@ -74,9 +75,10 @@ mod tests {
         let rows = [
             Row::against("P1", "a message", 0.9, "us", 0.3, 2.0),
             Row::plain("-", "another", 7.0, "us"),
+            Row::plain("U24", "a third", 1.0, "us"),
         ];
         let table = markdown(&rows);
-        assert_eq!(table.lines().count(), 2 + rows.len());
+        assert_eq!(table.lines().count(), 2 + 2);
         assert!(
             table.contains("| P1 | a message | 0.90 us | 0.30 | 3 | ratio <= 2 | **no** |"),
             "{table}"
