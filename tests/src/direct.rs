@@ -123,6 +123,19 @@ impl Traffic {
         text
     }
 
+    /// Waits for its end, which must be a success.
+    fn ends_well(&mut self) -> Result<()> {
+        let status = self.process.wait_for(Duration::from_secs(60))?;
+        let status = status.context("the traffic does not end")?;
+        ensure!(
+            status.success(),
+            "the traffic ends ({}): {}",
+            describe(status),
+            conformance::last_words(&self.said())
+        );
+        Ok(())
+    }
+
     /// Waits for its first line of progress.
     fn wait_until_it_flows(&self) -> Result<()> {
         wait_until(Duration::from_secs(20), || Ok(self.said().contains("iterations")))
@@ -150,28 +163,10 @@ fn killed_application(world: &mut World) -> Result<()> {
     victim.process.signal(9);
     victim.process.wait()?;
     dump::wait_for(&world.stage, &world.hca, 0, Objects::NONE, Duration::from_secs(10))?;
-    let status = bystander
-        .process
-        .wait_for(Duration::from_secs(60))?
-        .context("the bystander does not end")?;
-    ensure!(
-        status.success(),
-        "the bystander was disturbed ({}): {}",
-        describe(status),
-        conformance::last_words(&bystander.said())
-    );
+    bystander.ends_well().context("the bystander was disturbed")?;
     // And the HCA of the dead can be attached again.
     let mut heir = world.traffic("heir", 0, &["--seconds", "1"])?;
-    let status = heir
-        .process
-        .wait_for(Duration::from_secs(60))?
-        .context("the heir does not end")?;
-    ensure!(
-        status.success(),
-        "attaching again fails: {}",
-        conformance::last_words(&heir.said())
-    );
-    Ok(())
+    heir.ends_well().context("attaching again fails")
 }
 
 fn dump_under_traffic(world: &mut World) -> Result<()> {
@@ -180,16 +175,7 @@ fn dump_under_traffic(world: &mut World) -> Result<()> {
         let objects = dump::objects(&world.stage, &world.hca, 2)?;
         ensure!(objects.qps > 0, "the dump misses the queue pairs in use: {objects:?}");
     }
-    let status = traffic
-        .process
-        .wait_for(Duration::from_secs(60))?
-        .context("the traffic does not end")?;
-    ensure!(
-        status.success(),
-        "the dumps disturbed it: {}",
-        conformance::last_words(&traffic.said())
-    );
-    Ok(())
+    traffic.ends_well().context("the dumps disturbed it")
 }
 
 fn queue_pairs_under_traffic(world: &mut World) -> Result<()> {
@@ -207,16 +193,7 @@ fn queue_pairs_under_traffic(world: &mut World) -> Result<()> {
             "the text misses a part:\n{text}"
         );
     }
-    let status = traffic
-        .process
-        .wait_for(Duration::from_secs(60))?
-        .context("the traffic does not end")?;
-    ensure!(
-        status.success(),
-        "looking disturbed it: {}",
-        conformance::last_words(&traffic.said())
-    );
-    Ok(())
+    traffic.ends_well().context("looking disturbed it")
 }
 
 /// The last scenario: the server does not come back.
@@ -224,14 +201,7 @@ fn killed_server(world: &mut World) -> Result<()> {
     let mut traffic = world.traffic("bereft", 3, &["--seconds", "600", "--expect-loss"])?;
     let control = world.hca.control();
     world.hca.kill9()?;
-    let status = traffic.process.wait_for(Duration::from_secs(60))?;
-    let status = status.context("the application hangs on a dead device")?;
-    ensure!(
-        status.success(),
-        "the loss was not told ({}): {}",
-        describe(status),
-        conformance::last_words(&traffic.said())
-    );
+    traffic.ends_well().context("the loss was not told")?;
     no_answer_is_one_line(&world.stage, &control)
 }
 

@@ -335,7 +335,7 @@ fn gid(gid: Gid) -> String {
     gid.to_string()
 }
 
-fn rights(bits: u32) -> Vec<&'static str> {
+pub(crate) fn rights(bits: u32) -> Vec<&'static str> {
     [
         (access::LOCAL_WRITE, "LOCAL_WRITE"),
         (access::REMOTE_WRITE, "REMOTE_WRITE"),

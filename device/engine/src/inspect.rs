@@ -89,7 +89,11 @@ impl QpReport {
         let qp = hca.qps.get(qpn)?;
         let entries = entries.min(MOST_ENTRIES);
         let datagrams = matches!(qp.kind, QpType::UD | QpType::GSI);
-        let busy = qp.req.current.is_some();
+        // One at most by a single copy; over packets, those that have been taken and are not acknowledged.
+        let busy = match &qp.wire {
+            Some(wire) => wire.sender.queue.len() as u32,
+            None => u32::from(qp.req.current.is_some()),
+        };
         let (sends, more_sends) = walk(ram, &qp.sq, qp.req.consumer, (entries, busy), |bytes, at| {
             SendEntry::decode(bytes, datagrams, at)
         });
@@ -97,7 +101,7 @@ impl QpReport {
         let ring = qp.rq.as_ref().map(|rq| (rq, qp.resp.consumer)).or(shared);
         let (receives, more_receives) = ring.map_or_else(Default::default, |(ring, consumer)| {
             // A receive leaves its ring when a message arrives: what the message is still filling is done here.
-            walk(ram, ring, consumer, (entries, false), ReceiveEntry::decode)
+            walk(ram, ring, consumer, (entries, 0), ReceiveEntry::decode)
         });
         let report = |cqn: Cqn| CqReport::new(hca, ram, cqn, qpn, entries);
         Some(Self {
@@ -166,12 +170,12 @@ struct Place {
 }
 
 /// Decodes a work queue's entries around its consumer, at most `limit` on either side, and counts those that are posted
-/// beyond. `busy`: the one at the consumer is being executed.
+/// beyond. `busy`: so many from the consumer on are being executed.
 fn walk<R: GuestRam, T>(
     ram: &R,
     ring: &Ring,
     consumer: u32,
-    (limit, busy): (u32, bool),
+    (limit, busy): (u32, u32),
     decode: impl Fn(&[u8], Place) -> T,
 ) -> (Vec<T>, u32) {
     let mut buffer = [0; 1 << MAX_LOG_STRIDE];
@@ -191,11 +195,7 @@ fn walk<R: GuestRam, T>(
     }
     let mut ahead = 0;
     while ahead < limit.min(ring.entries()) {
-        let stage = if busy && ahead == 0 {
-            Stage::InFlight
-        } else {
-            Stage::Posted
-        };
+        let stage = if ahead < busy { Stage::InFlight } else { Stage::Posted };
         if !show(consumer.wrapping_add(ahead), stage, bytes) {
             return (shown, 0);
         }

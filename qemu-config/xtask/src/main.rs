@@ -57,7 +57,7 @@ enum Command {
     Test(test::Arguments),
     /// A guest to type in, with the device, the tools and the module in it
     Shell(shell::Arguments),
-    /// Figures: what a call costs, beside what it should
+    /// Figures: how fast it is, beside what the machine can do, what a peer does, and what it should
     Bench(bench::Arguments),
     /// What CI and a person run before a commit: formatting, lints, documentation, unit tests
     Check(check::Arguments),

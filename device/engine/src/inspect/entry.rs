@@ -2,6 +2,7 @@
 //! Entries of rings, decoded for people: everything that is there is shown, also what the device would refuse.
 
 use super::{Place, Stage};
+use crate::dump::rights;
 use crate::incident::reason;
 use crate::qp::message::has_operands;
 use serde::Serialize;
@@ -221,7 +222,8 @@ fn operands(opcode: SendOpcode, header: &SendHeader, rest: &[u8]) -> String {
             )
         }
         SendOpcode::FAST_REGISTER => {
-            format!("region {:#x} at {:#x}", header.rkey.index(), header.remote_addr)
+            let (key, granted) = (header.rkey.index(), rights(header.imm).join("|"));
+            format!("region {key:#x} at {:#x} {granted}", header.remote_addr)
         }
         SendOpcode::FLUSH => {
             let args: FlushArgs = reads(rest);

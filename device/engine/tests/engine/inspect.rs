@@ -6,6 +6,8 @@ use verbena_engine::inspect::{Element, Remote, Stage};
 use verbena_engine::testing::{Pair, SendWr};
 use verbena_engine::QpReport;
 use verbena_hw::cqe::Status;
+use verbena_hw::id::Key;
+use verbena_hw::qp::access;
 use verbena_hw::wqe::SendOpcode;
 
 /// The first end's queue pair, with at most `entries` of each ring on either side.
@@ -33,6 +35,9 @@ fn h15_a_queue_pair_shows_its_rings_decoded() {
     pair.a
         .qp
         .post_quietly(&pair.world, SendWr::send(5, &[]).inline(b"abc").imm(7));
+    let granted = access::LOCAL_WRITE | access::REMOTE_READ;
+    let region = SendWr::register(6, Key::from_parts(0x77, 1), 0x4000, granted, &[sge]);
+    pair.a.qp.post_quietly(&pair.world, region);
     pair.a.post_recv(&mut pair.world, 9, 0x200, 64);
 
     let report = inspect(&pair, 16);
@@ -44,7 +49,8 @@ fn h15_a_queue_pair_shows_its_rings_decoded() {
             (2, Stage::Done, 1),
             (3, Stage::Done, 2),
             (4, Stage::Posted, 3),
-            (5, Stage::Posted, 4)
+            (5, Stage::Posted, 4),
+            (6, Stage::Posted, 5)
         ]
     );
     let write = &report.sends[0];
@@ -61,6 +67,9 @@ fn h15_a_queue_pair_shows_its_rings_decoded() {
     let send = &report.sends[4];
     assert_eq!((send.opcode.as_str(), send.bytes), ("SEND_WITH_IMM", 3));
     assert!(send.flags.contains(&"INLINE") && send.elements.is_empty());
+    let registration = &report.sends[5];
+    assert_eq!(registration.operands, "region 0x77 at 0x4000 LOCAL_WRITE|REMOTE_READ");
+    assert_eq!((registration.bytes, registration.remote), (5, None));
     assert_eq!(report.receives.len(), 1);
     assert_eq!((report.receives[0].wr_id, report.receives[0].bytes), (9, 64));
 

@@ -2,6 +2,7 @@
 //! What goes over the link when packets are lost, late, doubled or broken, one at a time.
 
 use core::time::Duration;
+use verbena_engine::inspect::Stage;
 use verbena_engine::testing::{Fate, Faults, NetPair, SendWr};
 use verbena_hw::admin::Opcode as Admin;
 use verbena_hw::cqe::Status;
@@ -237,6 +238,14 @@ fn h15_packet_the_dump_shows_what_is_under_way() {
     );
     assert_eq!((a.messages, a.oldest_psn, a.sent, a.ever_sent), (1, psn(1), 2, 2));
     assert_eq!((b.messages, b.answers), (0, 1));
+
+    // The SEND is taken and not acknowledged; one more is posted, and nobody has told the device.
+    pair.a.qp.post_quietly(&pair.net.a, SendWr::send(3, &[]));
+    let (hca, qpn) = (pair.a.guest.hca, pair.a.qp.qpn.get());
+    let report = pair.net.a.engine.inspect_qp(hca, qpn, 8, now, &pair.net.a.env);
+    let sends = report.expect("the queue pair is there").sends;
+    let stages: Vec<_> = sends.iter().map(|entry| (entry.wr_id, entry.stage)).collect();
+    assert_eq!(stages, [(1, Stage::Done), (2, Stage::InFlight), (3, Stage::Posted)]);
 }
 
 #[test]

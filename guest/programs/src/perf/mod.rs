@@ -44,7 +44,7 @@ pub enum Test {
 pub struct Options {
     #[command(flatten)]
     device: DeviceOptions,
-    /// What to measure; without, everything but turn-rate with many queue pairs.
+    /// What to measure; without, everything but turn-rate.
     #[arg(value_enum)]
     tests: Vec<Test>,
     /// Message sizes, separated by commas: 8,4K,1M. Without, what suits each test.
