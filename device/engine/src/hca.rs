@@ -22,7 +22,7 @@ use crate::time::Time;
 use crate::HcaConfig;
 use verbena_hw::cqe::{self, vendor, Cqe};
 use verbena_hw::eqe::{Eqe, Event};
-use verbena_hw::id::{Eqn, Gid, Qpn};
+use verbena_hw::id::{Cqn, Eqn, Gid, Qpn};
 use verbena_hw::qp::{Mtu, QpState};
 use verbena_hw::regs;
 
@@ -237,20 +237,7 @@ impl Hca {
         let Some(qp) = self.qps.get(qpn.get()) else {
             return;
         };
-        cqe.qpn = qpn;
-        cqe.cookie = qp.cookie;
-        cqe.timestamp = cx.now.as_nanos();
-        let cqn = match side {
-            Side::Send => {
-                cqe.consumed = qp.req.consumer;
-                qp.send_cqn
-            }
-            Side::Recv => {
-                cqe.consumed = qp.resp.consumer;
-                cqe.flags |= cqe::flags::RECV;
-                qp.recv_cqn
-            }
-        };
+        let cqn = qp.sign(&mut cqe, side, cx.now);
         if cqe.status == cqe::Status::WR_FLUSH_ERR.0 {
             self.counters.count(Counter::FlushedWrs);
         } else if cqe.status != cqe::Status::SUCCESS.0 {
@@ -266,20 +253,36 @@ impl Hca {
         match cq.push(cx.env.ram(self.id), cqe) {
             Ok(()) => {
                 if !was_dirty {
-                    self.dirty.push(cqn.get());
+                    self.mark_dirty(cqn);
                 }
             }
-            Err(fault) => {
-                let (eqn, cookie) = (cq.eqn, cq.cookie);
-                if !had_failed {
-                    self.cq_failed(cx, eqn, cqn.get(), cookie, fault);
-                }
-                if self.qps.get(qpn.get()).is_some_and(|qp| qp.state != QpState::ERR) {
-                    self.enter_error(cx, qpn);
-                    self.raise_qp(cx, qpn, Event::QP_FATAL, vendor::RING_UNREACHABLE);
-                }
-            }
+            Err(fault) => self.completion_lost(cx, qpn, cqn, fault, !had_failed),
         }
+    }
+
+    /// A completion of the queue pair did not go into its queue. `new`: the queue has failed with this one.
+    #[cold]
+    pub(crate) fn completion_lost<E: Env>(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        qpn: Qpn,
+        cqn: Cqn,
+        fault: CqFault,
+        new: bool,
+    ) {
+        if let Some((eqn, cookie)) = self.cqs.get(cqn.get()).map(|cq| (cq.eqn, cq.cookie)).filter(|_| new) {
+            self.cq_failed(cx, eqn, cqn.get(), cookie, fault);
+        }
+        if self.qps.get(qpn.get()).is_some_and(|qp| qp.state != QpState::ERR) {
+            self.enter_error(cx, qpn);
+            self.raise_qp(cx, qpn, Event::QP_FATAL, vendor::RING_UNREACHABLE);
+        }
+    }
+
+    /// The completion queue has entries that nobody has been told of, and had none before.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, cqn: Cqn) {
+        self.dirty.push(cqn.get());
     }
 
     fn cq_failed<E: Env>(&mut self, cx: &mut Cx<'_, E>, eqn: Eqn, cqn: u32, cookie: u64, fault: CqFault) {

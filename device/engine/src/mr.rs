@@ -96,6 +96,16 @@ impl Range<'_> {
         self.mr
     }
 
+    /// The whole stretch of the region in which the range begins: the address of its first byte in the region's own address
+    /// space, its DMA address, its length.
+    pub(crate) fn stretch(&self) -> Option<(u64, u64, u64)> {
+        if self.offset >= self.mr.len {
+            return None;
+        }
+        let (start, addr, len) = self.mr.extents.stretch(self.offset, self.mr.len);
+        Some((self.mr.iova.wrapping_add(start), addr, len))
+    }
+
     /// Its stretches, as those of a region of their own.
     pub(crate) fn extents(mut self) -> Extents {
         let (mut list, mut start) = (Vec::new(), 0);

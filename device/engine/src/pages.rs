@@ -39,6 +39,20 @@ impl Extents {
         }
     }
 
+    /// The stretch that byte `offset` of a region of `len` bytes is in: its first byte's place in the region, its DMA
+    /// address, its length.
+    pub(crate) fn stretch(&self, offset: u64, len: u64) -> (u64, u64, u64) {
+        debug_assert!(offset < len);
+        match self {
+            Extents::One(addr) => (0, *addr, len),
+            Extents::Many(list) => {
+                let i = list.partition_point(|e| e.start <= offset) - 1;
+                let end = list.get(i + 1).map_or(len, |next| next.start);
+                (list[i].start, list[i].addr, end - list[i].start)
+            }
+        }
+    }
+
     /// Stretches in order, the first from 0; none are a region without bytes.
     pub(crate) fn from_list(list: Vec<Extent>) -> Self {
         match list[..] {

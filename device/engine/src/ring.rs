@@ -45,6 +45,14 @@ impl Ring {
         }
     }
 
+    /// DMA address of the entry that counter `index` falls on, and how many entries are there in one stretch, it included.
+    #[inline]
+    pub(crate) fn run(&self, index: u32) -> (u64, u32) {
+        let offset = u64::from(slot(index, self.log_entries)) << self.log_stride;
+        let (addr, bytes) = self.extents.locate(offset, 1 << (self.log_entries + self.log_stride));
+        (addr, (bytes >> self.log_stride) as u32)
+    }
+
     /// The phase bit of counter `index`.
     #[inline]
     pub(crate) fn phase(&self, index: u32) -> u8 {

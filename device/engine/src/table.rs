@@ -92,6 +92,28 @@ impl<T> Table<T> {
         slot.value.as_mut()
     }
 
+    /// Takes an object out for a short time; its number stays its own, and names nothing until [`Table::give_back`].
+    #[inline]
+    pub(crate) fn lend(&mut self, number: u32) -> Option<T> {
+        let slot = self.slots.get_mut((number & SLOT_MASK) as usize)?;
+        if u32::from(slot.generation) != number >> SLOT_BITS {
+            return None;
+        }
+        slot.value.take()
+    }
+
+    /// Puts a lent object back.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such slot.
+    #[inline]
+    pub(crate) fn give_back(&mut self, number: u32, value: T) {
+        let slot = &mut self.slots[(number & SLOT_MASK) as usize];
+        debug_assert!(u32::from(slot.generation) == number >> SLOT_BITS && slot.value.is_none());
+        slot.value = Some(value);
+    }
+
     pub(crate) fn remove(&mut self, number: u32) -> Option<T> {
         let index = number & SLOT_MASK;
         let slot = self.slots.get_mut(index as usize)?;

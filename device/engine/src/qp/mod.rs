@@ -8,6 +8,7 @@
 //! | [`transport`] | what a requester says to a responder, and what comes back |
 //! | [`requester`] | the send queue: execution, retries, completions |
 //! | [`responder`] | the other end: sequence numbers, access, receive queue |
+//! | [`express`] | the ordinary message, whole |
 //! | [`local`] | the short cut between two queue pairs of one server |
 //! | [`datagram`] | UD and the general services interface: both ends of a message that nobody acknowledges |
 //! | [`unreliable`] | UC: both ends of a connection without acknowledgements |
@@ -15,6 +16,7 @@
 //! | [`modify`] | the state machine |
 
 pub(crate) mod datagram;
+pub(crate) mod express;
 pub(crate) mod flush;
 pub(crate) mod local;
 pub(crate) mod message;
@@ -26,10 +28,12 @@ pub(crate) mod transport;
 pub(crate) mod unreliable;
 
 use crate::env::HcaId;
+use crate::hca::Side;
 use crate::packet::Wire;
 use crate::ring::Ring;
 use crate::time::Time;
 use message::{Message, Receive};
+use verbena_hw::cqe::{self, Cqe};
 use verbena_hw::id::{Cqn, Eqn, Gid, Pdn, Psn, Qpn, Srqn};
 use verbena_hw::qp::{QpAttrs, QpState, QpType};
 
@@ -152,6 +156,26 @@ impl Qp {
             Qpn::GSI
         } else {
             self.qpn
+        }
+    }
+
+    /// Fills in what the queue pair knows of a completion, once its consumer counter is that after the work request; says
+    /// which queue it goes to.
+    #[inline]
+    pub(crate) fn sign(&self, cqe: &mut Cqe, side: Side, now: Time) -> Cqn {
+        cqe.qpn = self.qpn;
+        cqe.cookie = self.cookie;
+        cqe.timestamp = now.as_nanos();
+        match side {
+            Side::Send => {
+                cqe.consumed = self.req.consumer;
+                self.send_cqn
+            }
+            Side::Recv => {
+                cqe.consumed = self.resp.consumer;
+                cqe.flags |= cqe::flags::RECV;
+                self.recv_cqn
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use crate::mw;
 use crate::packet::sender;
 use crate::qp::message::{BadRequest, Message, Operation, SendLimits, Tail, Unsent};
 use crate::qp::transport::{packets, response_timeout, rnr_time, Nak, Outcome, Request};
-use crate::qp::{flush, local, Qp, Wait};
+use crate::qp::{express, flush, local, Qp, Wait};
 use crate::schedule::QpRef;
 use crate::Budget;
 use verbena_hw::cqe::{vendor, Cqe, Status};
@@ -46,7 +46,13 @@ enum Next {
 /// Gives the queue pair its turn.
 #[inline]
 pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Budget) -> Turn {
-    for _ in 0..TURN {
+    let mut left = TURN;
+    while left > 0 {
+        match express::run(hcas, cx, at, &mut left, budget) {
+            express::End::Empty => return Turn::Idle,
+            express::End::Spent => break,
+            express::End::Other => left -= 1,
+        }
         let Some(hca) = hcas.get_mut(at.hca) else {
             return Turn::Idle;
         };

@@ -7,6 +7,7 @@ use crate::qp::message::SgeList;
 use core::sync::atomic::{fence, Ordering};
 use verbena_hw::cqe::vendor;
 use verbena_hw::id::Pdn;
+use vm_memory::VolatileSlice;
 
 /// Checks the elements that hold the bytes from `offset` to `offset + len` of a list: keys, rights, ranges.
 ///
@@ -149,6 +150,26 @@ const UNREACHABLE: KeyFault = KeyFault(vendor::UNREACHABLE);
 /// buffer sees the whole message when it sees the end.
 const TAIL: usize = 8;
 
+/// Copies the end of a message, or all of it: as many bytes as both slices have.
+#[inline]
+pub(crate) fn copy_whole(from: &VolatileSlice<'_>, to: &VolatileSlice<'_>) {
+    let n = from.len().min(to.len());
+    if n <= TAIL {
+        from.copy_to_volatile_slice(*to);
+        return;
+    }
+    let head = n - TAIL;
+    let split = "both slices have at least n bytes";
+    from.subslice(0, head)
+        .expect(split)
+        .copy_to_volatile_slice(to.subslice(0, head).expect(split));
+    // Release: the tail is visible only after the rest.
+    fence(Ordering::Release);
+    from.subslice(head, TAIL)
+        .expect(split)
+        .copy_to_volatile_slice(to.subslice(head, TAIL).expect(split));
+}
+
 /// Copies `len` bytes, once, from stretches of one guest's memory to stretches of another's. `last`: these are the
 /// message's last bytes.
 #[inline]
@@ -184,17 +205,8 @@ pub(crate) fn copy<S: GuestRam, D: GuestRam>(
             .slice(to, max.min(s.len()), Dma::Write)
             .ok_or(CopyFault::Destination(UNREACHABLE))?;
         let n = d.len().min(s.len()).min(max);
-        if last && n as u64 == left && n > TAIL {
-            let head = n - TAIL;
-            let split = "both slices have at least n bytes";
-            s.subslice(0, head)
-                .expect(split)
-                .copy_to_volatile_slice(d.subslice(0, head).expect(split));
-            // Release: the tail is visible only after the rest.
-            fence(Ordering::Release);
-            s.subslice(head, TAIL)
-                .expect(split)
-                .copy_to_volatile_slice(d.subslice(head, TAIL).expect(split));
+        if last && n as u64 == left {
+            copy_whole(&s, &d);
         } else {
             // The shorter of the two decides: `d` was asked for no more than `s` has.
             s.copy_to_volatile_slice(d);

@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ordinary message, whole: WRITEs and SENDs of one stretch of memory to one stretch of memory, between two queue
+//! pairs of one server that have nothing else in progress.
+//!
+//! The general path ([`super::requester`], [`super::local`], [`super::responder`]) takes a message through its steps by
+//! number, because anything may happen between two of them. Here nothing can: everything that a turn needs is looked up
+//! once, and a message either passes all checks of the general path and is executed, or is left in its ring as it was
+//! found, for the general path to say what is wrong with it or to do what is seldom. So there is nothing here about
+//! errors, and none is possible but one: a completion queue that fails.
+
+use crate::counters::Counter;
+use crate::cq::{Cq, CqFault};
+use crate::engine::Hcas;
+use crate::env::{Dma, Env, GuestRam};
+use crate::hca::{Cx, Hca, Side};
+use crate::limits::SLICE;
+use crate::mr::{MrTable, LOCAL, NO_KEY};
+use crate::qp::local;
+use crate::qp::sg;
+use crate::qp::transport::packets;
+use crate::qp::{Arriving, Qp, Wait};
+use crate::ram;
+use crate::ring::Ring;
+use crate::schedule::QpRef;
+use crate::time::Time;
+use crate::Budget;
+use core::sync::atomic::Ordering;
+use verbena_hw::cqe::{self, Cqe};
+use verbena_hw::id::{Cqn, Key, Pdn};
+use verbena_hw::qp::{access, Mtu, QpState};
+use verbena_hw::ring::OWNER_PHASE;
+use verbena_hw::wqe::{send_flags, RecvHeader, SendHeader, SendOpcode, Sge};
+use vm_memory::{VolatileMemory, VolatileSlice};
+use zerocopy::transmute;
+
+/// What a run of ordinary messages ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The send queue is empty.
+    Empty,
+    /// The next entry is for the general path, or something else is: it was not looked at closely.
+    Other,
+    /// The turn or its budget is used up.
+    Spent,
+}
+
+/// Executes the ordinary messages at the head of the queue pair's send queue, at most `left` of them.
+#[inline]
+pub(crate) fn run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, left: &mut u32, budget: &mut Budget) -> End {
+    let Some(peer) = begins(hcas, cx, at) else {
+        return End::Other;
+    };
+    let Some(mut lent) = Lent::take(hcas, at, peer) else {
+        return End::Other;
+    };
+    let (Some(here), Some(there)) = (hcas.get(at.hca), hcas.get(peer.hca)) else {
+        return End::Other;
+    };
+    let mut run = Run::new(cx, here, there, &lent);
+    let end = run.messages(&mut lent, left, budget);
+    let done = run.done;
+    lent.give_back(hcas, cx, at, peer, &done);
+    end
+}
+
+/// The peer, if the queue pair can begin an ordinary message at all.
+#[inline]
+fn begins<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<QpRef> {
+    let hca = hcas.get(at.hca)?;
+    let qp = hca.qps.get(at.qpn.get())?;
+    let ready = qp.state == QpState::RTS && qp.wait == Wait::Nothing && qp.req.current.is_none() && qp.max_send_sge > 0;
+    if !ready || hca.regs.is_fatal() {
+        return None;
+    }
+    local::find_peer(hcas, cx, at)
+}
+
+/// What a run works on, taken out of its tables for so long.
+struct Lent {
+    qp: Box<Qp>,
+    peer: Box<Qp>,
+    /// The peer's may be the same as the sender's: then it is only here once, as the sender's.
+    send_cq: Box<Cq>,
+    recv_cq: Option<Box<Cq>>,
+}
+
+impl Lent {
+    /// `None`: the two are not in step, or are one; nothing has been taken.
+    #[inline]
+    fn take(hcas: &mut Hcas, at: QpRef, peer: QpRef) -> Option<Self> {
+        if at == peer {
+            return None;
+        }
+        let responder = hcas.qp_mut(peer)?;
+        let (state, psn, mtu) = (responder.state, responder.resp.psn, responder.attrs.path_mtu);
+        let (established, recv_cqn) = (responder.resp.established, responder.recv_cqn);
+        let listens = match state {
+            QpState::RTS | QpState::SQD => true,
+            // The first request there raises an event.
+            QpState::RTR => established,
+            _ => false,
+        };
+        if !listens || !matches!(responder.resp.arriving, Arriving::Nothing) {
+            return None;
+        }
+        let requester = hcas.qp_mut(at)?;
+        if requester.req.psn != psn || requester.attrs.path_mtu != mtu {
+            return None;
+        }
+        let send_cqn = requester.send_cqn;
+        let same = at.hca == peer.hca && send_cqn == recv_cqn;
+        let held = "a queue pair holds its completion queues: DESTROY_CQ answers IN_USE";
+        let hca = hcas.get_mut(at.hca)?;
+        let qp = hca.qps.lend(at.qpn.get())?;
+        let send_cq = hca.cqs.lend(send_cqn.get()).expect(held);
+        let hca = hcas.get_mut(peer.hca).expect("it was there a moment ago");
+        let peer = hca.qps.lend(peer.qpn.get()).expect("it is another one, and was there");
+        let recv_cq = (!same).then(|| hca.cqs.lend(recv_cqn.get()).expect(held));
+        Some(Self {
+            qp,
+            peer,
+            send_cq,
+            recv_cq,
+        })
+    }
+
+    /// Puts everything back, and does for it all at once what the general path does for each message.
+    #[inline]
+    fn give_back<E: Env>(self, hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, peer_at: QpRef, done: &Done) {
+        let (mut qp, peer) = (self.qp, self.peer);
+        let (send_cqn, recv_cqn) = (qp.send_cqn, peer.recv_cqn);
+        if done.messages > 0 {
+            (qp.req.retries_left, qp.req.rnr_left) = (qp.attrs.retry_cnt, qp.attrs.rnr_retry);
+        }
+        let hca = hcas.get_mut(peer_at.hca).expect("HCAs do not go within a turn");
+        hca.qps.give_back(peer_at.qpn.get(), peer);
+        if let Some(cq) = self.recv_cq {
+            hca.cqs.give_back(recv_cqn.get(), cq);
+        }
+        hca.counters.add(Counter::RcvdMsgs, done.messages);
+        hca.counters.add(Counter::RcvdBytes, done.bytes);
+        let hca = hcas.get_mut(at.hca).expect("HCAs do not go within a turn");
+        hca.qps.give_back(at.qpn.get(), qp);
+        hca.cqs.give_back(send_cqn.get(), self.send_cq);
+        hca.counters.add(Counter::SentMsgs, done.messages);
+        hca.counters.add(Counter::SentBytes, done.bytes);
+        done.received.settle(hcas, cx, peer_at, recv_cqn);
+        done.sent.settle(hcas, cx, at, send_cqn);
+    }
+}
+
+/// What a run has done that is not in the queue pairs themselves.
+#[derive(Clone, Copy, Default)]
+struct Done {
+    messages: u64,
+    bytes: u64,
+    sent: Completed,
+    received: Completed,
+}
+
+/// What has become of a completion queue.
+#[derive(Clone, Copy, Default)]
+struct Completed {
+    /// It has entries that nobody has been told of, and had none before.
+    dirty: bool,
+    /// It has failed, and whether for the first time.
+    fault: Option<(CqFault, bool)>,
+}
+
+impl Completed {
+    /// Writes an entry.
+    #[inline]
+    fn push<R: GuestRam>(&mut self, ram: &R, cq: &mut Cq, cqe: Cqe) {
+        let (was_dirty, had_failed) = (cq.is_dirty(), cq.failed.is_some());
+        match cq.push(ram, cqe) {
+            Ok(()) => self.dirty |= !was_dirty,
+            Err(fault) => self.fault = Some((fault, !had_failed)),
+        }
+    }
+
+    #[inline]
+    fn settle<E: Env>(self, hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, cqn: Cqn) {
+        if let (false, None) = (self.dirty, self.fault) {
+            return;
+        }
+        let hca = hcas.get_mut(at.hca).expect("HCAs do not go within a turn");
+        if self.dirty {
+            hca.mark_dirty(cqn);
+        }
+        if let Some((fault, new)) = self.fault {
+            hca.completion_lost(cx, at.qpn, cqn, fault, new);
+        }
+    }
+}
+
+/// One side's memory as its keys show it: the last region that a key named, and where in this process that is.
+struct View<'a, R> {
+    mrs: &'a MrTable,
+    ram: &'a R,
+    pdn: Pdn,
+    rights: u32,
+    dma: Dma,
+    key: Key,
+    /// The address, in the region's own address space, of the first byte of `memory`.
+    start: u64,
+    memory: VolatileSlice<'a>,
+}
+
+impl<'a, R: GuestRam> View<'a, R> {
+    #[inline]
+    fn new(mrs: &'a MrTable, ram: &'a R, pdn: Pdn, rights: u32, dma: Dma) -> Self {
+        Self {
+            mrs,
+            ram,
+            pdn,
+            rights,
+            dma,
+            key: NO_KEY,
+            start: 0,
+            memory: nothing(),
+        }
+    }
+
+    /// The `len` bytes at `addr` of the region with this key, checked, if they are in one piece.
+    #[inline]
+    fn piece(&mut self, key: Key, addr: u64, len: usize) -> Option<VolatileSlice<'a>> {
+        if key == self.key {
+            // Below the first byte the subtraction wraps to something beyond any length.
+            if let Ok(piece) = self.memory.subslice(addr.wrapping_sub(self.start) as usize, len) {
+                return Some(piece);
+            }
+        }
+        self.look_up(key, addr, len)
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, key: Key, addr: u64, len: usize) -> Option<VolatileSlice<'a>> {
+        let range = self.mrs.check(key, self.pdn, addr, len as u64, self.rights).ok()?;
+        let (start, dma, run) = range.stretch()?;
+        let memory = self.ram.slice(dma, usize::try_from(run).ok()?, self.dma)?;
+        let piece = memory.subslice(addr.wrapping_sub(start) as usize, len).ok();
+        (self.key, self.start, self.memory) = (key, start, memory);
+        piece
+    }
+}
+
+/// Memory that a view or a ring has before anything was looked up.
+fn nothing<'a>() -> VolatileSlice<'a> {
+    VolatileSlice::from(&mut [][..])
+}
+
+/// The entries of a ring from one on, as far as they are in one piece.
+struct Entries<'a> {
+    first: u32,
+    count: u32,
+    memory: VolatileSlice<'a>,
+}
+
+impl<'a> Entries<'a> {
+    fn none() -> Self {
+        Self {
+            first: 0,
+            count: 0,
+            memory: nothing(),
+        }
+    }
+
+    /// Where in [`Entries::memory`] the entry is that counter `index` falls on; all of its stride is there.
+    #[inline(always)]
+    fn find<R: GuestRam>(&mut self, ram: &'a R, ring: &Ring, index: u32) -> Option<usize> {
+        let n = index.wrapping_sub(self.first);
+        if n < self.count {
+            return Some((n as usize) << ring.log_stride);
+        }
+        self.look_up(ram, ring, index)
+    }
+
+    #[inline(never)]
+    fn look_up<R: GuestRam>(&mut self, ram: &'a R, ring: &Ring, index: u32) -> Option<usize> {
+        let (addr, entries) = ring.run(index);
+        self.memory = ram.slice(addr, (entries as usize) << ring.log_stride, Dma::Read)?;
+        (self.first, self.count) = (index, (self.memory.len() >> ring.log_stride) as u32);
+        (self.count > 0).then_some(0)
+    }
+}
+
+/// An ordinary send entry.
+struct Send<'a> {
+    header: SendHeader,
+    len: usize,
+    /// Its data, if the entry has it in itself.
+    inline: Option<VolatileSlice<'a>>,
+    sge: Sge,
+}
+
+/// Whether an entry is one, and for whom.
+enum Posted<'a> {
+    Nothing,
+    Ordinary(Send<'a>),
+    Other,
+}
+
+/// A run of messages from one queue pair to its peer.
+struct Run<'a, R> {
+    now: Time,
+    own_ram: &'a R,
+    peer_ram: &'a R,
+    source: View<'a, R>,
+    /// What the peer's receives name.
+    receive: View<'a, R>,
+    /// What the peer lends by R_Keys.
+    remote: View<'a, R>,
+    sends: Entries<'a>,
+    receives: Entries<'a>,
+    mtu: u32,
+    done: Done,
+}
+
+impl<'a, R: GuestRam> Run<'a, R> {
+    #[inline]
+    fn new<E: Env<Ram = R>>(cx: &Cx<'a, E>, here: &'a Hca, there: &'a Hca, lent: &Lent) -> Self {
+        let (own_ram, peer_ram) = (cx.env.ram(here.id), cx.env.ram(there.id));
+        let pdn = lent.peer.pdn;
+        Self {
+            now: cx.now,
+            own_ram,
+            peer_ram,
+            source: View::new(&here.mrs, own_ram, lent.qp.pdn, LOCAL, Dma::Read),
+            receive: View::new(&there.mrs, peer_ram, pdn, access::LOCAL_WRITE | LOCAL, Dma::Write),
+            remote: View::new(&there.mrs, peer_ram, pdn, access::REMOTE_WRITE, Dma::Write),
+            sends: Entries::none(),
+            receives: Entries::none(),
+            // RTR took only codes with a meaning, and a send queue runs only after RTR.
+            mtu: Mtu(lent.qp.attrs.path_mtu).bytes().unwrap_or(256),
+            done: Done::default(),
+        }
+    }
+
+    #[inline]
+    fn messages(&mut self, lent: &mut Lent, left: &mut u32, budget: &mut Budget) -> End {
+        while *left > 0 && !budget.is_spent() {
+            let send = match self.fetch(&lent.qp) {
+                Posted::Ordinary(send) => send,
+                Posted::Nothing => return End::Empty,
+                Posted::Other => return End::Other,
+            };
+            let executed = if send.header.opcode == SendOpcode::WRITE.0 {
+                self.write(lent, &send)
+            } else {
+                self.send(lent, &send)
+            };
+            if executed.is_none() {
+                return End::Other;
+            }
+            self.succeed(lent, &send);
+            *left -= 1;
+            budget.operations = budget.operations.saturating_sub(1);
+            budget.bytes = budget.bytes.saturating_sub(send.len as u64);
+            if self.done.sent.fault.is_some() || self.done.received.fault.is_some() {
+                return End::Other;
+            }
+        }
+        // A turn that ends with the queue saves the next one.
+        match self.posted(&lent.qp) {
+            Some((_, None)) => End::Empty,
+            _ => End::Spent,
+        }
+    }
+
+    /// Where the next entry of the send queue is, and its first word if it has been posted. `None`: its memory is gone.
+    #[inline(always)]
+    fn posted(&mut self, qp: &Qp) -> Option<(usize, Option<u64>)> {
+        let index = qp.req.consumer;
+        let at = self.sends.find(self.own_ram, &qp.sq, index)?;
+        // Acquire: the rest of the entry, and the data it names, were written before this word.
+        let word0 = ram::word(&self.sends.memory, at).ok()?.load(Ordering::Acquire);
+        Some((at, (word0 as u8 & OWNER_PHASE == qp.sq.phase(index)).then_some(word0)))
+    }
+
+    /// Reads the next entry of the send queue, once.
+    #[inline]
+    fn fetch(&mut self, qp: &Qp) -> Posted<'a> {
+        const HEAD: usize = size_of::<SendHeader>();
+        let (at, word0) = match self.posted(qp) {
+            Some((at, Some(word0))) => (at, word0),
+            Some((_, None)) => return Posted::Nothing,
+            None => return Posted::Other,
+        };
+        let ring = &self.sends.memory;
+        // The smallest stride has the header and one element.
+        let Ok(rest) = ring.get_ref::<[u64; 5]>(at + 8) else {
+            return Posted::Other;
+        };
+        let rest = rest.load();
+        let header: SendHeader = transmute!([word0, rest[0], rest[1], rest[2]]);
+        let sge: Sge = transmute!([rest[3], rest[4]]);
+        let opcode = SendOpcode(header.opcode);
+        let ordinary = matches!(opcode, SendOpcode::WRITE | SendOpcode::SEND | SendOpcode::SEND_WITH_IMM);
+        if !ordinary || header.flags & !send_flags::ALL != 0 {
+            return Posted::Other;
+        }
+        let (len, inline) = if header.flags & send_flags::INLINE == 0 {
+            if header.num_sge != 1 || header.inline_len != 0 {
+                return Posted::Other;
+            }
+            (sge.len as usize, None)
+        } else {
+            let len = header.inline_len;
+            if header.num_sge != 0 || len > qp.max_inline.into() || HEAD + len as usize > qp.sq.stride() {
+                return Posted::Other;
+            }
+            match ring.subslice(at + HEAD, len as usize) {
+                Ok(data) => (len as usize, Some(data)),
+                Err(_) => return Posted::Other,
+            }
+        };
+        if len == 0 || len as u64 > SLICE {
+            return Posted::Other;
+        }
+        Posted::Ordinary(Send {
+            header,
+            len,
+            inline,
+            sge,
+        })
+    }
+
+    /// The message's data.
+    #[inline]
+    fn data(&mut self, send: &Send<'a>) -> Option<VolatileSlice<'a>> {
+        match send.inline {
+            Some(data) => Some(data),
+            None => self.source.piece(send.sge.lkey, send.sge.addr, send.len),
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, lent: &mut Lent, send: &Send<'a>) -> Option<()> {
+        if lent.peer.attrs.access & access::REMOTE_WRITE == 0 {
+            return None;
+        }
+        let from = self.data(send)?;
+        let to = self.remote.piece(send.header.rkey, send.header.remote_addr, send.len)?;
+        sg::copy_whole(&from, &to);
+        Some(())
+    }
+
+    #[inline]
+    fn send(&mut self, lent: &mut Lent, send: &Send<'a>) -> Option<()> {
+        let Lent {
+            peer, send_cq, recv_cq, ..
+        } = lent;
+        let from = self.data(send)?;
+        let (wr_id, sge) = self.next_receive(peer)?;
+        if send.len > sge.len as usize {
+            return None;
+        }
+        // The whole element, as it was posted, as in `sg::check`.
+        let room = self.receive.piece(sge.lkey, sge.addr, sge.len as usize)?;
+        let to = room.subslice(0, send.len).ok()?;
+        sg::copy_whole(&from, &to);
+        peer.resp.consumer = peer.resp.consumer.wrapping_add(1);
+        let (mut flags, imm) = match SendOpcode(send.header.opcode) {
+            SendOpcode::SEND_WITH_IMM => (cqe::flags::IMM, send.header.imm),
+            _ => (0, 0),
+        };
+        if send.header.flags & send_flags::SOLICITED != 0 {
+            flags |= cqe::flags::SOLICITED;
+        }
+        let mut cqe = Cqe {
+            opcode: cqe::Opcode::RECV.0,
+            flags,
+            wr_id,
+            byte_len: send.len as u32,
+            imm,
+            ..Cqe::default()
+        };
+        peer.sign(&mut cqe, Side::Recv, self.now);
+        let cq = recv_cq.as_mut().unwrap_or(send_cq);
+        self.done.received.push(self.peer_ram, cq, cqe);
+        Some(())
+    }
+
+    /// The next receive, without taking it: its id, and its only element.
+    #[inline]
+    fn next_receive(&mut self, peer: &Qp) -> Option<(u64, Sge)> {
+        let (rq, index) = (peer.rq.as_ref()?, peer.resp.consumer);
+        let at = self.receives.find(self.peer_ram, rq, index)?;
+        let ring = &self.receives.memory;
+        // Acquire: as for send entries.
+        let word0 = ram::word(ring, at).ok()?.load(Ordering::Acquire);
+        if word0 as u8 & OWNER_PHASE != rq.phase(index) {
+            return None;
+        }
+        let rest = ring.get_ref::<[u64; 3]>(at + 8).ok()?.load();
+        let header: RecvHeader = transmute!([word0, rest[0]]);
+        let sge: Sge = transmute!([rest[1], rest[2]]);
+        (header.num_sge == 1 && peer.max_recv_sge > 0).then_some((header.wr_id, sge))
+    }
+
+    /// The message is at its destination: both sides go on.
+    #[inline]
+    fn succeed(&mut self, lent: &mut Lent, send: &Send<'_>) {
+        let Lent { qp, peer, send_cq, .. } = lent;
+        let after = qp.req.psn.add(packets(send.len as u64, self.mtu));
+        (qp.req.psn, peer.resp.psn) = (after, after);
+        peer.resp.msn = (peer.resp.msn + 1) & 0x00ff_ffff;
+        qp.req.consumer = qp.req.consumer.wrapping_add(1);
+        self.done.messages += 1;
+        self.done.bytes += send.len as u64;
+        if qp.signal_all || send.header.flags & send_flags::SIGNALED != 0 {
+            let opcode = if send.header.opcode == SendOpcode::WRITE.0 {
+                cqe::Opcode::RDMA_WRITE
+            } else {
+                cqe::Opcode::SEND
+            };
+            let mut cqe = Cqe {
+                opcode: opcode.0,
+                wr_id: send.header.wr_id,
+                ..Cqe::default()
+            };
+            qp.sign(&mut cqe, Side::Send, self.now);
+            self.done.sent.push(self.own_ram, send_cq, cqe);
+        }
+    }
+}
