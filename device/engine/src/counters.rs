@@ -37,13 +37,23 @@ pub(crate) enum Counter {
     RcvdSeqErr,
     IcrcErrors,
     DroppedMalformed,
+    SentFrames,
+    RcvdFrames,
+    DroppedNoRule,
+    DroppedByRule,
 }
 
-const _: () = assert!(Counter::DroppedMalformed as usize + 1 == COUNTERS.len());
+const _: () = assert!(Counter::DroppedByRule as usize + 1 == COUNTERS.len());
 
 /// The counters of one HCA.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Counters([u64; COUNTERS.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; COUNTERS.len()])
+    }
+}
 
 impl Counters {
     #[inline]
@@ -79,5 +89,6 @@ mod tests {
         assert_eq!(at(Counter::RetransmittedPkts), "retransmitted_pkts");
         assert_eq!(at(Counter::IcrcErrors), "icrc_errors");
         assert_eq!(at(Counter::DroppedMalformed), "dropped_malformed");
+        assert_eq!(at(Counter::DroppedByRule), "dropped_by_rule");
     }
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The device's state for people and tools: one set of structures, as JSON and as text.
 
+mod flow;
 mod mw;
 mod srq;
 
+pub(crate) use flow::flows_to;
+pub use flow::FlowDump;
 pub use mw::MwDump;
 pub use srq::SrqDump;
 
@@ -87,6 +90,9 @@ pub struct HcaDump {
     /// Queue pairs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub qps: Vec<QpDump>,
+    /// Flow rules.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flows: Vec<FlowDump>,
     /// Counters by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub counters: Vec<CounterDump>,
@@ -152,6 +158,8 @@ pub struct ObjectsDump {
     pub srqs: usize,
     /// Queue pairs.
     pub qps: usize,
+    /// Flow rules.
+    pub flows: usize,
 }
 
 /// A doorbell page.
@@ -459,6 +467,7 @@ impl HcaDump {
                 mws: hca.mrs.iter().filter(|mr| matches!(mr.kind, Kind::Window(_))).count(),
                 srqs: hca.srqs.len(),
                 qps: hca.qps.len(),
+                flows: hca.flows.len(),
             },
             doorbells: Vec::new(),
             eqs: Vec::new(),
@@ -467,6 +476,7 @@ impl HcaDump {
             mws: mw::mws(hca, select),
             srqs: srq::srqs(hca, select),
             qps: qps(hca, select),
+            flows: flow::flows(hca, select),
             counters: Vec::new(),
             errors: Vec::new(),
         };
@@ -625,8 +635,8 @@ impl Display for HcaDump {
         let n = &self.objects;
         writeln!(
             f,
-            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} MW, {} SRQ, {} QP",
-            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.mws, n.srqs, n.qps
+            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} MW, {} SRQ, {} QP, {} flow rules",
+            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.mws, n.srqs, n.qps, n.flows
         )?;
         for d in &self.doorbells {
             writeln!(f, "  doorbell page {} at {:#x}, {} slots", d.index, d.addr, d.users)?;
@@ -695,6 +705,9 @@ impl Display for HcaDump {
                     .map_or("none".into(), |rq| format!("{}/{}", rq.consumer, rq.entries)),
                 qp.waits
             )?;
+        }
+        for flow in &self.flows {
+            writeln!(f, "  {flow}")?;
         }
         for counter in &self.counters {
             if counter.value != 0 {

@@ -8,6 +8,7 @@ use crate::doorbell::DoorbellTable;
 use crate::env::{Env, HcaId};
 use crate::eq::Eq;
 use crate::fabric::Fabric;
+use crate::flow::FlowTable;
 use crate::incident::Incidents;
 use crate::limits;
 use crate::mr::MrTable;
@@ -95,6 +96,7 @@ pub(crate) struct Hca {
     pub(crate) gsi: Option<Qpn>,
     /// Memberships of its queue pairs in multicast groups.
     pub(crate) memberships: u32,
+    pub(crate) flows: FlowTable,
     pub(crate) counters: Counters,
     pub(crate) incidents: Incidents,
     /// Extents of all rings and regions, limited by [`limits::EXTENTS`].
@@ -123,6 +125,7 @@ impl Hca {
             qps: Table::new(limits::QPS),
             gsi: None,
             memberships: 0,
+            flows: FlowTable::new(),
             counters: Counters::default(),
             incidents: Incidents::default(),
             extents: 0,

@@ -10,7 +10,7 @@ mod text;
 
 pub use entry::{CompletionEntry, Destination, Element, ReceiveEntry, Remote, SendEntry};
 
-use crate::dump::{CqDump, QpDump};
+use crate::dump::{flows_to, CqDump, FlowDump, QpDump};
 use crate::env::{Dma, GuestRam};
 use crate::hca::Hca;
 use crate::incident::IncidentDump;
@@ -49,6 +49,9 @@ pub struct QpReport {
     /// The completion queue of receives, if it is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recv_cq: Option<CqReport>,
+    /// Flow rules that lead to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flows: Vec<FlowDump>,
     /// What went wrong with it, oldest first, of what the HCA remembers ([`crate::incident::KEPT`]).
     pub errors: Vec<IncidentDump>,
 }
@@ -113,6 +116,7 @@ impl QpReport {
             more: (more_sends, more_receives),
             send_cq: report(qp.send_cqn),
             recv_cq: (qp.recv_cqn != qp.send_cqn).then(|| report(qp.recv_cqn)),
+            flows: flows_to(hca, qpn),
             errors: errors(hca, qpn),
         })
     }

@@ -22,6 +22,7 @@
 //! | `mw` | memory windows |
 //! | `cq`, `eq` | completions and events |
 //! | `srq` | receives that queue pairs share |
+//! | `flow`, `frame` | rules that steer raw frames, and the headers that they compare |
 //! | `qp` | queue pairs and the transport |
 //! | `packet` | the transport over packets |
 //! | `fabric`, `multicast` | who has which GID, and who is in which group |
@@ -38,6 +39,8 @@ mod env;
 mod eq;
 mod fabric;
 mod fast;
+mod flow;
+mod frame;
 mod hca;
 pub mod incident;
 pub mod inspect;

@@ -16,11 +16,16 @@ pub(crate) const QPS: u32 = MAX_SLOTS;
 /// Shared receive queues.
 pub(crate) const SRQS: u32 = MAX_SLOTS;
 /// Types of queue pairs: bit `n` for type `n`.
-pub(crate) const QP_TYPES: u32 = 1 << QpType::RC.0 | 1 << QpType::UC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0;
+pub(crate) const QP_TYPES: u32 =
+    1 << QpType::RC.0 | 1 << QpType::UC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0 | 1 << QpType::RAW.0;
 /// Queue pairs attached to one multicast group: one datagram is copied so many times at most.
 pub(crate) const GROUP: usize = 1024;
 /// Memberships in multicast groups of the queue pairs of one HCA.
 pub(crate) const MEMBERSHIPS: u32 = 1 << 16;
+/// Flow rules.
+pub(crate) const FLOWS: u32 = 1 << 16;
+/// Different pairs of priority and masks among them: look-ups that a frame costs at most.
+pub(crate) const FLOW_GROUPS: usize = 64;
 /// Completion queues.
 pub(crate) const CQS: u32 = MAX_SLOTS;
 /// Entries of a send or receive queue.

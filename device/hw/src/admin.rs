@@ -90,7 +90,7 @@ open_enum! {
         SET_GID = 0x04,
         /// Reads an entry of the GID table: [`crate::cmd::QueryGidReq`].
         QUERY_GID = 0x05,
-        /// Reads the port's counters: [`crate::cmd::QueryCountersRsp`].
+        /// Reads the port's counters: [`crate::cmd::QueryCountersReq`], [`crate::cmd::QueryCountersRsp`].
         QUERY_COUNTERS = 0x06,
         /// Writes the device's state as JSON text into memory: [`crate::cmd::DumpReq`].
         DUMP = 0x07,
@@ -170,6 +170,13 @@ open_enum! {
         ATTACH_MCAST = 0x50,
         /// Detaches it: [`crate::cmd::McastReq`].
         DETACH_MCAST = 0x51,
+
+        /// Makes a flow rule: [`crate::cmd::CreateFlowReq`].
+        CREATE_FLOW = 0x58,
+        /// Takes a flow rule away: [`crate::cmd::HandleReq`]. Its queue pair receives nothing by it any more.
+        DESTROY_FLOW = 0x59,
+        /// A flow rule, and what it has matched: [`crate::cmd::QueryFlowRsp`].
+        QUERY_FLOW = 0x5a,
     }
 }
 
@@ -214,5 +221,12 @@ open_enum! {
         QUEUE_FAILED = 17,
         /// The window cannot be bound as asked. `detail`: the [`crate::cqe::vendor`] reason.
         BIND_REFUSED = 18,
+
+        /// A flow rule compares what it cannot: a value outside its mask, a port without a protocol that has some, an address
+        /// without an IP version. `detail`: the offset of the field in the request.
+        BAD_MATCH = 32,
+        /// There is such a flow rule already: of the same type and priority, with the same match, for the same queue pair.
+        /// `detail`: its number.
+        DUPLICATE_FLOW = 33,
     }
 }

@@ -5,6 +5,7 @@
 //! completions and which the device never interprets.
 
 use crate::admin::PAYLOAD;
+use crate::flow::{FlowFields, FlowType};
 use crate::id::{Cqn, Eqn, Gid, Key, Pdn, Qpn, Srqn};
 use crate::layout::assert_layout;
 use crate::mw::MwType;
@@ -100,7 +101,11 @@ payload! {
         /// Shared receive queues.
         pub max_srq: u32,
         /// Zero.
-        pub reserved: [u32; 4],
+        pub reserved: [u32; 2],
+        /// Flow rules.
+        pub max_flow: u32,
+        /// Different pairs of priority and masks among the flow rules.
+        pub max_flow_groups: u32,
     }
 }
 
@@ -175,8 +180,8 @@ payload! {
     }
 }
 
-/// Names of the counters in [`QueryCountersRsp`], in its order.
-pub const COUNTERS: [&str; 30] = [
+/// Names of the port's counters, by number.
+pub const COUNTERS: [&str; 34] = [
     "sent_msgs",
     "rcvd_msgs",
     "sent_bytes",
@@ -207,13 +212,31 @@ pub const COUNTERS: [&str; 30] = [
     "rcvd_seq_err",
     "icrc_errors",
     "dropped_malformed",
+    "sent_frames",
+    "rcvd_frames",
+    "dropped_no_rule",
+    "dropped_by_rule",
 ];
+
+/// Counters in one response.
+pub const COUNTERS_AT_ONCE: usize = 30;
+
+payload! {
+    /// Request of QUERY_COUNTERS.
+    pub struct QueryCountersReq: 8 {
+        /// The number of the first.
+        pub first: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
 
 payload! {
     /// Response of QUERY_COUNTERS.
     pub struct QueryCountersRsp: 240 {
-        /// Values since the device started, in the order of [`COUNTERS`].
-        pub values: [u64; 30],
+        /// Values since the device started, in the order of [`COUNTERS`] from the first that was asked for on; zeros behind the
+        /// last that there is.
+        pub values: [u64; COUNTERS_AT_ONCE],
     }
 }
 
@@ -717,5 +740,55 @@ payload! {
         pub reserved: u32,
         /// The group ([`Gid::is_multicast`]).
         pub gid: Gid,
+    }
+}
+
+payload! {
+    /// Request of CREATE_FLOW.
+    pub struct CreateFlowReq: 160 {
+        /// The queue pair, of type RAW; 0 with [`crate::flow::flags::DROP`].
+        pub qpn: Qpn,
+        /// Type NORMAL: lower numbers first. Otherwise zero.
+        pub priority: u16,
+        /// Type.
+        pub flow_type: FlowType,
+        /// [`crate::flow::flags`].
+        pub flags: u8,
+        /// With [`crate::flow::flags::TAG`]: what receives by this rule carry, at most [`crate::flow::MAX_TAG`].
+        pub tag: u32,
+        /// Port, from 1.
+        pub port: u32,
+        /// Type NORMAL: what the fields must be. Otherwise zero.
+        pub value: FlowFields,
+        /// Which of their bits count.
+        pub mask: FlowFields,
+        /// Zero.
+        pub reserved: [u32; 4],
+    }
+}
+
+payload! {
+    /// Response of QUERY_FLOW.
+    pub struct QueryFlowRsp: 160 {
+        /// As in [`CreateFlowReq`].
+        pub qpn: Qpn,
+        /// As in [`CreateFlowReq`].
+        pub priority: u16,
+        /// As in [`CreateFlowReq`].
+        pub flow_type: FlowType,
+        /// As in [`CreateFlowReq`].
+        pub flags: u8,
+        /// As in [`CreateFlowReq`].
+        pub tag: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// As in [`CreateFlowReq`].
+        pub value: FlowFields,
+        /// As in [`CreateFlowReq`].
+        pub mask: FlowFields,
+        /// Frames that it has matched.
+        pub frames: u64,
+        /// Bytes of these.
+        pub bytes: u64,
     }
 }

@@ -93,6 +93,8 @@ pub mod flags {
     pub const GRH: u8 = 1 << 3;
     /// The peer asked for a solicited event.
     pub const SOLICITED: u8 = 1 << 4;
+    /// `imm` holds the tag of the flow rule that steered the frame here.
+    pub const TAG: u8 = 1 << 5;
 }
 
 /// A completion queue entry: one cache line. Word 0 is written last.
@@ -113,7 +115,7 @@ pub struct Cqe {
     pub wr_id: u64,
     /// Bytes received, or read by a READ or an atomic.
     pub byte_len: u32,
-    /// Immediate data in network order, or the invalidated key.
+    /// Immediate data in network order, or the invalidated key, or a flow rule's tag.
     pub imm: u32,
     /// The queue's consumer counter after this work request: every entry before it is free again.
     pub consumed: u32,
@@ -123,15 +125,15 @@ pub struct Cqe {
     pub timestamp: u64,
     /// Datagrams: the sender's QP.
     pub src_qpn: Qpn,
-    /// Datagrams: P_Key index.
+    /// Datagrams: P_Key index. Frames: the headers that were found ([`crate::flow::found`]).
     pub pkey_index: u16,
     /// Datagrams: service level.
     pub sl: u8,
     /// Zero.
     pub reserved0: u8,
-    /// Datagrams: the sender's MAC address.
+    /// Datagrams, frames: the sender's MAC address.
     pub smac: [u8; 6],
-    /// Datagrams: VLAN id, or 0xffff.
+    /// Datagrams, frames: VLAN id, or 0xffff.
     pub vlan: u16,
     /// The cookie that the queue pair was created with: a driver finds its QP by it without a search.
     pub cookie: u64,
@@ -187,6 +189,11 @@ named! {
         pub const FLUSH_OPERAND: u32 = 36;
         /// A region that work requests register is registered already, or the device has no memory for so many stretches.
         pub const REGION_STATE: u32 = 37;
+
+        /// A frame's source is not the port's MAC address.
+        pub const FOREIGN_MAC: u32 = 48;
+        /// A frame is shorter than its header.
+        pub const FRAME_LEN: u32 = 49;
     }
 }
 

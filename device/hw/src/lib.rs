@@ -22,6 +22,7 @@
 //! | [`cqe`] | completion queue entries, and the record by which a CQ is armed |
 //! | [`srq`] | shared receive queues |
 //! | [`mw`] | memory windows |
+//! | [`flow`] | raw Ethernet frames, and the rules that steer them |
 //! | [`eqe`] | event queue entries |
 //! | [`grh`] | what stands before a received datagram |
 //! | [`ring`] | ring indices, phases, and how rings and memory regions name their pages |
@@ -40,6 +41,7 @@ pub mod cmd;
 pub mod cqe;
 pub mod doorbell;
 pub mod eqe;
+pub mod flow;
 pub mod grh;
 pub mod id;
 mod layout;

@@ -7,7 +7,7 @@
 //!
 //! A send entry is a [`SendHeader`], then for atomics an [`AtomicArgs`], for BIND_MW a [`BindArgs`], for FLUSH a
 //! [`FlushArgs`], for UD a [`UdArgs`], then either `num_sge`
-//! [`Sge`]s or `inline_len` bytes. A receive entry is a [`RecvHeader`] and its [`Sge`]s.
+//! [`Sge`]s or `inline_len` bytes. A raw frame ([`crate::flow`]) needs nothing but these. A receive entry is a [`RecvHeader`] and its [`Sge`]s.
 
 use crate::id::{Key, Qpn};
 use crate::layout::{assert_layout, open_enum};

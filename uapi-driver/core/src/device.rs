@@ -13,7 +13,8 @@ use rdma_uapi::schema::Access;
 use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::{Opcode, Status};
 use verbena_hw::cmd::{
-    DumpReq, DumpRsp, QueryClockRsp, QueryCountersRsp, QueryGidReq, QueryGidRsp, QueryPortRsp, COUNTERS, DUMP_ALL,
+    DumpReq, DumpRsp, QueryClockRsp, QueryCountersReq, QueryCountersRsp, QueryGidReq, QueryGidRsp, QueryPortRsp,
+    COUNTERS, COUNTERS_AT_ONCE, DUMP_ALL,
 };
 use verbena_hw::qp::Mtu;
 use verbena_hw::ring::PageList;
@@ -163,14 +164,20 @@ pub(crate) fn query_port<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         answer.finish();
     }
     if let Some(mut answer) = call.stream(port::COUNTERS) {
-        let response: QueryCountersRsp = hardware.command(Opcode::QUERY_COUNTERS, &())?;
-        for (text, value) in COUNTERS.iter().zip(response.values) {
-            let mut counter = Counter {
-                value,
-                ..Counter::default()
+        for (round, names) in COUNTERS.chunks(COUNTERS_AT_ONCE).enumerate() {
+            let request = QueryCountersReq {
+                first: (round * COUNTERS_AT_ONCE) as u32,
+                reserved: 0,
             };
-            counter.name[..text.len()].copy_from_slice(text.as_bytes());
-            answer.push(counter.as_bytes())?;
+            let response: QueryCountersRsp = hardware.command(Opcode::QUERY_COUNTERS, &request)?;
+            for (text, value) in names.iter().zip(response.values) {
+                let mut counter = Counter {
+                    value,
+                    ..Counter::default()
+                };
+                counter.name[..text.len()].copy_from_slice(text.as_bytes());
+                answer.push(counter.as_bytes())?;
+            }
         }
         answer.finish();
     }

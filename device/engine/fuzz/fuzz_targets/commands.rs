@@ -10,9 +10,12 @@ use libfuzzer_sys::fuzz_target;
 use verbena_engine_fuzz::{Arena, SECOND, SECOND_LEN};
 use verbena_hw::admin::{Command, Opcode, PAYLOAD};
 use verbena_hw::cmd::{
-    BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateMrReq, CreateMwReq, HandleReq, ModifyQpReq,
+    BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateFlowReq, CreateMrReq, CreateMwReq, HandleReq, ModifyQpReq,
 };
+use verbena_engine::testing::attrs;
+use verbena_hw::flow::FlowType;
 use verbena_hw::mw::MwType;
+use verbena_hw::qp::QpType;
 use verbena_hw::regs;
 use verbena_hw::ring::PageList;
 use zerocopy::{FromZeros, IntoBytes};
@@ -96,6 +99,10 @@ const OPCODES: &[Opcode] = &[
     Opcode::QUERY_QP,
     Opcode::ATTACH_MCAST,
     Opcode::DETACH_MCAST,
+    Opcode::CREATE_FLOW,
+    Opcode::DESTROY_FLOW,
+    Opcode::QUERY_FLOW,
+    Opcode::QUERY_COUNTERS,
 ];
 
 fuzz_target!(|input: (bool, Vec<Act>)| {
@@ -245,6 +252,9 @@ fn request(arena: &mut Arena, state: &State, opcode: Opcode, number: u32, indire
         Opcode::CREATE_QP if state.numbers.len() < 24 => {
             let Arena { world, evil, .. } = arena;
             let mut request = evil.guest.qp_request(world, &evil.cq, &evil.cq, Default::default());
+            if number % 2 == 0 {
+                request.qp_type = QpType::RAW;
+            }
             if indirect {
                 request.rq = PageList::indirect(state.array, state.pages);
             }
@@ -258,11 +268,25 @@ fn request(arena: &mut Arena, state: &State, opcode: Opcode, number: u32, indire
             }
             request.as_bytes().to_vec()
         }
+        Opcode::CREATE_FLOW => {
+            let mut request = CreateFlowReq {
+                qpn: verbena_hw::id::Qpn::truncate(number),
+                flow_type: FlowType(u8::from(indirect) * 3),
+                port: 1,
+                ..CreateFlowReq::new_zeroed()
+            };
+            if !indirect {
+                request.priority = number as u16 % 4;
+                (request.value.dmac, request.mask.dmac) = ([2, 0, 0, 0, 0, 1], [0xff; 6]);
+            }
+            request.as_bytes().to_vec()
+        }
         Opcode::MODIFY_QP => {
             let mut request = ModifyQpReq::new_zeroed();
             request.qpn = verbena_hw::id::Qpn::truncate(number);
-            let (mask, attrs) = verbena_engine::testing::attrs::init();
-            (request.mask, request.attrs) = (mask, attrs);
+            let raw = attrs::raw();
+            let ways = [attrs::init(), raw[0], raw[1]];
+            (request.mask, request.attrs) = ways[usize::from(indirect) + number as usize % 2];
             request.as_bytes().to_vec()
         }
         _ => {

@@ -135,6 +135,7 @@ impl Arena {
         let hca = self.evil.guest.hca;
         let dump = self.world.engine.dump(Some(hca), self.world.now);
         let dump = &dump.hcas[0];
+        let flows = dump.flows.iter().map(|flow| (Opcode::DESTROY_FLOW, flow.number));
         let qps = dump.qps.iter().map(|qp| (Opcode::DESTROY_QP, qp.qpn));
         let srqs = dump.srqs.iter().map(|srq| (Opcode::DESTROY_SRQ, srq.srqn));
         let mws = dump.mws.iter().map(|mw| (Opcode::DESTROY_MW, mw.index));
@@ -142,7 +143,8 @@ impl Arena {
         let cqs = dump.cqs.iter().map(|cq| (Opcode::DESTROY_CQ, cq.cqn));
         let eqs = dump.eqs.iter().map(|eq| (Opcode::DESTROY_EQ, eq.eqn));
         let doorbells = dump.doorbells.iter().map(|page| (Opcode::DESTROY_DOORBELL, page.index));
-        let all: Vec<_> = qps
+        let all: Vec<_> = flows
+            .chain(qps)
             .chain(srqs)
             .chain(mws)
             .chain(mrs)
@@ -163,6 +165,7 @@ impl Arena {
         let dump = self.world.engine.dump(Some(hca), self.world.now);
         let left = &dump.hcas[0].objects;
         let counts = [
+            left.flows,
             left.qps,
             left.srqs,
             left.mws,
@@ -171,7 +174,7 @@ impl Arena {
             left.eqs,
             left.doorbells,
         ];
-        assert_eq!(counts, [0; 7], "after everything was destroyed");
+        assert_eq!(counts, [0; 8], "after everything was destroyed");
     }
 }
 

@@ -13,8 +13,8 @@ use crate::ram;
 use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::{
-    self, DumpReq, DumpRsp, ModifyPortReq, QueryClockRsp, QueryCountersRsp, QueryDeviceRsp, QueryGidReq, QueryGidRsp,
-    QueryPortRsp, SetGidReq,
+    self, DumpReq, DumpRsp, ModifyPortReq, QueryClockRsp, QueryCountersReq, QueryCountersRsp, QueryDeviceRsp,
+    QueryGidReq, QueryGidRsp, QueryPortRsp, SetGidReq,
 };
 use verbena_hw::eqe::Event;
 use verbena_hw::ring::PageList;
@@ -64,7 +64,9 @@ pub(crate) fn query_device(hca: &Hca) -> Reply {
         // The device's clock counts nanoseconds.
         timestamp_khz: 1_000_000,
         max_srq: limits::SRQS,
-        reserved: [0; 4],
+        reserved: [0; 2],
+        max_flow: limits::FLOWS,
+        max_flow_groups: limits::FLOW_GROUPS as u32,
     })
 }
 
@@ -142,10 +144,18 @@ pub(crate) fn query_gid(hca: &Hca, req: &QueryGidReq) -> Result<Reply, Failure> 
 }
 
 /// QUERY_COUNTERS.
-pub(crate) fn query_counters(hca: &Hca) -> Reply {
-    Reply::new(&QueryCountersRsp {
-        values: hca.counters.values(),
-    })
+pub(crate) fn query_counters(hca: &Hca, req: &QueryCountersReq) -> Result<Reply, Failure> {
+    if req.reserved != 0 {
+        return Err(Failure::reserved(offset_of!(QueryCountersReq, reserved) as u32));
+    }
+    let all = hca.counters.values();
+    let asked = usize::try_from(req.first).ok().and_then(|first| all.get(first..));
+    let asked = asked.ok_or(Failure::bad_field(offset_of!(QueryCountersReq, first) as u32))?;
+    let mut values = [0; cmd::COUNTERS_AT_ONCE];
+    for (value, counter) in values.iter_mut().zip(asked) {
+        *value = *counter;
+    }
+    Ok(Reply::new(&QueryCountersRsp { values }))
 }
 
 /// DUMP.

@@ -2,7 +2,7 @@
 //! Which opcode is which function.
 
 use crate::admin::memory::{self, Registration};
-use crate::admin::{cq, device, multicast, mw, objects, srq, Failure, Reply};
+use crate::admin::{cq, device, flow, multicast, mw, objects, srq, Failure, Reply};
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::qp::modify;
@@ -51,7 +51,7 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
         Opcode::MODIFY_PORT => device::modify_port(hca, cx, &request(command)?),
         Opcode::SET_GID => device::set_gid(hca, cx, &request(command)?),
         Opcode::QUERY_GID => device::query_gid(hca, &request(command)?),
-        Opcode::QUERY_COUNTERS => request::<[u8; 0]>(command).map(|_| device::query_counters(hca)),
+        Opcode::QUERY_COUNTERS => device::query_counters(hca, &request(command)?),
         Opcode::QUERY_CLOCK => request::<[u8; 0]>(command).map(|_| device::query_clock(cx)),
         Opcode::DUMP => device::dump(hca, cx, &request(command)?),
 
@@ -87,6 +87,10 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
         Opcode::QUERY_QP => objects::query_qp(hca, &request(command)?),
         Opcode::ATTACH_MCAST => multicast::attach(hca, cx, &request(command)?),
         Opcode::DETACH_MCAST => multicast::detach(hca, cx, &request(command)?),
+
+        Opcode::CREATE_FLOW => flow::create(hca, &request(command)?),
+        Opcode::DESTROY_FLOW => flow::destroy(hca, &request(command)?),
+        Opcode::QUERY_FLOW => flow::query(hca, &request(command)?),
         Opcode(unknown) => Err(Failure {
             status: Status::BAD_OPCODE,
             detail: unknown.into(),

@@ -11,11 +11,13 @@
 //! | [`srq`] | commands about shared receive queues |
 //! | [`mw`] | commands about memory windows |
 //! | [`multicast`] | commands about multicast groups |
+//! | [`flow`] | commands about flow rules |
 //! | [`memory`] | memory registration, which goes on over several polls |
 
 pub(crate) mod cq;
 pub(crate) mod device;
 pub(crate) mod execute;
+pub(crate) mod flow;
 pub(crate) mod memory;
 pub(crate) mod multicast;
 pub(crate) mod mw;

@@ -41,6 +41,10 @@ impl Display for QpReport {
             writeln!(f, "  a message has arrived in part")?;
         }
 
+        for flow in &self.flows {
+            writeln!(f, "  {flow}")?;
+        }
+
         heading(f, "send queue", Some(&qp.sq), self.sends.is_empty())?;
         for entry in &self.sends {
             writeln!(f, "  {entry}")?;

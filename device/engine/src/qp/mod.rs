@@ -12,6 +12,7 @@
 //! | [`local`] | the short cut between two queue pairs of one server |
 //! | [`datagram`] | UD and the general services interface: both ends of a message that nobody acknowledges |
 //! | [`unreliable`] | UC: both ends of a connection without acknowledgements |
+//! | [`raw`] | raw Ethernet: both ends of a frame |
 //! | [`flush`] | what happens to outstanding work in ERR |
 //! | [`modify`] | the state machine |
 
@@ -21,6 +22,7 @@ pub(crate) mod flush;
 pub(crate) mod local;
 pub(crate) mod message;
 pub(crate) mod modify;
+pub(crate) mod raw;
 pub(crate) mod requester;
 pub(crate) mod responder;
 pub(crate) mod sg;
@@ -70,7 +72,7 @@ pub(crate) struct Qp {
     pub(crate) max_inline: u16,
 
     pub(crate) state: QpState,
-    /// Multicast groups that it is attached to.
+    /// What must be taken away before it can be: multicast groups that it is attached to, flow rules that lead to it.
     pub(crate) groups: u32,
     /// As MODIFY_QP set them; `state` and the PSNs in it are not kept up to date.
     pub(crate) attrs: QpAttrs,
@@ -131,7 +133,7 @@ pub(crate) struct Responder {
     pub(crate) msn: u32,
     /// The message whose first part has arrived and whose last has not.
     pub(crate) arriving: Arriving,
-    /// UC: the receive of a message that was dropped on the way, for the next one.
+    /// UC, raw Ethernet: the receive of a message that was dropped on the way, for the next one.
     pub(crate) spare: Option<Box<Receive>>,
     /// COMM_EST has been raised.
     pub(crate) established: bool,

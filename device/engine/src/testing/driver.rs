@@ -8,7 +8,7 @@ use core::mem::offset_of;
 use verbena_hw::admin::{AdminRecord, Command, Completion, Opcode, Status};
 use verbena_hw::cmd::{
     CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateMrReq, CreateMrRsp, CreateQpReq, CreateSrqReq, HandleReq,
-    HandleRsp, ModifyQpReq, QueryCountersRsp, QueryQpRsp, COUNTERS,
+    HandleRsp, ModifyQpReq, QueryCountersReq, QueryCountersRsp, QueryQpRsp, COUNTERS,
 };
 use verbena_hw::doorbell::KICK;
 use verbena_hw::eqe::Eqe;
@@ -250,8 +250,12 @@ impl Guest {
     /// If there is no such counter.
     pub fn counter(&mut self, w: &mut World, name: &str) -> u64 {
         let at = COUNTERS.iter().position(|&n| n == name).expect("a counter's name");
-        let rsp: QueryCountersRsp = self.command(w, Opcode::QUERY_COUNTERS, &[0u8; 0]).expect("counters");
-        rsp.values[at]
+        let req = QueryCountersReq {
+            first: at as u32,
+            reserved: 0,
+        };
+        let rsp: QueryCountersRsp = self.command(w, Opcode::QUERY_COUNTERS, &req).expect("counters");
+        rsp.values[0]
     }
 
     /// Consumes the events of event queue 0, as far as they are there.
@@ -528,6 +532,24 @@ pub mod attrs {
             (attr::STATE | attr::PKEY_INDEX | attr::QKEY | port, init),
             (attr::STATE, to(QpState::RTR)),
             (attr::STATE | attr::SQ_PSN, to(QpState::RTS)),
+        ]
+    }
+
+    /// Masks and attributes of a raw queue pair's way from RESET to RTS.
+    pub fn raw() -> [(u32, QpAttrs); 3] {
+        let mut init = QpAttrs {
+            state: QpState::INIT.0,
+            ..QpAttrs::default()
+        };
+        init.path.port = 1;
+        let to = |state: QpState| QpAttrs {
+            state: state.0,
+            ..QpAttrs::default()
+        };
+        [
+            (attr::STATE | attr::PORT, init),
+            (attr::STATE, to(QpState::RTR)),
+            (attr::STATE, to(QpState::RTS)),
         ]
     }
 

@@ -264,8 +264,9 @@ fn h03_query_device_tells_limits_that_hold() {
     assert_eq!(caps.max_msg, 1 << 31);
     assert_eq!(
         caps.qp_types,
-        1 << QpType::RC.0 | 1 << QpType::UC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0
+        1 << QpType::RC.0 | 1 << QpType::UC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0 | 1 << QpType::RAW.0
     );
+    assert_eq!((caps.max_flow, caps.max_flow_groups), (65536, 64));
     // All that there are.
     assert_eq!(caps.rc_opcodes, 0x1fff);
     assert_eq!(caps.page_size_cap, 1 << 12 | 1 << 21 | 1 << 30);

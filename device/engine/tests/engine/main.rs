@@ -14,6 +14,7 @@ mod isolation;
 mod memory;
 mod multicast;
 mod operations;
+mod raw_ethernet;
 mod registers;
 mod reregistration;
 mod scale;

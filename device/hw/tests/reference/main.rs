@@ -27,6 +27,7 @@ const MODULES: &[(&str, &str)] = &[
     ("cqe", "Completions"),
     ("srq", "Shared receive queues"),
     ("mw", "Memory windows"),
+    ("flow", "Raw Ethernet and flow rules"),
     ("eqe", "Events"),
     ("grh", "The header of a datagram"),
     ("wire", "Packets"),
