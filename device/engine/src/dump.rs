@@ -4,11 +4,13 @@
 mod flow;
 mod mw;
 mod srq;
+mod xrcd;
 
 pub(crate) use flow::flows_to;
 pub use flow::FlowDump;
 pub use mw::MwDump;
 pub use srq::SrqDump;
+pub use xrcd::XrcdDump;
 
 use crate::cq::Cq;
 use crate::hca::Hca;
@@ -20,7 +22,7 @@ use core::fmt::{self, Display, Formatter};
 use serde::Serialize;
 use verbena_hw::cmd::COUNTERS;
 use verbena_hw::id::Gid;
-use verbena_hw::qp::{access, Mtu, QpState};
+use verbena_hw::qp::{access, Mtu, QpState, QpType};
 use verbena_hw::regs;
 
 /// Which objects a dump shows.
@@ -87,6 +89,9 @@ pub struct HcaDump {
     /// Shared receive queues.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub srqs: Vec<SrqDump>,
+    /// XRC domains.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xrcds: Vec<XrcdDump>,
     /// Queue pairs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub qps: Vec<QpDump>,
@@ -156,6 +161,8 @@ pub struct ObjectsDump {
     pub mws: usize,
     /// Shared receive queues.
     pub srqs: usize,
+    /// XRC domains.
+    pub xrcds: usize,
     /// Queue pairs.
     pub qps: usize,
     /// Flow rules.
@@ -267,14 +274,17 @@ pub struct QpDump {
     pub qp_type: &'static str,
     /// State.
     pub state: String,
-    /// Protection domain.
+    /// Protection domain; of an XRC target, that of the shared receive queue that a request named last.
     pub pdn: u32,
     /// Completion queue of sends.
     pub send_cqn: u32,
     /// Completion queue of receives.
     pub recv_cqn: u32,
-    /// Shared receive queue; 0 for none.
+    /// Shared receive queue, of an XRC target the one that a request named last; 0 for none.
     pub srqn: u32,
+    /// XRC target: its domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xrcdn: Option<u32>,
     /// Event queue.
     pub eqn: u32,
     /// Doorbell page and slot.
@@ -294,7 +304,7 @@ pub struct QpDump {
     /// Messages received, modulo 2^24.
     pub msn: u32,
     /// Send queue.
-    pub sq: RingDump,
+    pub sq: Option<RingDump>,
     /// Receive queue.
     pub rq: Option<RingDump>,
     /// What the send queue waits for.
@@ -337,6 +347,12 @@ impl Display for Ago {
         };
         f.pad(&text)
     }
+}
+
+/// How far a ring's consumer is, for a line of text.
+fn place(ring: &Option<RingDump>) -> String {
+    ring.as_ref()
+        .map_or("none".into(), |ring| format!("{}/{}", ring.consumer, ring.entries))
 }
 
 fn gid(gid: Gid) -> String {
@@ -402,7 +418,8 @@ impl QpDump {
             pdn: qp.pdn.0,
             send_cqn: qp.send_cqn.get(),
             recv_cqn: qp.recv_cqn.get(),
-            srqn: qp.srqn.get(),
+            srqn: qp.srqn.max(qp.xrc.srqn).get(),
+            xrcdn: (qp.kind == QpType::XRC_TGT).then_some(qp.xrc.xrcdn),
             eqn: qp.eqn.0,
             doorbell: (qp.doorbell, qp.slot),
             dest_qpn: qp.attrs.dest_qpn.get(),
@@ -412,12 +429,12 @@ impl QpDump {
             sq_psn: qp.req.psn.get(),
             rq_psn: qp.resp.psn.get(),
             msn: qp.resp.msn,
-            sq: RingDump {
+            sq: (qp.kind != QpType::XRC_TGT).then(|| RingDump {
                 entries: qp.sq.entries(),
                 stride: qp.sq.stride(),
                 consumer: qp.req.consumer,
                 next_entry: qp.sq.addr(qp.req.consumer),
-            },
+            }),
             rq: qp.rq.as_ref().map(|rq| RingDump {
                 entries: rq.entries(),
                 stride: rq.stride(),
@@ -466,6 +483,7 @@ impl HcaDump {
                 mrs: hca.mrs.iter().filter(|mr| mr.is_region()).count(),
                 mws: hca.mrs.iter().filter(|mr| matches!(mr.kind, Kind::Window(_))).count(),
                 srqs: hca.srqs.len(),
+                xrcds: hca.xrcds.len(),
                 qps: hca.qps.len(),
                 flows: hca.flows.len(),
             },
@@ -475,6 +493,7 @@ impl HcaDump {
             mrs: mrs(hca, select),
             mws: mw::mws(hca, select),
             srqs: srq::srqs(hca, select),
+            xrcds: xrcd::xrcds(hca, select),
             qps: qps(hca, select),
             flows: flow::flows(hca, select),
             counters: Vec::new(),
@@ -635,8 +654,8 @@ impl Display for HcaDump {
         let n = &self.objects;
         writeln!(
             f,
-            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} MW, {} SRQ, {} QP, {} flow rules",
-            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.mws, n.srqs, n.qps, n.flows
+            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} MW, {} SRQ, {} XRCD, {} QP, {} flow rules",
+            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.mws, n.srqs, n.xrcds, n.qps, n.flows
         )?;
         for d in &self.doorbells {
             writeln!(f, "  doorbell page {} at {:#x}, {} slots", d.index, d.addr, d.users)?;
@@ -683,13 +702,16 @@ impl Display for HcaDump {
         for mw in &self.mws {
             writeln!(f, "  {mw}")?;
         }
+        for xrcd in &self.xrcds {
+            writeln!(f, "  {xrcd}")?;
+        }
         for srq in &self.srqs {
             writeln!(f, "  {srq}")?;
         }
         for qp in &self.qps {
             writeln!(
                 f,
-                "  QP {:#x} {} {} -> {:#x} at {} mtu {} psn {:#x}/{:#x} sq {}/{} rq {} waits for {}",
+                "  QP {:#x} {} {} -> {:#x} at {} mtu {} psn {:#x}/{:#x} sq {} rq {} waits for {}",
                 qp.qpn,
                 qp.qp_type,
                 qp.state,
@@ -698,11 +720,8 @@ impl Display for HcaDump {
                 qp.path_mtu,
                 qp.sq_psn,
                 qp.rq_psn,
-                qp.sq.consumer,
-                qp.sq.entries,
-                qp.rq
-                    .as_ref()
-                    .map_or("none".into(), |rq| format!("{}/{}", rq.consumer, rq.entries)),
+                place(&qp.sq),
+                place(&qp.rq),
                 qp.waits
             )?;
         }

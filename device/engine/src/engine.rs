@@ -12,7 +12,7 @@ use crate::limits;
 use crate::packet::outbox::{Outbox, Packet};
 use crate::packet::{answers, receive, sender};
 use crate::qp::requester::{self, Turn};
-use crate::qp::{datagram, raw, unreliable, Pool, Qp};
+use crate::qp::{datagram, raw, unreliable, xrc, Pool, Qp};
 use crate::ram;
 use crate::regs::Effect;
 use crate::rng::Rng;
@@ -276,6 +276,10 @@ impl Engine {
                 QpType::UD | QpType::GSI => datagram::turn(&mut self.hcas, &mut cx, at, &mut budget),
                 QpType::UC => unreliable::turn(&mut self.hcas, &mut cx, at, &mut budget),
                 QpType::RAW => raw::turn(&mut self.hcas, &mut cx, at, &mut budget),
+                QpType::XRC_TGT => match self.hcas.get_mut(at.hca) {
+                    Some(hca) => xrc::target_turn(hca, &mut cx, at, &mut budget),
+                    None => Turn::Idle,
+                },
                 _ if qp.wire.is_some() => match self.hcas.get_mut(at.hca) {
                     Some(hca) => sender::turn(hca, &mut cx, at, &mut budget),
                     None => Turn::Idle,

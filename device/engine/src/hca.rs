@@ -13,6 +13,7 @@ use crate::incident::Incidents;
 use crate::limits;
 use crate::mr::MrTable;
 use crate::packet::outbox::Outbox;
+use crate::qp::xrc::Xrcd;
 use crate::qp::{Pool, Qp, Wait};
 use crate::regs::{Identity, RegisterFile};
 use crate::rng::Rng;
@@ -91,6 +92,7 @@ pub(crate) struct Hca {
     pub(crate) cqs: Table<Box<Cq>>,
     pub(crate) mrs: MrTable,
     pub(crate) srqs: Table<Box<Srq>>,
+    pub(crate) xrcds: Table<Xrcd>,
     pub(crate) qps: Table<Box<Qp>>,
     /// The queue pair that stands for QP 1.
     pub(crate) gsi: Option<Qpn>,
@@ -122,6 +124,7 @@ impl Hca {
             cqs: Table::new(limits::CQS),
             mrs: MrTable::new(limits::MRS, rng),
             srqs: Table::new(limits::SRQS),
+            xrcds: Table::new(limits::XRCDS),
             qps: Table::new(limits::QPS),
             gsi: None,
             memberships: 0,
@@ -248,10 +251,16 @@ impl Hca {
             let failed = (cqe.status, cqe.vendor_err);
             self.incidents.completion(cx.now, (qpn.get(), side), cqe.wr_id, failed);
         }
-        let cq = self
-            .cqs
-            .get_mut(cqn.get())
-            .expect("a queue pair holds its completion queues: DESTROY_CQ answers IN_USE");
+        self.write_completion(cx, cqn, qpn, cqe);
+    }
+
+    /// Writes an entry that is complete but for the number of its completion queue.
+    #[inline(always)]
+    pub(crate) fn write_completion<E: Env>(&mut self, cx: &mut Cx<'_, E>, cqn: Cqn, qpn: Qpn, cqe: Cqe) {
+        let Some(cq) = self.cqs.get_mut(cqn.get()) else {
+            // An XRC target has none.
+            return self.complete_named(cx, qpn, cqe);
+        };
         let (was_dirty, had_failed) = (cq.is_dirty(), cq.failed.is_some());
         match cq.push(cx.env.ram(self.id), cqe) {
             Ok(()) => {

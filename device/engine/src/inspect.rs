@@ -40,12 +40,13 @@ pub struct QpReport {
     pub qp: QpDump,
     /// The send ring: entries done and not yet overwritten, then those posted, in order.
     pub sends: Vec<SendEntry>,
-    /// The receive ring, likewise; that of the shared receive queue, if it has one.
+    /// The receive ring, likewise; that of the shared receive queue, if it has one or a request to it named one last.
     pub receives: Vec<ReceiveEntry>,
     /// Entries that are posted beyond those shown: send queue and receive queue.
     pub more: (u32, u32),
-    /// The completion queue of sends.
-    pub send_cq: CqReport,
+    /// The completion queue of sends; an XRC target has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_cq: Option<CqReport>,
     /// The completion queue of receives, if it is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recv_cq: Option<CqReport>,
@@ -91,22 +92,27 @@ impl QpReport {
     pub(crate) fn new<R: GuestRam>(hca: &Hca, ram: &R, qpn: u32, entries: u32, now: Time) -> Option<Self> {
         let qp = hca.qps.get(qpn)?;
         let entries = entries.min(MOST_ENTRIES);
-        let datagrams = matches!(qp.kind, QpType::UD | QpType::GSI);
         // One at most by a single copy; over packets, those that have been taken and are not acknowledged.
         let busy = match &qp.wire {
             Some(wire) => wire.sender.queue.len() as u32,
             None => u32::from(qp.req.current.is_some()),
         };
-        let (sends, more_sends) = walk(ram, &qp.sq, qp.req.consumer, (entries, busy), |bytes, at| {
-            SendEntry::decode(bytes, datagrams, at)
-        });
-        let shared = hca.srqs.get(qp.srqn.get()).map(|srq| (&srq.ring, srq.consumer));
-        let ring = qp.rq.as_ref().map(|rq| (rq, qp.resp.consumer)).or(shared);
+        let (sends, more_sends) = match qp.kind {
+            QpType::XRC_TGT => (Vec::new(), 0),
+            kind => walk(ram, &qp.sq, qp.req.consumer, (entries, busy), |bytes, at| {
+                SendEntry::decode(bytes, kind, at)
+            }),
+        };
+        let shared = hca.srqs.get(qp.srqn.max(qp.xrc.srqn).get());
+        let shared_ring = shared.map(|srq| (&srq.ring, srq.consumer));
+        let ring = qp.rq.as_ref().map(|rq| (rq, qp.resp.consumer)).or(shared_ring);
+        // An XRC shared receive queue's own, if it is one.
+        let recv_cqn = shared.map_or(qp.recv_cqn, |srq| srq.cqn.max(qp.recv_cqn));
         let (receives, more_receives) = ring.map_or_else(Default::default, |(ring, consumer)| {
             // A receive leaves its ring when a message arrives: what the message is still filling is done here.
             walk(ram, ring, consumer, (entries, 0), ReceiveEntry::decode)
         });
-        let report = |cqn: Cqn| CqReport::new(hca, ram, cqn, qpn, entries);
+        let report = |cqn: Cqn| (cqn != Cqn::default()).then(|| CqReport::new(hca, ram, cqn, qpn, entries));
         Some(Self {
             hca: hca.id.0,
             time_ns: now.as_nanos(),
@@ -115,7 +121,7 @@ impl QpReport {
             receives,
             more: (more_sends, more_receives),
             send_cq: report(qp.send_cqn),
-            recv_cq: (qp.recv_cqn != qp.send_cqn).then(|| report(qp.recv_cqn)),
+            recv_cq: report(recv_cqn).filter(|_| recv_cqn != qp.send_cqn),
             flows: flows_to(hca, qpn),
             errors: errors(hca, qpn),
         })

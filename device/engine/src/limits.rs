@@ -15,9 +15,16 @@ pub(crate) const MR_SIZE: u64 = 1 << 46;
 pub(crate) const QPS: u32 = MAX_SLOTS;
 /// Shared receive queues.
 pub(crate) const SRQS: u32 = MAX_SLOTS;
+/// XRC domains.
+pub(crate) const XRCDS: u32 = 1 << 16;
 /// Types of queue pairs: bit `n` for type `n`.
-pub(crate) const QP_TYPES: u32 =
-    1 << QpType::RC.0 | 1 << QpType::UC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0 | 1 << QpType::RAW.0;
+pub(crate) const QP_TYPES: u32 = 1 << QpType::RC.0
+    | 1 << QpType::UC.0
+    | 1 << QpType::UD.0
+    | 1 << QpType::GSI.0
+    | 1 << QpType::RAW.0
+    | 1 << QpType::XRC_INI.0
+    | 1 << QpType::XRC_TGT.0;
 /// Queue pairs attached to one multicast group: one datagram is copied so many times at most.
 pub(crate) const GROUP: usize = 1024;
 /// Memberships in multicast groups of the queue pairs of one HCA.

@@ -35,6 +35,15 @@ impl Ring {
         })
     }
 
+    /// Where a ring would be.
+    pub(crate) const fn none() -> Self {
+        Self {
+            extents: Extents::One(0),
+            log_entries: 0,
+            log_stride: 0,
+        }
+    }
+
     /// DMA address of the entry that counter `index` falls on.
     #[inline]
     pub(crate) fn addr(&self, index: u32) -> u64 {

@@ -9,7 +9,7 @@ use crate::ring::Ring;
 use core::sync::atomic::Ordering;
 use verbena_hw::cqe::vendor;
 use verbena_hw::eqe::Event;
-use verbena_hw::id::{Eqn, Pdn, Srqn};
+use verbena_hw::id::{Cqn, Eqn, Pdn, Srqn};
 use verbena_hw::ring::OWNER_PHASE;
 use verbena_hw::srq::SrqRecord;
 
@@ -23,6 +23,10 @@ pub(crate) struct Srq {
     /// Whose memory its entries name, whatever queue pair consumes them (IBA vol. 1, 10.2.9.1).
     pub(crate) pdn: Pdn,
     pub(crate) eqn: Eqn,
+    /// XRC: where its receives complete; otherwise 0, and they do where their queue pairs say.
+    pub(crate) cqn: Cqn,
+    /// XRC: its domain; otherwise 0.
+    pub(crate) xrcdn: u32,
     pub(crate) max_sge: u8,
     /// The limit that is armed; 0: none.
     pub(crate) limit: u32,
@@ -125,7 +129,7 @@ impl Hca {
         let srq = self
             .srqs
             .get_mut(srqn.get())
-            .expect("a queue pair holds its shared receive queue: DESTROY_SRQ answers IN_USE");
+            .expect("a queue pair holds its shared receive queue, or a request has named it just now");
         if srq.failed {
             return Taken::Failed;
         }

@@ -101,6 +101,10 @@ open_enum! {
         CREATE_PD = 0x10,
         /// Frees a protection domain: [`crate::cmd::HandleReq`].
         DESTROY_PD = 0x11,
+        /// Allocates an XRC domain: [`crate::cmd::HandleRsp`].
+        CREATE_XRCD = 0x12,
+        /// Frees an XRC domain. Its shared receive queues and queue pairs must be destroyed first: [`crate::cmd::HandleReq`].
+        DESTROY_XRCD = 0x13,
 
         /// Attaches a doorbell page: [`crate::cmd::CreateDoorbellReq`].
         CREATE_DOORBELL = 0x14,

@@ -92,7 +92,7 @@ payload! {
         pub vectors: u32,
         /// Local acknowledge delay, coded as 4.096 us * 2^n.
         pub local_ack_delay: u32,
-        /// Bit `n`: send opcode `n` ([`crate::wqe::SendOpcode`]) is offered on RC queue pairs.
+        /// Bit `n`: send opcode `n` ([`crate::wqe::SendOpcode`]) is offered on RC queue pairs and XRC initiators.
         pub rc_opcodes: u32,
         /// Longest message in bytes, low 32 bits.
         pub max_msg: u32,
@@ -100,8 +100,10 @@ payload! {
         pub timestamp_khz: u32,
         /// Shared receive queues.
         pub max_srq: u32,
+        /// XRC domains.
+        pub max_xrcd: u32,
         /// Zero.
-        pub reserved: [u32; 2],
+        pub reserved: [u32; 1],
         /// Flow rules.
         pub max_flow: u32,
         /// Different pairs of priority and masks among the flow rules.
@@ -361,7 +363,7 @@ payload! {
         pub consumer: u32,
         /// Non-zero: overflowed.
         pub overrun: u32,
-        /// Queue pairs that complete here, counted once for sends and once for receives.
+        /// Queue pairs that complete here, counted once for sends and once for receives, and XRC shared receive queues.
         pub users: u32,
         /// Events sent.
         pub events: u32,
@@ -548,7 +550,7 @@ payload! {
         pub record: u64,
         /// Returned in events.
         pub cookie: u64,
-        /// The protection domain that the elements of its entries belong to.
+        /// The protection domain that the elements of its entries belong to; XRC: and the memory that requests to it name.
         pub pdn: Pdn,
         /// The event queue for its events.
         pub eqn: Eqn,
@@ -614,7 +616,7 @@ payload! {
         pub limit: u32,
         /// The device's consumer counter.
         pub consumer: u32,
-        /// Queue pairs on it.
+        /// Queue pairs on it; 0 with an XRC queue, which no queue pair holds.
         pub users: u32,
         /// The protection domain.
         pub pdn: Pdn,
@@ -637,6 +639,9 @@ payload! {
 
 payload! {
     /// Request of CREATE_QP.
+    ///
+    /// An XRC initiator has no receive side: `rq`, `recv_cqn` and `srqn` are zero. An XRC target has no queue at all and sends
+    /// nothing: beside `cookie`, `qp_type`, `eqn` and `xrcdn` everything is zero. No other type has an `xrcdn`.
     pub struct CreateQpReq: 96 {
         /// Send ring, zeroed by the driver.
         pub sq: PageList,
@@ -676,8 +681,10 @@ payload! {
         pub max_inline: u16,
         /// The event queue for this queue pair's asynchronous events.
         pub eqn: Eqn,
+        /// XRC target: its domain.
+        pub xrcdn: u32,
         /// Zero.
-        pub reserved: [u32; 5],
+        pub reserved: [u32; 4],
     }
 }
 /// [`CreateQpReq::flags`]: every send completes with an entry, whatever its flags say.
@@ -726,8 +733,10 @@ payload! {
         pub max_recv_sge: u8,
         /// Shared receive queue; 0 for none.
         pub srqn: Srqn,
+        /// XRC target: its domain; otherwise 0.
+        pub xrcdn: u32,
         /// Zero.
-        pub reserved: [u32; 4],
+        pub reserved: [u32; 3],
     }
 }
 

@@ -95,6 +95,8 @@ pub mod flags {
     pub const SOLICITED: u8 = 1 << 4;
     /// `imm` holds the tag of the flow rule that steered the frame here.
     pub const TAG: u8 = 1 << 5;
+    /// The receive was one of an XRC shared receive queue, whose cookie this is.
+    pub const XRC: u8 = 1 << 6;
 }
 
 /// A completion queue entry: one cache line. Word 0 is written last.
@@ -109,7 +111,7 @@ pub struct Cqe {
     pub status: u8,
     /// [`flags`].
     pub flags: u8,
-    /// The queue pair of the work request.
+    /// The queue pair of the work request; of an XRC shared receive queue's receive, the target that it came to.
     pub qpn: Qpn,
     /// The work request's id.
     pub wr_id: u64,
@@ -123,7 +125,7 @@ pub struct Cqe {
     pub vendor_err: u32,
     /// When the completion was written, in nanoseconds of the device's clock.
     pub timestamp: u64,
-    /// Datagrams: the sender's QP.
+    /// Datagrams, and receives of an XRC shared receive queue: the sender's QP.
     pub src_qpn: Qpn,
     /// Datagrams: P_Key index. Frames: the headers that were found ([`crate::flow::found`]).
     pub pkey_index: u16,
@@ -135,7 +137,8 @@ pub struct Cqe {
     pub smac: [u8; 6],
     /// Datagrams, frames: VLAN id, or 0xffff.
     pub vlan: u16,
-    /// The cookie that the queue pair was created with: a driver finds its QP by it without a search.
+    /// The cookie that the queue pair was created with: a driver finds its QP by it without a search. With
+    /// [`flags::XRC`], the shared receive queue's.
     pub cookie: u64,
 }
 assert_layout!(Cqe, 64, owner @ 0, opcode @ 1, status @ 2, flags @ 3, qpn @ 4, wr_id @ 8, byte_len @ 16, imm @ 20,
@@ -189,6 +192,8 @@ named! {
         pub const FLUSH_OPERAND: u32 = 36;
         /// A region that work requests register is registered already, or the device has no memory for so many stretches.
         pub const REGION_STATE: u32 = 37;
+        /// A request names no shared receive queue of its XRC target's domain, or another one than its message's first packet.
+        pub const XRC_SRQ: u32 = 38;
 
         /// A frame's source is not the port's MAC address.
         pub const FOREIGN_MAC: u32 = 48;

@@ -5,7 +5,7 @@
 //! A packet is a [`Bth`], the extended headers that its opcode has, data padded to four bytes, and [`ICRC`] bytes of
 //! invariant CRC. Here, unlike everywhere else, integers are in network order; their types say so.
 
-use crate::id::{Key, Psn, Qpn};
+use crate::id::{Key, Psn, Qpn, Srqn};
 use crate::layout::{assert_layout, open_enum};
 use zerocopy::big_endian::{U16, U32, U64};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -102,6 +102,56 @@ open_enum! {
         UD_SEND_ONLY_WITH_IMM = 0x65,
         /// A congestion notification (IBA annex A17.9).
         CNP = 0x81,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_SEND_FIRST = 0xa0,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_SEND_MIDDLE = 0xa1,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_SEND_LAST = 0xa2,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_SEND_LAST_WITH_IMM = 0xa3,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_SEND_ONLY = 0xa4,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_SEND_ONLY_WITH_IMM = 0xa5,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_WRITE_FIRST = 0xa6,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_WRITE_MIDDLE = 0xa7,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_WRITE_LAST = 0xa8,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_WRITE_LAST_WITH_IMM = 0xa9,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_WRITE_ONLY = 0xaa,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_WRITE_ONLY_WITH_IMM = 0xab,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_READ_REQUEST = 0xac,
+        /// XRC: as the one of RC.
+        XRC_READ_RESPONSE_FIRST = 0xad,
+        /// XRC: as the one of RC.
+        XRC_READ_RESPONSE_MIDDLE = 0xae,
+        /// XRC: as the one of RC.
+        XRC_READ_RESPONSE_LAST = 0xaf,
+        /// XRC: as the one of RC.
+        XRC_READ_RESPONSE_ONLY = 0xb0,
+        /// XRC: as the one of RC.
+        XRC_ACKNOWLEDGE = 0xb1,
+        /// XRC: as the one of RC.
+        XRC_ATOMIC_ACKNOWLEDGE = 0xb2,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_COMPARE_SWAP = 0xb3,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_FETCH_ADD = 0xb4,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_SEND_LAST_WITH_INVALIDATE = 0xb6,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_SEND_ONLY_WITH_INVALIDATE = 0xb7,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_FLUSH = 0xbc,
+        /// XRC: as the one of RC, behind an [`XrcEth`].
+        XRC_ATOMIC_WRITE = 0xbd,
     }
 }
 
@@ -112,10 +162,18 @@ impl PacketOpcode {
     pub const UC: u8 = 1;
     /// The transport service of UD.
     pub const UD: u8 = 3;
+    /// The transport service of XRC (IBA annex A14).
+    pub const XRC: u8 = 5;
 
     /// The transport service.
     pub const fn service(self) -> u8 {
         self.0 >> 5
+    }
+
+    /// The same operation of another transport service, if that has it.
+    #[must_use]
+    pub const fn of_service(self, service: u8) -> Self {
+        Self(self.0 & 0x1f | service << 5)
     }
 }
 
@@ -186,6 +244,30 @@ impl Bth {
     /// Whether an acknowledgement is asked for.
     pub const fn asks_ack(&self) -> bool {
         self.psn.get() & Self::ACK_REQUEST != 0
+    }
+}
+
+/// The XRC extended transport header, of every request of that service (IBA annex A14).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct XrcEth {
+    /// The number of the responder's shared receive queue in the lower 24 bits, zero above.
+    pub srqn: U32,
+}
+assert_layout!(XrcEth, 4, srqn @ 0);
+
+impl XrcEth {
+    /// The shared receive queue.
+    pub const fn srqn(&self) -> Srqn {
+        Srqn::truncate(self.srqn.get())
+    }
+}
+
+impl From<Srqn> for XrcEth {
+    fn from(srqn: Srqn) -> Self {
+        Self {
+            srqn: U32::new(srqn.get()),
+        }
     }
 }
 
@@ -402,9 +484,21 @@ mod tests {
                 [b'R', b'C', ..] => PacketOpcode::RC,
                 [b'U', b'C', ..] => PacketOpcode::UC,
                 [b'U', b'D', ..] => PacketOpcode::UD,
+                [b'X', b'R', b'C', ..] => PacketOpcode::XRC,
                 _ => 4,
             };
             assert_eq!(opcode.service(), service, "{name}");
+            // The operations of RC and XRC have the same lower bits (IBA annex A14).
+            if let Some(operation) = name.strip_prefix("XRC_") {
+                let rc = PacketOpcode::ALL
+                    .iter()
+                    .find(|(_, name)| name.strip_prefix("RC_") == Some(operation));
+                assert_eq!(
+                    rc.map(|(rc, _)| rc.of_service(PacketOpcode::XRC)),
+                    Some(*opcode),
+                    "{name}"
+                );
+            }
         }
     }
 }

@@ -5,13 +5,13 @@
 //! scatter/gather elements or inline bytes that its owner wants. A fixed stride means that the owner byte of an entry
 //! is never overlaid by another entry's data, so the phase rule of [`crate::ring`] holds without stamping.
 //!
-//! A send entry is a [`SendHeader`], then for atomics an [`AtomicArgs`], for BIND_MW a [`BindArgs`], for FLUSH a
-//! [`FlushArgs`], for UD a [`UdArgs`], then either `num_sge`
+//! A send entry is a [`SendHeader`], then for XRC an [`XrcArgs`], then for atomics an [`AtomicArgs`], for BIND_MW a
+//! [`BindArgs`], for FLUSH a [`FlushArgs`], for UD a [`UdArgs`], then either `num_sge`
 //! [`Sge`]s or `inline_len` bytes. A raw frame ([`crate::flow`]) needs nothing but these. A receive entry is a [`RecvHeader`] and its [`Sge`]s.
 
-use crate::id::{Key, Qpn};
+use crate::id::{Key, Qpn, Srqn};
 use crate::layout::{assert_layout, open_enum};
-use crate::qp::Path;
+use crate::qp::{Path, QpType};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Smallest stride of a send queue: log2 of bytes.
@@ -153,6 +153,18 @@ pub mod flush {
     pub const REGION: u32 = 1;
 }
 
+/// What every entry of an XRC initiator has behind its header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct XrcArgs {
+    /// The peer's shared receive queue: whose receives the message takes and whose protection domain its keys are of. Not looked
+    /// at by what this side executes itself.
+    pub srqn: Srqn,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+assert_layout!(XrcArgs, 16, srqn @ 0);
+
 /// Destination of a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -198,15 +210,28 @@ pub struct Sge {
 }
 assert_layout!(Sge, 16, addr @ 0, len @ 8, lkey @ 12);
 
-/// The smallest log2 stride of a send queue whose entries hold `max_sge` elements and `max_inline` bytes, behind the
-/// largest operand block that the queue's type can have (`ud`: [`UdArgs`], else [`AtomicArgs`]); `None` if beyond
-/// [`MAX_LOG_STRIDE`].
+/// Bytes that every send entry of a queue pair of this type has before its operands, elements and inline data: its header, and
+/// behind it [`UdArgs`] or [`XrcArgs`].
+pub const fn send_head(kind: QpType) -> usize {
+    size_of::<SendHeader>()
+        + match kind {
+            QpType::UD | QpType::GSI => size_of::<UdArgs>(),
+            QpType::XRC_INI => size_of::<XrcArgs>(),
+            _ => 0,
+        }
+}
+
+/// The smallest log2 stride of a send queue of this type whose entries hold `max_sge` elements and `max_inline` bytes, and the
+/// operands of any operation that the type has; `None` if beyond [`MAX_LOG_STRIDE`].
 ///
 /// An RC entry holds two elements or 32 inline bytes in 64 bytes: only atomics need the operand block, and those have
 /// one element.
-pub fn send_log_stride(ud: bool, max_sge: u8, max_inline: u16) -> Option<u8> {
-    let head = 32 + if ud { 64 } else { 0 };
-    let atomics = if ud { 0 } else { 32 + 16 + 16 };
+pub fn send_log_stride(kind: QpType, max_sge: u8, max_inline: u16) -> Option<u8> {
+    let head = send_head(kind) as u32;
+    let atomics = match kind {
+        QpType::UD | QpType::GSI => 0,
+        _ => head + 16 + 16,
+    };
     let bytes = (head + 16 * max_sge as u32).max(head + max_inline as u32).max(atomics);
     log_stride(bytes, SEND_MIN_LOG_STRIDE)
 }
@@ -228,12 +253,15 @@ mod tests {
 
     #[test]
     fn h04_strides_hold_what_the_limits_promise() {
-        assert_eq!(send_log_stride(false, 2, 32), Some(6));
-        assert_eq!(send_log_stride(false, 3, 0), Some(7));
-        assert_eq!(send_log_stride(false, MAX_SGE, MAX_INLINE), Some(10));
-        assert_eq!(send_log_stride(true, MAX_SGE, MAX_INLINE), Some(10));
+        assert_eq!(send_log_stride(QpType::RC, 2, 32), Some(6));
+        assert_eq!(send_log_stride(QpType::RC, 3, 0), Some(7));
+        // An atomic's operands and its element, behind the number of the shared receive queue.
+        assert_eq!(send_log_stride(QpType::XRC_INI, 1, 0), Some(7));
+        for kind in [QpType::RC, QpType::UD, QpType::XRC_INI] {
+            assert_eq!(send_log_stride(kind, MAX_SGE, MAX_INLINE), Some(10));
+        }
         assert_eq!(recv_log_stride(1), Some(5));
         assert_eq!(recv_log_stride(MAX_SGE), Some(10));
-        assert_eq!(send_log_stride(false, 64, 0), None);
+        assert_eq!(send_log_stride(QpType::RC, 64, 0), None);
     }
 }

@@ -130,7 +130,7 @@ impl<P: Platform> Gsi<P> {
             let memory = hardware.platform.alloc_dma(len);
             memory.map_err(|errno| Failure::new(errno, Reason::NO_MEMORY))
         };
-        let send_stride = send_log_stride(true, 0, MAD as u16).unwrap_or(verbena_hw::wqe::MAX_LOG_STRIDE);
+        let send_stride = send_log_stride(QpType::GSI, 0, MAD as u16).unwrap_or(verbena_hw::wqe::MAX_LOG_STRIDE);
         let send_bytes = ENTRIES << send_stride;
         let recv_offset = send_bytes.next_multiple_of(PAGE as usize);
         let recv_bytes = ENTRIES << RECV_STRIDE;
@@ -225,7 +225,8 @@ impl<P: Platform> Gsi<P> {
             max_recv_sge: 1,
             max_inline: MAD as u16,
             eqn: hardware.events[0].eqn,
-            reserved: [0; 5],
+            xrcdn: 0,
+            reserved: [0; 4],
         };
         let pair: HandleRsp = hardware.command(Opcode::CREATE_QP, &pair)?;
         made.add(Opcode::DESTROY_QP, pair.handle);

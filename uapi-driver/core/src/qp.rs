@@ -66,7 +66,7 @@ impl Sizes {
         };
         Some(Sizes {
             send_entries: entries(caps.max_send_wr)?,
-            send_stride: wqe::send_log_stride(kind == QpType::UD, sges(caps.max_send_sge)?, inline)?,
+            send_stride: wqe::send_log_stride(kind, sges(caps.max_send_sge)?, inline)?,
             recv_entries: if shared { 0 } else { entries(caps.max_recv_wr)? },
             recv_stride: if shared {
                 0
@@ -271,7 +271,8 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         max_recv_sge: caps.max_recv_sge as u8,
         max_inline: caps.max_inline as u16,
         eqn: hardware.events[0].eqn,
-        reserved: [0; 5],
+        xrcdn: 0,
+        reserved: [0; 4],
     };
     let response: HandleRsp = hardware.command(Opcode::CREATE_QP, &request)?;
 

@@ -64,7 +64,8 @@ pub(crate) fn query_device(hca: &Hca) -> Reply {
         // The device's clock counts nanoseconds.
         timestamp_khz: 1_000_000,
         max_srq: limits::SRQS,
-        reserved: [0; 2],
+        max_xrcd: limits::XRCDS,
+        reserved: [0; 1],
         max_flow: limits::FLOWS,
         max_flow_groups: limits::FLOW_GROUPS as u32,
     })

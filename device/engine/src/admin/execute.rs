@@ -2,7 +2,7 @@
 //! Which opcode is which function.
 
 use crate::admin::memory::{self, Registration};
-use crate::admin::{cq, device, flow, multicast, mw, objects, srq, Failure, Reply};
+use crate::admin::{cq, device, flow, multicast, mw, objects, srq, xrcd, Failure, Reply};
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::qp::modify;
@@ -57,6 +57,8 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
 
         Opcode::CREATE_PD => request::<[u8; 0]>(command).and_then(|_| objects::create_pd(hca)),
         Opcode::DESTROY_PD => objects::destroy_pd(hca, &request(command)?),
+        Opcode::CREATE_XRCD => request::<[u8; 0]>(command).and_then(|_| xrcd::create(hca)),
+        Opcode::DESTROY_XRCD => xrcd::destroy(hca, &request(command)?),
         Opcode::CREATE_DOORBELL => objects::create_doorbell(hca, cx, &request(command)?),
         Opcode::DESTROY_DOORBELL => objects::destroy_doorbell(hca, &request(command)?),
         Opcode::CREATE_EQ => objects::create_eq(hca, cx, &request(command)?),

@@ -23,6 +23,7 @@ pub(crate) mod multicast;
 pub(crate) mod mw;
 pub(crate) mod objects;
 pub(crate) mod srq;
+pub(crate) mod xrcd;
 
 use crate::env::{Dma, Env};
 use crate::hca::{Cx, Hca, ADMIN_VECTOR};

@@ -4,12 +4,13 @@
 //! Each checks its whole request before it changes anything, and counts itself among the users of what it refers to.
 
 use crate::admin::memory::{handle_reserved, page_failure};
-use crate::admin::{Failure, Reply};
+use crate::admin::{xrcd, Failure, Reply};
 use crate::cq::Cq;
 use crate::env::{Dma, Env};
 use crate::eq::Eq;
 use crate::hca::{Cx, Hca, Pd};
 use crate::limits;
+use crate::qp::xrc::Domain;
 use crate::qp::{Qp, Requester, Responder, Wait};
 use crate::ram;
 use crate::ring::Ring;
@@ -28,7 +29,7 @@ use verbena_hw::qp::{QpAttrs, QpState, QpType};
 use verbena_hw::regs::EVENT_QUEUES;
 use verbena_hw::ring::PageList;
 use verbena_hw::wqe::{
-    RecvHeader, SendHeader, Sge, UdArgs, MAX_INLINE, MAX_LOG_ENTRIES, MAX_LOG_STRIDE, MAX_SGE, RECV_MIN_LOG_STRIDE,
+    send_head, RecvHeader, Sge, MAX_INLINE, MAX_LOG_ENTRIES, MAX_LOG_STRIDE, MAX_SGE, RECV_MIN_LOG_STRIDE,
     SEND_MIN_LOG_STRIDE,
 };
 
@@ -225,7 +226,7 @@ fn is_of_cq(eqe: &Eqe, cqn: u32) -> bool {
     matches!(eqe::Event(eqe.event), eqe::Event::COMPLETION | eqe::Event::CQ_ERR) && eqe.number == cqn
 }
 
-fn is_of_qp(eqe: &Eqe, qpn: u32) -> bool {
+pub(crate) fn is_of_qp(eqe: &Eqe, qpn: u32) -> bool {
     (eqe::Event::QP_FATAL.0..=eqe::Event::LAST_WQE_REACHED.0).contains(&eqe.event) && eqe.number == qpn
 }
 
@@ -256,17 +257,28 @@ macro_rules! at_qp {
 
 /// CREATE_QP.
 pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQpReq) -> Result<Reply, Failure> {
+    if req.qp_type == QpType::XRC_TGT {
+        return xrcd::create_target(hca, req);
+    }
     check_qp_shape(req)?;
     if hca.pds.get(req.pdn.0).is_none() {
         return Err(Failure::no_such_object(at_qp!(pdn)));
     }
     for (cqn, offset) in [(req.send_cqn, at_qp!(send_cqn)), (req.recv_cqn, at_qp!(recv_cqn))] {
-        if hca.cqs.get(cqn.get()).is_none() {
+        let none = req.qp_type == QpType::XRC_INI && offset == at_qp!(recv_cqn);
+        if !none && hca.cqs.get(cqn.get()).is_none() {
             return Err(Failure::no_such_object(offset));
         }
     }
-    if req.srqn != Srqn::default() && hca.srqs.get(req.srqn.get()).is_none() {
-        return Err(Failure::no_such_object(at_qp!(srqn)));
+    if req.srqn != Srqn::default() {
+        let srq = hca
+            .srqs
+            .get(req.srqn.get())
+            .ok_or(Failure::no_such_object(at_qp!(srqn)))?;
+        // An XRC queue is named by requests, not by queue pairs.
+        if srq.xrcdn != 0 {
+            return Err(Failure::bad_field(at_qp!(srqn)));
+        }
     }
     if hca.eq(req.eqn).is_none() {
         return Err(Failure::no_such_object(at_qp!(eqn)));
@@ -317,38 +329,7 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
     if let Some(eq) = hca.eq_mut(req.eqn) {
         eq.users += 1;
     }
-    let number = hca.qps.insert_with(|number| {
-        Box::new(Qp {
-            kind: req.qp_type,
-            qpn: Qpn::truncate(number),
-            cookie: req.cookie,
-            pdn: req.pdn,
-            send_cqn: req.send_cqn,
-            recv_cqn: req.recv_cqn,
-            srqn: req.srqn,
-            eqn: req.eqn,
-            doorbell: req.doorbell,
-            slot: req.slot,
-            signal_all: req.flags & QP_SIGNAL_ALL != 0,
-            max_send_sge: req.max_send_sge,
-            max_recv_sge: req.max_recv_sge,
-            max_inline: req.max_inline,
-            state: QpState::RESET,
-            groups: 0,
-            attrs: QpAttrs::default(),
-            sq,
-            rq,
-            req: Requester::default(),
-            resp: Responder::default(),
-            wire: None,
-            active: false,
-            wait: Wait::Nothing,
-            deadline: None,
-            rescans: 0,
-            last_wqe: false,
-            windows: 0,
-        })
-    });
+    let number = hca.qps.insert_with(|number| new_qp(req, number, sq, rq));
     if req.qp_type == QpType::GSI {
         hca.gsi = Some(Qpn::truncate(number));
     }
@@ -359,13 +340,51 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
     Ok(created(number))
 }
 
+/// A queue pair in RESET.
+pub(crate) fn new_qp(req: &CreateQpReq, number: u32, sq: Ring, rq: Option<Ring>) -> Box<Qp> {
+    Box::new(Qp {
+        kind: req.qp_type,
+        qpn: Qpn::truncate(number),
+        cookie: req.cookie,
+        pdn: req.pdn,
+        send_cqn: req.send_cqn,
+        recv_cqn: req.recv_cqn,
+        srqn: req.srqn,
+        eqn: req.eqn,
+        doorbell: req.doorbell,
+        slot: req.slot,
+        signal_all: req.flags & QP_SIGNAL_ALL != 0,
+        max_send_sge: req.max_send_sge,
+        max_recv_sge: req.max_recv_sge,
+        max_inline: req.max_inline,
+        state: QpState::RESET,
+        groups: 0,
+        attrs: QpAttrs::default(),
+        sq,
+        rq,
+        req: Requester::default(),
+        resp: Responder::default(),
+        wire: None,
+        active: false,
+        wait: Wait::Nothing,
+        deadline: None,
+        rescans: 0,
+        last_wqe: false,
+        windows: 0,
+        xrc: Domain {
+            xrcdn: req.xrcdn,
+            ..Domain::default()
+        },
+    })
+}
+
 fn has_receive_queue(req: &CreateQpReq) -> bool {
     req.rq != PageList::default()
 }
 
 /// Checks what a queue pair's request says by itself.
 fn check_qp_shape(req: &CreateQpReq) -> Result<(), Failure> {
-    if req.reserved != [0; 5] {
+    if req.reserved != [0; 4] {
         return Err(Failure::reserved(at_qp!(reserved)));
     }
     let field = |good: bool, offset: u32| {
@@ -378,6 +397,12 @@ fn check_qp_shape(req: &CreateQpReq) -> Result<(), Failure> {
     let offered = u32::from(req.qp_type.0) < u32::BITS && limits::QP_TYPES & 1 << req.qp_type.0 != 0;
     field(offered, at_qp!(qp_type))?;
     field(req.flags & !QP_SIGNAL_ALL == 0, at_qp!(flags))?;
+    field(req.xrcdn == 0, at_qp!(xrcdn))?;
+    if req.qp_type == QpType::XRC_INI {
+        field(!has_receive_queue(req), at_qp!(rq))?;
+        field(req.srqn == Srqn::default(), at_qp!(srqn))?;
+        field(req.recv_cqn == Cqn::default(), at_qp!(recv_cqn))?;
+    }
     // Receives come from one queue or the other.
     field(req.srqn == Srqn::default() || !has_receive_queue(req), at_qp!(srqn))?;
     field(u32::from(req.slot) < SLOTS, at_qp!(slot))?;
@@ -389,10 +414,7 @@ fn check_qp_shape(req: &CreateQpReq) -> Result<(), Failure> {
     let fits = |head: usize, sges: u8, log_stride: u8| {
         sges <= MAX_SGE && head + usize::from(sges) * size_of::<Sge>() <= 1 << log_stride
     };
-    let send = match req.qp_type {
-        QpType::UD | QpType::GSI => size_of::<SendHeader>() + size_of::<UdArgs>(),
-        _ => size_of::<SendHeader>(),
-    };
+    let send = send_head(req.qp_type);
     field(1 << req.sq_log_stride >= send, at_qp!(sq_log_stride))?;
     field(fits(send, req.max_send_sge, req.sq_log_stride), at_qp!(max_send_sge))?;
     field(
@@ -414,7 +436,8 @@ fn check_qp_shape(req: &CreateQpReq) -> Result<(), Failure> {
     }
 }
 
-fn count_cq(hca: &mut Hca, cqn: Cqn, by: i32) {
+/// Counts a queue that completes there; 0 is none.
+pub(crate) fn count_cq(hca: &mut Hca, cqn: Cqn, by: i32) {
     if let Some(cq) = hca.cqs.get_mut(cqn.get()) {
         cq.users = cq.users.wrapping_add_signed(by);
     }
@@ -433,6 +456,10 @@ pub(crate) fn destroy_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &Handle
     let mut qp = hca.qps.remove(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
     // Its place in the list of active ones finds nothing when its turn comes.
     cx.schedule.disarm(hca.id, &mut qp);
+    if qp.kind == QpType::XRC_TGT {
+        xrcd::release_target(hca, &qp);
+        return Ok(Reply::empty());
+    }
     if let Some(page) = hca.doorbells.get_mut(qp.doorbell) {
         page.unbind(qp.slot);
     }
@@ -475,6 +502,7 @@ pub(crate) fn query_qp(hca: &Hca, req: &HandleReq) -> Result<Reply, Failure> {
         max_send_sge: qp.max_send_sge,
         max_recv_sge: qp.max_recv_sge,
         srqn: qp.srqn,
-        reserved: [0; 4],
+        xrcdn: qp.xrc.xrcdn,
+        reserved: [0; 3],
     }))
 }

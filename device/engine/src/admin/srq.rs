@@ -2,8 +2,8 @@
 //! Commands about shared receive queues.
 
 use crate::admin::memory::{handle_reserved, page_failure};
-use crate::admin::objects::{created, release_eq, release_pd, ring, HANDLE};
-use crate::admin::{Failure, Reply};
+use crate::admin::objects::{count_cq, created, release_eq, release_pd, ring, HANDLE};
+use crate::admin::{xrcd, Failure, Reply};
 use crate::env::{Dma, Env};
 use crate::hca::{Cx, Hca};
 use crate::pages::PageFault;
@@ -13,7 +13,7 @@ use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::{CreateSrqReq, HandleReq, ModifySrqReq, ModifySrqRsp, QuerySrqRsp};
 use verbena_hw::eqe::Event;
-use verbena_hw::id::Srqn;
+use verbena_hw::id::{Cqn, Srqn};
 use verbena_hw::srq::{modify, SrqRecord, SrqType};
 use verbena_hw::wqe::{RecvHeader, Sge, MAX_LOG_ENTRIES, MAX_LOG_STRIDE, MAX_SGE, RECV_MIN_LOG_STRIDE};
 
@@ -43,9 +43,10 @@ pub(crate) fn create<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateSrqR
     if req.reserved != 0 {
         return Err(Failure::reserved(at!(reserved)));
     }
-    field(req.srq_type == SrqType::BASIC, at!(srq_type))?;
-    field(req.cqn.get() == 0, at!(cqn))?;
-    field(req.xrcdn == 0, at!(xrcdn))?;
+    let xrc = req.srq_type == SrqType::XRC;
+    field(xrc || req.srq_type == SrqType::BASIC, at!(srq_type))?;
+    field(xrc || req.cqn == Cqn::default(), at!(cqn))?;
+    field(xrc || req.xrcdn == 0, at!(xrcdn))?;
     field(req.log_entries <= MAX_LOG_ENTRIES, at!(log_entries))?;
     field(
         (RECV_MIN_LOG_STRIDE..=MAX_LOG_STRIDE).contains(&req.log_stride),
@@ -59,6 +60,12 @@ pub(crate) fn create<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateSrqR
     }
     if hca.eq(req.eqn).is_none() {
         return Err(Failure::no_such_object(at!(eqn)));
+    }
+    if xrc && hca.cqs.get(req.cqn.get()).is_none() {
+        return Err(Failure::no_such_object(at!(cqn)));
+    }
+    if xrc && hca.xrcds.get(req.xrcdn).is_none() {
+        return Err(Failure::no_such_object(at!(xrcdn)));
     }
     check_record(hca, cx, req.record, at!(record))?;
     if !hca.srqs.has_room() {
@@ -74,6 +81,8 @@ pub(crate) fn create<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateSrqR
     if let Some(eq) = hca.eq_mut(req.eqn) {
         eq.users += 1;
     }
+    count_cq(hca, req.cqn, 1);
+    xrcd::count(hca, req.xrcdn, 1);
     let number = hca.srqs.insert_with(|_| {
         Box::new(Srq {
             ring,
@@ -81,6 +90,8 @@ pub(crate) fn create<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateSrqR
             cookie: req.cookie,
             pdn: req.pdn,
             eqn: req.eqn,
+            cqn: req.cqn,
+            xrcdn: req.xrcdn,
             max_sge: req.max_sge,
             limit: req.limit,
             consumer: 0,
@@ -158,9 +169,12 @@ pub(crate) fn destroy(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> 
         return Err(Failure::in_use(srq.users));
     }
     let (eqn, pdn, cost) = (srq.eqn, srq.pdn, srq.ring.cost());
+    let (cqn, xrcdn) = (srq.cqn, srq.xrcdn);
     hca.srqs.remove(req.handle);
     hca.extents -= cost;
     release_pd(hca, pdn);
+    count_cq(hca, cqn, -1);
+    xrcd::count(hca, xrcdn, -1);
     release_eq(hca, eqn, |eqe| {
         matches!(Event(eqe.event), Event::SRQ_ERR | Event::SRQ_LIMIT_REACHED) && eqe.number == req.handle
     });
@@ -177,9 +191,9 @@ pub(crate) fn query(hca: &Hca, req: &HandleReq) -> Result<Reply, Failure> {
         consumer: srq.consumer,
         users: srq.users,
         pdn: srq.pdn,
-        cqn: Default::default(),
-        xrcdn: 0,
-        srq_type: SrqType::BASIC,
+        cqn: srq.cqn,
+        xrcdn: srq.xrcdn,
+        srq_type: if srq.xrcdn == 0 { SrqType::BASIC } else { SrqType::XRC },
         max_sge: srq.max_sge,
         failed: srq.failed.into(),
         reserved0: 0,

@@ -32,6 +32,12 @@ pub struct SrqDump {
     pub failed: bool,
     /// Queue pairs on it.
     pub users: u32,
+    /// XRC: its domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xrcdn: Option<u32>,
+    /// XRC: completion queue of its receives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cqn: Option<u32>,
 }
 
 /// The selected ones.
@@ -48,6 +54,8 @@ pub(super) fn srqs(hca: &Hca, select: Select) -> Vec<SrqDump> {
         limit: srq.limit,
         failed: srq.failed,
         users: srq.users,
+        xrcdn: (srq.xrcdn != 0).then_some(srq.xrcdn),
+        cqn: (srq.xrcdn != 0).then_some(srq.cqn.get()),
     };
     match select {
         Select::All | Select::Srq(u32::MAX) => hca.srqs.iter().map(|(srqn, srq)| show(srqn, srq)).collect(),
@@ -60,14 +68,13 @@ impl Display for SrqDump {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "SRQ {:#x} [{}] pd {:#x} consumer {} limit {}, {} queue pairs{}",
-            self.srqn,
-            self.entries,
-            self.pdn,
-            self.consumer,
-            self.limit,
-            self.users,
-            if self.failed { ", failed" } else { "" }
-        )
+            "SRQ {:#x} [{}] pd {:#x} consumer {} limit {}, ",
+            self.srqn, self.entries, self.pdn, self.consumer, self.limit
+        )?;
+        match (self.xrcdn, self.cqn) {
+            (Some(xrcdn), Some(cqn)) => write!(f, "XRC domain {xrcdn:#x}, completes in CQ {cqn:#x}")?,
+            _ => write!(f, "{} queue pairs", self.users)?,
+        }
+        f.write_str(if self.failed { ", failed" } else { "" })
     }
 }

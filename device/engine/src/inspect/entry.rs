@@ -8,7 +8,10 @@ use crate::qp::message::has_operands;
 use serde::Serialize;
 use verbena_hw::cqe::{self, vendor, Cqe, Status};
 use verbena_hw::id::Key;
-use verbena_hw::wqe::{send_flags, AtomicArgs, BindArgs, FlushArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs};
+use verbena_hw::qp::QpType;
+use verbena_hw::wqe::{
+    send_flags, AtomicArgs, BindArgs, FlushArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs, XrcArgs,
+};
 use zerocopy::FromBytes;
 
 /// An entry of a send queue.
@@ -34,6 +37,9 @@ pub struct SendEntry {
     /// Where a datagram goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<Destination>,
+    /// XRC: the peer's shared receive queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srqn: Option<u32>,
     /// What else it says: operands, immediate data, a key to invalidate.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub operands: String,
@@ -149,11 +155,17 @@ fn reads<T: FromBytes>(bytes: &[u8]) -> T {
 }
 
 impl SendEntry {
-    /// Of an entry's bytes, of a queue that sends `datagrams` or not.
-    pub(super) fn decode(bytes: &[u8], datagrams: bool, at: Place) -> Self {
+    /// Of an entry's bytes, of a queue pair of this type.
+    pub(super) fn decode(bytes: &[u8], kind: QpType, at: Place) -> Self {
         let header: SendHeader = reads(bytes);
         let opcode = SendOpcode(header.opcode);
         let mut rest = &bytes[size_of::<SendHeader>()..];
+        let datagrams = matches!(kind, QpType::UD | QpType::GSI);
+        let srqn = (kind == QpType::XRC_INI).then(|| {
+            let args: XrcArgs = reads(rest);
+            rest = &rest[size_of::<XrcArgs>()..];
+            args.srqn.get()
+        });
         let destination = datagrams.then(|| {
             let to: UdArgs = reads(rest);
             rest = &rest[size_of::<UdArgs>()..];
@@ -195,6 +207,7 @@ impl SendEntry {
                 key: header.rkey.index(),
             }),
             destination,
+            srqn,
             operands,
             elements,
         }

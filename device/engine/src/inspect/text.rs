@@ -44,8 +44,11 @@ impl Display for QpReport {
         for flow in &self.flows {
             writeln!(f, "  {flow}")?;
         }
+        if let Some(xrcdn) = qp.xrcdn {
+            writeln!(f, "  target of XRC domain {xrcdn:#x}")?;
+        }
 
-        heading(f, "send queue", Some(&qp.sq), self.sends.is_empty())?;
+        heading(f, "send queue", qp.sq.as_ref(), self.sends.is_empty())?;
         for entry in &self.sends {
             writeln!(f, "  {entry}")?;
         }
@@ -60,12 +63,12 @@ impl Display for QpReport {
             writeln!(f, "  {entry}")?;
         }
         beyond(f, self.more.1)?;
-        match &self.recv_cq {
-            None => completions(f, "completions", &self.send_cq, self.time_ns)?,
-            Some(recv) => {
-                completions(f, "completions of sends", &self.send_cq, self.time_ns)?;
-                completions(f, "completions of receives", recv, self.time_ns)?;
-            }
+        if let Some(send) = &self.send_cq {
+            let of = if self.recv_cq.is_some() { " of sends" } else { "" };
+            completions(f, &format!("completions{of}"), send, self.time_ns)?;
+        }
+        if let Some(recv) = &self.recv_cq {
+            completions(f, "completions of receives", recv, self.time_ns)?;
         }
 
         writeln!(f, "\nlast errors{}", if self.errors.is_empty() { ": none" } else { "" })?;
@@ -131,6 +134,9 @@ impl Display for SendEntry {
         )?;
         if let Some(to) = &self.destination {
             write!(f, " to {:#x} at {}", to.qpn, to.gid)?;
+        }
+        if let Some(srqn) = self.srqn {
+            write!(f, " to SRQ {srqn:#x}")?;
         }
         if let Some(remote) = self.remote {
             write!(f, ", remote {:#x} key {:#x}", remote.addr, remote.key)?;

@@ -23,7 +23,7 @@ use crate::schedule::QpRef;
 use crate::Budget;
 use std::collections::VecDeque;
 use verbena_hw::cqe::vendor;
-use verbena_hw::id::{Key, Psn, Qpn};
+use verbena_hw::id::{Key, Pdn, Psn, Qpn};
 use verbena_hw::qp::{access, QpState};
 use verbena_hw::wire::{Aeth, AtomicAckEth, Bth, PacketOpcode};
 use verbena_hw::wqe::{AtomicArgs, FlushArgs, MAX_MESSAGE};
@@ -70,11 +70,8 @@ struct Answered {
 
 #[derive(Clone, Copy, Debug)]
 enum Answer {
-    Read {
-        addr: u64,
-        rkey: Key,
-        len: u64,
-    },
+    /// Out of the memory of this protection domain.
+    Read { pdn: Pdn, addr: u64, rkey: Key, len: u64 },
     /// With the value that was there before.
     Atomic(u64),
     /// Without data.
@@ -85,6 +82,7 @@ enum Answer {
 #[derive(Clone, Copy, Debug)]
 struct Reply {
     psn: Psn,
+    pdn: Pdn,
     addr: u64,
     rkey: Key,
     left: u64,
@@ -203,7 +201,7 @@ fn duplicate<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, packet: &Packe
         (index < answered.packets).then_some((index, answered.answer))
     });
     match (own, found) {
-        (Operation::Read, Some((index, Answer::Read { addr, rkey, len }))) => {
+        (Operation::Read, Some((index, Answer::Read { pdn, addr, rkey, len }))) => {
             // The rest of the same READ, from one of its packets on, and nothing else.
             let reth = packet.head.ext.reth;
             let before = u64::from(index) * mtu;
@@ -213,6 +211,7 @@ fn duplicate<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, packet: &Packe
             if same {
                 let reply = Reply {
                     psn,
+                    pdn,
                     addr: reth.addr.get(),
                     rkey,
                     left: len - before,
@@ -388,7 +387,12 @@ fn execute<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, packet: &Packet<
     if !sound {
         return hca.refuse(cx, qpn, Fault::InvalidRequest(vendor::MESSAGE_LEN));
     }
-    let target = match hca.accept(cx, qpn, &request) {
+    let accepted = if packet.service() == PacketOpcode::XRC {
+        hca.accept_named(cx, qpn, &request, packet.head.ext.xrc.srqn())
+    } else {
+        hca.accept(cx, qpn, &request)
+    };
+    let target = match accepted {
         Ok(target) => target,
         Err(outcome) => return outcome,
     };
@@ -412,9 +416,11 @@ fn execute<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, packet: &Packet<
         Operation::Read => {
             let outcome = hca.executed(cx, qpn, &request);
             let (addr, rkey) = (request.addr, request.rkey);
-            hca.remember(qpn, &request, Answer::Read { addr, rkey, len });
+            let pdn = hca.qps.get(qpn.get()).map(|qp| qp.pdn).unwrap_or_default();
+            hca.remember(qpn, &request, Answer::Read { pdn, addr, rkey, len });
             let reply = Reply {
                 psn: request.psn,
+                pdn,
                 addr,
                 rkey,
                 left: len,
@@ -637,7 +643,7 @@ impl Hca {
         } else {
             let range = self
                 .mrs
-                .check_remote(reply.rkey, (qpn, qp.pdn), reply.addr, len, access::REMOTE_READ)
+                .check_remote(reply.rkey, (qpn, reply.pdn), reply.addr, len, access::REMOTE_READ)
                 .map_err(|fault| Fault::Access(fault.0))?;
             Stretches::Range(range)
         };
@@ -662,7 +668,7 @@ impl Hca {
     }
 
     /// Goes on with an answer that takes long, and with what came meanwhile.
-    pub(super) fn answer<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, budget: &mut Budget) -> Turn {
+    pub(crate) fn answer<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, budget: &mut Budget) -> Turn {
         loop {
             let open = receives(self, qpn);
             let Some(answers) = answers(self, qpn) else {

@@ -3,26 +3,32 @@
 
 use verbena_hw::grh::{self, Grh, Route};
 use verbena_hw::wire::{
-    Aeth, AtomicAckEth, AtomicEth, Bth, Deth, Feth, Ieth, ImmDt, PacketOpcode, Reth, Udp, ICRC, UDP_PORT,
+    Aeth, AtomicAckEth, AtomicEth, Bth, Deth, Feth, Ieth, ImmDt, PacketOpcode, Reth, Udp, XrcEth, ICRC, UDP_PORT,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Extended headers, a bit each, in the order in which they stand in a packet.
 pub(super) mod header {
-    pub(crate) const DETH: u8 = 1 << 0;
-    pub(crate) const FETH: u8 = 1 << 1;
-    pub(crate) const RETH: u8 = 1 << 2;
-    pub(crate) const ATOMIC: u8 = 1 << 3;
-    pub(crate) const AETH: u8 = 1 << 4;
-    pub(crate) const ORIGINAL: u8 = 1 << 5;
-    pub(crate) const IMM: u8 = 1 << 6;
-    pub(crate) const IETH: u8 = 1 << 7;
+    pub(crate) const XRC: u16 = 1 << 0;
+    pub(crate) const DETH: u16 = 1 << 1;
+    pub(crate) const FETH: u16 = 1 << 2;
+    pub(crate) const RETH: u16 = 1 << 3;
+    pub(crate) const ATOMIC: u16 = 1 << 4;
+    pub(crate) const AETH: u16 = 1 << 5;
+    pub(crate) const ORIGINAL: u16 = 1 << 6;
+    pub(crate) const IMM: u16 = 1 << 7;
+    pub(crate) const IETH: u16 = 1 << 8;
 }
 
 /// The extended headers that an opcode has; `None`: no such opcode.
-pub(super) fn headers(opcode: PacketOpcode) -> Option<u8> {
+pub(super) fn headers(opcode: PacketOpcode) -> Option<u16> {
     use header::*;
     use PacketOpcode as P;
+    if opcode.service() == P::XRC {
+        let of_rc = opcode.of_service(P::RC);
+        // Its requests have one header more, its responses are RC's.
+        return headers(of_rc).map(|set| if is_response(of_rc) { set } else { set | XRC });
+    }
     Some(match opcode {
         P::RC_SEND_FIRST | P::RC_SEND_MIDDLE | P::RC_SEND_LAST | P::RC_SEND_ONLY => 0,
         P::UC_SEND_FIRST | P::UC_SEND_MIDDLE | P::UC_SEND_LAST | P::UC_SEND_ONLY => 0,
@@ -44,9 +50,23 @@ pub(super) fn headers(opcode: PacketOpcode) -> Option<u8> {
     })
 }
 
+/// Whether an opcode of RC answers a request.
+pub(super) fn is_response(opcode: PacketOpcode) -> bool {
+    matches!(
+        opcode,
+        PacketOpcode::RC_ACKNOWLEDGE
+            | PacketOpcode::RC_ATOMIC_ACKNOWLEDGE
+            | PacketOpcode::RC_READ_RESPONSE_FIRST
+            | PacketOpcode::RC_READ_RESPONSE_MIDDLE
+            | PacketOpcode::RC_READ_RESPONSE_LAST
+            | PacketOpcode::RC_READ_RESPONSE_ONLY
+    )
+}
+
 /// The extended headers. Which of them count, the opcode says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extended {
+    pub(super) xrc: XrcEth,
     pub(super) deth: Deth,
     pub(super) feth: Feth,
     pub(super) reth: Reth,
@@ -60,6 +80,7 @@ pub(super) struct Extended {
 /// Applies a macro to every header with its bit, in the order of the packet.
 macro_rules! each {
     ($what:ident, $set:expr, $ext:expr) => {
+        $what!($set, header::XRC, $ext.xrc);
         $what!($set, header::DETH, $ext.deth);
         $what!($set, header::FETH, $ext.feth);
         $what!($set, header::RETH, $ext.reth);
@@ -148,8 +169,17 @@ impl Packet<'_> {
         icrc(self.ip.on_the_wire().len(), covered).to_le_bytes() == crc
     }
 
+    /// The transport service.
+    pub(super) fn service(&self) -> u8 {
+        self.head.bth.opcode().service()
+    }
+
+    /// What the packet is; of XRC's packets, what it would be in RC.
     pub(super) fn opcode(&self) -> PacketOpcode {
-        self.head.bth.opcode()
+        match self.head.bth.opcode() {
+            opcode if opcode.service() == PacketOpcode::XRC => opcode.of_service(PacketOpcode::RC),
+            opcode => opcode,
+        }
     }
 }
 
@@ -355,6 +385,7 @@ mod tests {
             prop::array::uniform32(any::<u8>()).prop_map(move |b| {
                 let mut bytes = [a, b].concat();
                 bytes.extend(a.map(|x| !x));
+                bytes.extend(b);
                 let mut rest = &bytes[..];
                 let mut ext = Extended::default();
                 macro_rules! draw {
@@ -386,7 +417,7 @@ mod tests {
             let back = decode(&bytes).unwrap();
             prop_assert!(back.is_intact());
             prop_assert_eq!(back.head.route, route(ipv4));
-            prop_assert_eq!((back.opcode(), back.head.port), (opcode, 0xc123));
+            prop_assert_eq!((back.head.bth.opcode(), back.head.port), (opcode, 0xc123));
             prop_assert_eq!(back.data, &data[..]);
             macro_rules! same {
                 ($set:expr, $bit:expr, $header:expr) => {
@@ -395,10 +426,10 @@ mod tests {
                     }
                 };
             }
-            struct Both { deth: (Deth, Deth), feth: (Feth, Feth), reth: (Reth, Reth), atomic: (AtomicEth, AtomicEth),
+            struct Both { xrc: (XrcEth, XrcEth), deth: (Deth, Deth), feth: (Feth, Feth), reth: (Reth, Reth), atomic: (AtomicEth, AtomicEth),
                 aeth: (Aeth, Aeth), original: (AtomicAckEth, AtomicAckEth), imm: (ImmDt, ImmDt), ieth: (Ieth, Ieth) }
             let (x, y) = (back.head.ext, ext);
-            let both = Both { deth: (x.deth, y.deth), feth: (x.feth, y.feth), reth: (x.reth, y.reth),
+            let both = Both { xrc: (x.xrc, y.xrc), deth: (x.deth, y.deth), feth: (x.feth, y.feth), reth: (x.reth, y.reth),
                 atomic: (x.atomic, y.atomic), aeth: (x.aeth, y.aeth), original: (x.original, y.original),
                 imm: (x.imm, y.imm), ieth: (x.ieth, y.ieth) };
             each!(same, set, both);

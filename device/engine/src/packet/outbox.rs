@@ -5,6 +5,7 @@ use super::codec::{self, Extended, Head};
 use crate::counters::Counter;
 use crate::env::{Env, HcaId};
 use crate::hca::{Cx, Hca};
+use crate::qp::xrc::service;
 use crate::qp::Qp;
 use crate::schedule::QpRef;
 use crate::Uplink;
@@ -97,7 +98,7 @@ impl Hca {
         })
     }
 
-    /// A packet of a connected queue pair, to its peer. `None`: it cannot leave, which is as if it were lost.
+    /// A packet of a connected queue pair, to its peer; the transport service in its opcode is the queue pair's. `None`: it cannot leave, which is as if it were lost.
     ///
     /// # Errors
     ///
@@ -110,6 +111,10 @@ impl Hca {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Option<Vec<u8>>, E> {
+        let bth = Bth {
+            opcode: bth.opcode().of_service(service(qp.kind)).0,
+            ..bth
+        };
         let path = &qp.attrs.path;
         let Some(route) = self.route(path) else {
             // What `fill` finds out does not depend on the port.

@@ -26,7 +26,7 @@ pub(crate) fn receive<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, bytes: &[u8])
         }
     };
     let dgid = packet.head.route.dgid;
-    let service = packet.opcode().service();
+    let service = packet.service();
     if dgid.is_multicast() {
         return group(hcas, cx, &packet);
     }
@@ -38,6 +38,8 @@ pub(crate) fn receive<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, bytes: &[u8])
         match service {
             PacketOpcode::RC => connected(hca, cx, QpType::RC, &packet),
             PacketOpcode::UC => connected(hca, cx, QpType::UC, &packet),
+            PacketOpcode::XRC if codec::is_response(packet.opcode()) => connected(hca, cx, QpType::XRC_INI, &packet),
+            PacketOpcode::XRC => connected(hca, cx, QpType::XRC_TGT, &packet),
             _ => unreliable::arrived(hcas, cx, Some(id), &packet),
         }
     }
@@ -49,7 +51,7 @@ pub(crate) fn receive<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, bytes: &[u8])
 /// Takes a packet that was sent to a group. It counts at every HCA that has members.
 fn group<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, packet: &Packet<'_>) {
     let bth = &packet.head.bth;
-    if packet.opcode().service() != PacketOpcode::UD || bth.qpn() != Qpn::MULTICAST {
+    if packet.service() != PacketOpcode::UD || bth.qpn() != Qpn::MULTICAST {
         return;
     }
     let members = cx.fabric.groups.members(&packet.head.route.dgid);
@@ -99,12 +101,7 @@ fn connected<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, kind: QpType, packet: &P
     }
     match packet.opcode() {
         _ if kind == QpType::UC => unreliable::connected(hca, cx, qpn, packet),
-        PacketOpcode::RC_ACKNOWLEDGE
-        | PacketOpcode::RC_ATOMIC_ACKNOWLEDGE
-        | PacketOpcode::RC_READ_RESPONSE_FIRST
-        | PacketOpcode::RC_READ_RESPONSE_MIDDLE
-        | PacketOpcode::RC_READ_RESPONSE_LAST
-        | PacketOpcode::RC_READ_RESPONSE_ONLY => {
+        opcode if codec::is_response(opcode) => {
             let at = QpRef { hca: hca.id, qpn };
             arrivals::response(hca, cx, at, packet);
         }

@@ -333,6 +333,7 @@ fn outgoing<E: Env>(hca: &Hca, env: &E, qp: &Qp, message: &Message, index: u32) 
     };
     let mut ext = Extended::default();
     let (mut value, mut len, mut psns) = ([0; 8], 0, 1);
+    ext.xrc = message.srqn.unwrap_or_default().into();
     let opcode = match message.operation {
         Operation::Read => {
             ext.reth = reth(message.len - before);
@@ -423,10 +424,8 @@ pub(super) fn data_head(qp: &Qp, message: &Message, index: u32) -> (Bth, Extende
             len: (message.len as u32).into(),
         };
     }
-    let mut opcode = data_opcode(write, first, last, tail);
-    if qp.kind == QpType::UC {
-        opcode.0 |= PacketOpcode::UC << 5;
-    }
+    ext.xrc = message.srqn.unwrap_or_default().into();
+    let opcode = data_opcode(write, first, last, tail);
     let psn = message.psn.add(index);
     let mut bth = Bth::new(opcode, qp.attrs.dest_qpn, psn);
     if qp.kind != QpType::UC && (last || psn.get() % ACK_EVERY == ACK_EVERY - 1) {

@@ -27,7 +27,7 @@ use crate::Budget;
 use core::sync::atomic::Ordering;
 use verbena_hw::cqe::{self, Cqe};
 use verbena_hw::id::{Cqn, Key, Pdn};
-use verbena_hw::qp::{access, Mtu, QpState};
+use verbena_hw::qp::{access, Mtu, QpState, QpType};
 use verbena_hw::ring::OWNER_PHASE;
 use verbena_hw::wqe::{send_flags, RecvHeader, SendHeader, SendOpcode, Sge};
 use vm_memory::{VolatileMemory, VolatileSlice};
@@ -69,7 +69,8 @@ fn begins<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<QpRe
     let hca = hcas.get(at.hca)?;
     let qp = hca.qps.get(at.qpn.get())?;
     let ready = qp.state == QpState::RTS && qp.wait == Wait::Nothing && qp.req.current.is_none() && qp.max_send_sge > 0;
-    if !ready || hca.regs.is_fatal() {
+    // XRC's entries are others, and its receives come from elsewhere.
+    if !ready || qp.kind != QpType::RC || hca.regs.is_fatal() {
         return None;
     }
     local::find_peer(hcas, cx, at)

@@ -15,6 +15,7 @@ use core::time::Duration;
 use verbena_hw::cqe::{vendor, Cqe, Status};
 use verbena_hw::eqe::Event;
 use verbena_hw::id::{Qpn, Srqn};
+use verbena_hw::qp::QpType;
 
 /// Between the first looks at the receive queue; each further wait is twice as long, to a second.
 const FIRST_RESCAN: Duration = Duration::from_millis(1);
@@ -49,13 +50,14 @@ pub(crate) fn turn<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn, budget: 
     Turn::Idle
 }
 
-/// Says, once, that a queue pair in ERR has no more to do with the receives of its shared receive queue (IBA vol. 1,
+/// Says, once, that a queue pair in ERR has no more to do with the receives of shared receive queues (IBA vol. 1,
 /// 11.6.3.2): all that it had consumed are completed, and it consumes no others.
 fn last_wqe<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) {
     let Some(qp) = hca.qps.get_mut(qpn.get()) else {
         return;
     };
-    if qp.srqn != Srqn::default() && !core::mem::replace(&mut qp.last_wqe, true) {
+    let shared = qp.srqn != Srqn::default() || qp.kind == QpType::XRC_TGT;
+    if shared && !core::mem::replace(&mut qp.last_wqe, true) {
         hca.raise_qp(cx, qpn, Event::LAST_WQE_REACHED, vendor::NONE);
     }
 }
@@ -88,9 +90,12 @@ fn next_send<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, qpn: Qpn) -> Option<(Sid
         qp.req.consumer = qp.req.consumer.wrapping_add(1);
         return Some((Side::Send, wr_id));
     }
+    if qp.kind == QpType::XRC_TGT {
+        return None;
+    }
     let mut message = cx.pool.message();
     // A ring that is not mapped any more has nothing to flush; the error that it caused has been told.
-    let posted = message.fetch(ram, &qp.sq, qp.req.consumer);
+    let posted = message.fetch(ram, (&qp.sq, qp.kind), qp.req.consumer);
     let wr_id = message.header.wr_id;
     cx.pool.give_message(message);
     if posted == Ok(true) {

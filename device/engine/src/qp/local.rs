@@ -11,6 +11,7 @@ use crate::qp::message::{BadRequest, Message, Operation};
 use crate::qp::responder::{receive_protection, Fault, Target};
 use crate::qp::sg::{self, CopyFault, Stretches};
 use crate::qp::transport::{Outcome, Request};
+use crate::qp::xrc::counterpart;
 use crate::qp::Link;
 use crate::ram;
 use crate::schedule::QpRef;
@@ -46,10 +47,16 @@ pub(crate) fn deliver<E: Env>(
         return Ok(Outcome::Silence);
     };
     let target = match hcas.get_mut(peer.hca) {
-        Some(hca) => match hca.accept(cx, peer.qpn, request) {
-            Ok(target) => target,
-            Err(outcome) => return Ok(outcome),
-        },
+        Some(hca) => {
+            let accepted = match message.srqn {
+                Some(srqn) => hca.accept_named(cx, peer.qpn, request, srqn),
+                None => hca.accept(cx, peer.qpn, request),
+            };
+            match accepted {
+                Ok(target) => target,
+                Err(outcome) => return Ok(outcome),
+            }
+        }
         None => return Ok(Outcome::Silence),
     };
     let moved = if request.operation.is_atomic() {
@@ -132,7 +139,7 @@ pub(crate) fn find_peer<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) 
     // A connection is two queue pairs that name each other: nobody else's requests get through, whatever PSN and
     // keys they guess.
     let mutual = peer.attrs.dest_qpn == at.qpn
-        && peer.kind == kind
+        && peer.kind == counterpart(kind)
         && peer.wire.is_none()
         && peer.attrs.path.dgid == link.sgid
         && peer_hca.source_gid(peer.attrs.path.sgid_index) == Some(dgid);

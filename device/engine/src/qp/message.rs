@@ -9,10 +9,12 @@ use crate::ram::{self, Unreachable};
 use crate::ring::Ring;
 use core::sync::atomic::Ordering;
 use verbena_hw::cqe::{self, vendor, Status};
-use verbena_hw::id::{Key, Pdn, Psn};
+use verbena_hw::id::{Key, Pdn, Psn, Srqn};
+use verbena_hw::qp::QpType;
 use verbena_hw::ring::OWNER_PHASE;
 use verbena_hw::wqe::{
-    flush, send_flags, AtomicArgs, FlushArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs, MAX_MESSAGE, MAX_SGE,
+    flush, send_flags, AtomicArgs, FlushArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs, XrcArgs, MAX_MESSAGE,
+    MAX_SGE,
 };
 use vm_memory::VolatileMemory;
 use zerocopy::{transmute, IntoBytes};
@@ -201,12 +203,19 @@ pub(crate) struct Message {
     pub(crate) psn: Psn,
     /// Packets it takes: for a READ those of the response.
     pub(crate) packets: u32,
+    /// The shared receive queue that it names, if it is XRC's.
+    pub(crate) srqn: Option<Srqn>,
 }
 
 impl Message {
-    /// Copies the entry at `index` of the ring. `false`: none has been posted there.
+    /// Copies the entry at `index` of the ring of a queue pair of this type. `false`: none has been posted there.
     #[inline]
-    pub(crate) fn fetch<R: GuestRam>(&mut self, ram: &R, sq: &Ring, index: u32) -> Result<bool, Unreachable> {
+    pub(crate) fn fetch<R: GuestRam>(
+        &mut self,
+        ram: &R,
+        (sq, kind): (&Ring, QpType),
+        index: u32,
+    ) -> Result<bool, Unreachable> {
         const HEAD: usize = size_of::<SendHeader>();
         let entry = ram::whole(ram, sq.addr(index), sq.stride(), Dma::Read)?;
         // Acquire: the rest of the entry, and the data it names, were written before this word.
@@ -218,6 +227,14 @@ impl Message {
         self.header = transmute!([word0, rest[0], rest[1], rest[2]]);
         let h = &self.header;
         let mut at = HEAD;
+        self.srqn = None;
+        if kind == QpType::XRC_INI {
+            let args: [u64; 2] = entry.get_ref(at).map_err(|_| Unreachable)?.load();
+            let args: XrcArgs = transmute!(args);
+            // What has more than 24 bits is no number, and 0 names nothing.
+            self.srqn = Some(Srqn::new(args.srqn.get()).unwrap_or_default());
+            at += size_of::<XrcArgs>();
+        }
         // One comparison for those that are frequent.
         if h.opcode >= SendOpcode::COMPARE_SWAP.0 && has_operands(SendOpcode(h.opcode)) {
             let args: [u64; 2] = entry.get_ref(at).map_err(|_| Unreachable)?.load();

@@ -13,6 +13,7 @@
 //! | [`datagram`] | UD and the general services interface: both ends of a message that nobody acknowledges |
 //! | [`unreliable`] | UC: both ends of a connection without acknowledgements |
 //! | [`raw`] | raw Ethernet: both ends of a frame |
+//! | [`xrc`] | XRC: what a shared receive queue that a message names changes |
 //! | [`flush`] | what happens to outstanding work in ERR |
 //! | [`modify`] | the state machine |
 
@@ -28,6 +29,7 @@ pub(crate) mod responder;
 pub(crate) mod sg;
 pub(crate) mod transport;
 pub(crate) mod unreliable;
+pub(crate) mod xrc;
 
 use crate::env::HcaId;
 use crate::hca::Side;
@@ -58,6 +60,7 @@ pub(crate) struct Qp {
     pub(crate) kind: QpType,
     pub(crate) qpn: Qpn,
     pub(crate) cookie: u64,
+    /// An XRC target has that of the shared receive queue that was named last.
     pub(crate) pdn: Pdn,
     pub(crate) send_cqn: Cqn,
     pub(crate) recv_cqn: Cqn,
@@ -76,6 +79,7 @@ pub(crate) struct Qp {
     pub(crate) groups: u32,
     /// As MODIFY_QP set them; `state` and the PSNs in it are not kept up to date.
     pub(crate) attrs: QpAttrs,
+    /// An XRC target has none, and never looks at it.
     pub(crate) sq: Ring,
     /// `None`: created without a receive queue.
     pub(crate) rq: Option<Ring>,
@@ -95,6 +99,7 @@ pub(crate) struct Qp {
     pub(crate) last_wqe: bool,
     /// Memory windows that it has bound.
     pub(crate) windows: u32,
+    pub(crate) xrc: xrc::Domain,
 }
 
 /// The send queue's side of the transport.
@@ -191,6 +196,7 @@ impl Qp {
         self.wire = None;
         self.rescans = 0;
         self.last_wqe = false;
+        self.xrc.srqn = Srqn::default();
     }
 }
 

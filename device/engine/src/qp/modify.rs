@@ -79,7 +79,7 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
     // The path may have changed: the fabric is asked again.
     qp.req.link = Default::default();
     let begins = matches!(from, QpState::RESET | QpState::INIT) && matches!(to, QpState::RTR | QpState::RTS);
-    if begins && matches!(kind, QpType::RC | QpType::UC) {
+    if begins && matches!(kind, QpType::RC | QpType::UC | QpType::XRC_INI | QpType::XRC_TGT) {
         let local = cx.fabric.owner(&qp.attrs.path.dgid).is_some();
         qp.wire = cx.outbox.leads_to(local).then(Default::default);
     }

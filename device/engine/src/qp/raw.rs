@@ -66,7 +66,7 @@ fn sends<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Bu
             _ => return Turn::Idle,
         }
         let mut message = cx.pool.message();
-        match message.fetch(cx.env.ram(at.hca), &qp.sq, qp.req.consumer) {
+        match message.fetch(cx.env.ram(at.hca), (&qp.sq, qp.kind), qp.req.consumer) {
             Ok(true) => qp.req.consumer = qp.req.consumer.wrapping_add(1),
             none => {
                 cx.pool.give_message(message);

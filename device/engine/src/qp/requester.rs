@@ -140,7 +140,11 @@ pub(crate) fn fetch<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, ahead:
         return Taken::Empty;
     };
     let mut message = cx.pool.message();
-    match message.fetch(cx.env.ram(at.hca), &qp.sq, qp.req.consumer.wrapping_add(ahead)) {
+    match message.fetch(
+        cx.env.ram(at.hca),
+        (&qp.sq, qp.kind),
+        qp.req.consumer.wrapping_add(ahead),
+    ) {
         Ok(true) => {}
         Ok(false) => {
             cx.pool.give_message(message);

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     Access(u32),
     /// The receive cannot take it: how its work request ends, and what the peer hears.
     Receive { status: Status, reason: u32, nak: Nak },
+    /// It names a shared receive queue that is none of the XRC domain's.
+    Domain(u32),
     /// Memory that the guest has unmapped under a region or a ring.
     Unreachable(u32),
 }
@@ -279,6 +281,8 @@ impl Hca {
     fn take_shared_receive<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) -> Result<Box<Receive>, Refusal> {
         let srqn = match self.qps.get(qpn.get()) {
             Some(qp) if qp.srqn != Srqn::default() => qp.srqn,
+            // Of an XRC target, the one that the request names.
+            Some(qp) if qp.xrc.srqn != Srqn::default() => qp.xrc.srqn,
             _ => return Err(Refusal::NotReady),
         };
         let mut receive = cx.pool.receive();
@@ -391,6 +395,10 @@ impl Hca {
             Fault::Access(reason) => {
                 self.counters.count(Counter::AccessErr);
                 (Some(Event::QP_ACCESS_ERR), reason, Nak::RemoteAccess)
+            }
+            Fault::Domain(reason) => {
+                self.counters.count(Counter::InvalidReqErr);
+                (Some(Event::QP_ACCESS_ERR), reason, Nak::InvalidRequest)
             }
             Fault::Unreachable(reason) => (Some(Event::QP_FATAL), reason, Nak::RemoteOperation),
             // The receive's own completion tells; no event beside it.

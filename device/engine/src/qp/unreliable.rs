@@ -84,7 +84,7 @@ fn take<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Option<(Box<Mes
         return Some((message, Ok(())));
     }
     let mut message = cx.pool.message();
-    let fetched = message.fetch(cx.env.ram(at.hca), &qp.sq, qp.req.consumer);
+    let fetched = message.fetch(cx.env.ram(at.hca), (&qp.sq, qp.kind), qp.req.consumer);
     if fetched != Ok(true) {
         cx.pool.give_message(message);
         if fetched.is_err() {

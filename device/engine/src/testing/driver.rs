@@ -13,7 +13,7 @@ use verbena_hw::cmd::{
 use verbena_hw::doorbell::KICK;
 use verbena_hw::eqe::Eqe;
 use verbena_hw::id::{Cqn, Eqn, Gid, Pdn, Psn, Qpn, Srqn};
-use verbena_hw::qp::{access, attr, Mtu, Path, QpAttrs, QpState, QpType};
+use verbena_hw::qp::{access, attr, transition, Mtu, Path, QpAttrs, QpState, QpType};
 use verbena_hw::regs;
 use verbena_hw::ring::{phase, slot, PageList};
 use verbena_hw::srq::SrqType;
@@ -348,6 +348,49 @@ impl Guest {
         })
     }
 
+    /// Allocates an XRC domain.
+    ///
+    /// # Panics
+    ///
+    /// If the device refuses.
+    pub fn xrcd(&mut self, w: &mut World) -> u32 {
+        self.create(w, Opcode::CREATE_XRCD, &[0u8; 0]).expect("a domain")
+    }
+
+    /// As [`Guest::srq_request`], for an XRC queue whose receives complete in `cq`.
+    pub fn xrc_srq_request(&mut self, w: &mut World, log: u8, xrcdn: u32, cq: &Cq) -> CreateSrqReq {
+        CreateSrqReq {
+            srq_type: SrqType::XRC,
+            cqn: cq.cqn,
+            xrcdn,
+            ..self.srq_request(w, log)
+        }
+    }
+
+    /// A CREATE_QP request for an XRC initiator.
+    pub fn initiator_request(&mut self, w: &mut World, send: &Cq, shape: QpShape) -> CreateQpReq {
+        CreateQpReq {
+            qp_type: QpType::XRC_INI,
+            rq: PageList::default(),
+            recv_cqn: Cqn::default(),
+            rq_log_entries: 0,
+            rq_log_stride: 0,
+            max_recv_sge: 0,
+            ..self.qp_request(w, send, send, shape)
+        }
+    }
+
+    /// A CREATE_QP request for an XRC target.
+    pub fn target_request(&self, xrcdn: u32) -> CreateQpReq {
+        CreateQpReq {
+            cookie: 0x9_f000,
+            qp_type: QpType::XRC_TGT,
+            eqn: self.eqn,
+            xrcdn,
+            ..CreateQpReq::new_zeroed()
+        }
+    }
+
     /// Registers `len` bytes at `addr`, whose own addresses are their DMA addresses.
     ///
     /// # Errors
@@ -411,7 +454,8 @@ impl Guest {
             max_recv_sge: shape.max_sge,
             max_inline: shape.max_inline,
             eqn: self.eqn,
-            reserved: [0; 5],
+            xrcdn: 0,
+            reserved: [0; 4],
         }
     }
 
@@ -579,6 +623,18 @@ pub mod attrs {
             ..QpAttrs::default()
         };
         (mask, attrs)
+    }
+
+    /// Masks and attributes of the way of a connected queue pair of any type from RESET to RTS: of those above, what its
+    /// transitions require.
+    pub fn connection(kind: QpType, dgid: Gid, dest_qpn: Qpn, (sq_psn, rq_psn): (u32, u32)) -> [(u32, QpAttrs); 3] {
+        let states = [QpState::RESET, QpState::INIT, QpState::RTR, QpState::RTS];
+        let mut steps = [init(), rtr(dgid, dest_qpn, rq_psn), rts(sq_psn)];
+        for (step, states) in steps.iter_mut().zip(states.windows(2)) {
+            let required = transition(kind, states[0], states[1]).map_or(0, |taken| taken.required);
+            step.0 = required | attr::STATE;
+        }
+        steps
     }
 
     /// Mask and attributes of RTR to RTS.

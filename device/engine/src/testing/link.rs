@@ -194,7 +194,10 @@ fn bth(packet: &[u8]) -> Bth {
 }
 
 fn is_response(packet: &[u8]) -> bool {
-    (PacketOpcode::RC_READ_RESPONSE_FIRST..=PacketOpcode::RC_ATOMIC_ACKNOWLEDGE).contains(&bth(packet).opcode())
+    let opcode = bth(packet).opcode();
+    let reliable = matches!(opcode.service(), PacketOpcode::RC | PacketOpcode::XRC);
+    let of_rc = opcode.of_service(PacketOpcode::RC);
+    reliable && (PacketOpcode::RC_READ_RESPONSE_FIRST..=PacketOpcode::RC_ATOMIC_ACKNOWLEDGE).contains(&of_rc)
 }
 
 /// Puts the right invariant CRC at the end of a packet that somebody made up.

@@ -7,7 +7,9 @@ use verbena_hw::cqe::{CqRecord, Cqe};
 use verbena_hw::doorbell::{BITMAP, SUMMARY};
 use verbena_hw::id::{Cqn, Key, Qpn, Srqn};
 use verbena_hw::ring::{phase, slot};
-use verbena_hw::wqe::{send_flags, AtomicArgs, BindArgs, FlushArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs};
+use verbena_hw::wqe::{
+    send_flags, AtomicArgs, BindArgs, FlushArgs, RecvHeader, SendHeader, SendOpcode, Sge, UdArgs, XrcArgs,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The shape of a queue pair.
@@ -114,6 +116,8 @@ pub struct SendWr {
     pub atomic: Option<AtomicArgs>,
     /// Destination of a datagram.
     pub to: Option<UdArgs>,
+    /// What an XRC initiator's entries have.
+    pub xrc: Option<XrcArgs>,
     /// Elements, or inline data.
     pub body: Vec<u8>,
 }
@@ -130,6 +134,7 @@ impl SendWr {
             },
             atomic: None,
             to: None,
+            xrc: None,
             body: sges.as_bytes().to_vec(),
         }
     }
@@ -179,6 +184,16 @@ impl SendWr {
     #[must_use]
     pub fn to(mut self, args: UdArgs) -> Self {
         self.to = Some(args);
+        self
+    }
+
+    /// To a shared receive queue, of an XRC initiator.
+    #[must_use]
+    pub fn srq(mut self, srqn: Srqn) -> Self {
+        self.xrc = Some(XrcArgs {
+            srqn,
+            ..XrcArgs::default()
+        });
         self
     }
 
@@ -313,6 +328,9 @@ impl Qp {
         let at = self.sq + (u64::from(slot(self.sq_producer, self.sq_log)) << self.sq_log_stride);
         wr.header.owner = phase(self.sq_producer, self.sq_log);
         let mut bytes = wr.header.as_bytes().to_vec();
+        if let Some(args) = &wr.xrc {
+            bytes.extend(args.as_bytes());
+        }
         if let Some(args) = &wr.atomic {
             bytes.extend(args.as_bytes());
         }

@@ -262,9 +262,10 @@ fn h03_query_device_tells_limits_that_hold() {
     assert_eq!(caps.max_sge, 32);
     assert_eq!(caps.max_inline, 512);
     assert_eq!(caps.max_msg, 1 << 31);
+    let reliable = 1 << QpType::RC.0 | 1 << QpType::XRC_INI.0 | 1 << QpType::XRC_TGT.0;
     assert_eq!(
         caps.qp_types,
-        1 << QpType::RC.0 | 1 << QpType::UC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0 | 1 << QpType::RAW.0
+        reliable | 1 << QpType::UC.0 | 1 << QpType::UD.0 | 1 << QpType::GSI.0 | 1 << QpType::RAW.0
     );
     assert_eq!((caps.max_flow, caps.max_flow_groups), (65536, 64));
     // All that there are.
@@ -465,7 +466,7 @@ fn h03_create_qp_fails_for_its_own_reasons() {
         (|r| r.sq_log_stride = 9, S::BAD_FIELD, at!(CreateQpReq, max_send_sge)),
         (|r| r.max_recv_sge = 255, S::BAD_FIELD, at!(CreateQpReq, max_recv_sge)),
         (|r| r.max_inline = 513, S::BAD_FIELD, at!(CreateQpReq, max_inline)),
-        (|r| r.reserved[4] = 1, S::RESERVED_FIELD, at!(CreateQpReq, reserved)),
+        (|r| r.reserved[3] = 1, S::RESERVED_FIELD, at!(CreateQpReq, reserved)),
         (|r| r.pdn = Pdn(0), S::NO_SUCH_OBJECT, at!(CreateQpReq, pdn)),
         (
             |r| r.send_cqn = Cqn::truncate(0),

@@ -23,6 +23,7 @@ mod sleep;
 mod state_machine;
 mod unreliable;
 mod windows;
+mod xrc;
 
 /// How the HCAs of these tests reach each other: by a single copy. `tests/packets` has the other way.
 mod way {

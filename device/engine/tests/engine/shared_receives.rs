@@ -431,7 +431,7 @@ fn h08_srq_create_and_destroy_have_rules() {
     type Spoil = fn(&mut CreateSrqReq);
     let cases: [(Spoil, AdminStatus, usize); 14] = [
         (
-            |r| r.srq_type = SrqType::XRC,
+            |r| r.srq_type = SrqType(2),
             AdminStatus::BAD_FIELD,
             core::mem::offset_of!(CreateSrqReq, srq_type),
         ),

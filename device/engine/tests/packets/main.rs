@@ -27,6 +27,8 @@ mod unreliable;
 #[path = "../engine/windows.rs"]
 mod windows;
 mod wire;
+#[path = "../engine/xrc.rs"]
+mod xrc;
 
 /// How the HCAs of these tests reach each other: by packets, over a link without faults.
 mod way {

@@ -14,8 +14,8 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use verbena_engine::testing::{attrs, Cq, Faults, Guest, Mr, Net, Qp, QpShape, RecvWr, SendWr, Srq, World};
 use verbena_hw::cqe::{flags, Cqe, Status};
-use verbena_hw::id::{Key, Qpn};
-use verbena_hw::qp::{access, Mtu, QpState};
+use verbena_hw::id::{Gid, Key, Qpn, Srqn};
+use verbena_hw::qp::{access, Mtu, QpState, QpType};
 use verbena_hw::wqe::{flush, send_flags, FlushArgs, Sge};
 
 /// Scripts that every run of the tests runs.
@@ -96,6 +96,8 @@ enum Mistake {
     Opcode,
     /// An atomic that is not aligned.
     Alignment,
+    /// A shared receive queue that there is not, of an XRC initiator.
+    SharedQueue,
 }
 
 /// A send work request.
@@ -132,6 +134,8 @@ struct Script {
     mtu: Mtu,
     connections: usize,
     shared: bool,
+    /// Connections are XRC's, one from each side to the other, and each has a shared receive queue on either.
+    xrc: bool,
     depth: u8,
     /// RNR retries: for ever, or few, and then what comes too late does not come.
     patience: u8,
@@ -159,11 +163,14 @@ fn script(number: u64) -> Script {
         mtu,
         connections,
         shared: connections == 1 && draw.one_in(3),
+        // Drawn apart, so that the numbers of the other scripts stay what they were.
+        xrc: Draw::new(!number).one_in(4),
         depth: draw.of(&[1, 2, 16]),
         patience: draw.of(&[7, 7, 7, 2]),
         faults,
         steps: Vec::new(),
     };
+    script.shared &= !script.xrc;
     let mut alive = vec![true; connections];
     for _ in 0..1 + draw.below(3) {
         let mut step = Vec::new();
@@ -246,7 +253,7 @@ fn batch(draw: &mut Draw, script: &Script, connection: usize, alive: bool) -> Ba
             }
         }
         if failing == Some(n) && alive {
-            op.mistake = mistake(draw, &op);
+            op.mistake = mistake(draw, &op, script.xrc);
             batch.fatal |= op.mistake.is_some();
         }
         let consumes = kind == Kind::Send || (kind == Kind::Write && op.imm.is_some());
@@ -281,7 +288,10 @@ fn batch(draw: &mut Draw, script: &Script, connection: usize, alive: bool) -> Ba
     batch
 }
 
-fn mistake(draw: &mut Draw, op: &Op) -> Option<Mistake> {
+fn mistake(draw: &mut Draw, op: &Op, xrc: bool) -> Option<Mistake> {
+    if xrc && draw.one_in(3) {
+        return Some(Mistake::SharedQueue);
+    }
     let remote = [Mistake::RemoteKey, Mistake::RemoteRights, Mistake::RemoteRange];
     let own = op.len > 0 && !op.inline;
     match op.kind {
@@ -299,12 +309,22 @@ struct Side {
     guest: Guest,
     cq: Cq,
     qps: Vec<Qp>,
-    srq: Option<Srq>,
+    /// XRC's targets, whose initiators are the other side's `qps`.
+    targets: Vec<Qp>,
+    /// One for all, or with XRC one for each connection.
+    srqs: Vec<Srq>,
     buffer: Mr,
     closed: Mr,
     /// What each queue of each queue pair has completed, receive queues apart: between the two there is no order.
     completed: BTreeMap<(usize, bool), Vec<Completed>>,
     events: Vec<(u64, u8, u64)>,
+}
+
+/// How its peer names a side's queue pairs.
+struct Name {
+    gid: Gid,
+    qps: Vec<Qpn>,
+    targets: Vec<Qpn>,
 }
 
 /// A completion, without what depends on time and on numbers that are drawn.
@@ -327,10 +347,20 @@ impl Side {
     fn new(w: &mut World, script: &Script) -> Self {
         let mut guest = Guest::start(w, 2 << 20);
         let cq = guest.cq(w, 7);
-        let srq = script.shared.then(|| {
-            let req = guest.srq_request(w, 6);
-            guest.create_srq(w, &req).expect("a shared receive queue")
-        });
+        let xrcdn = guest.xrcd(w);
+        let shared = match script.xrc {
+            true => script.connections,
+            false => script.shared.into(),
+        };
+        let srqs: Vec<_> = (0..shared)
+            .map(|_| {
+                let req = match script.xrc {
+                    true => guest.xrc_srq_request(w, 6, xrcdn, &cq),
+                    false => guest.srq_request(w, 6),
+                };
+                guest.create_srq(w, &req).expect("a shared receive queue")
+            })
+            .collect();
         let shape = QpShape {
             sq_log: 5,
             rq_log: 5,
@@ -341,12 +371,23 @@ impl Side {
         };
         let qps = (0..script.connections)
             .map(|_| {
+                if script.xrc {
+                    let req = guest.initiator_request(w, &cq, shape);
+                    return guest.create_qp(w, &req).expect("an initiator");
+                }
                 let mut req = guest.qp_request(w, &cq, &cq, shape);
-                if let Some(srq) = &srq {
+                if let Some(srq) = srqs.first() {
                     req.srqn = srq.srqn;
                     (req.rq, req.rq_log_entries, req.rq_log_stride, req.max_recv_sge) = Default::default();
                 }
                 guest.create_qp(w, &req).expect("a queue pair")
+            })
+            .collect();
+        let targets = (0..if script.xrc { script.connections } else { 0 })
+            .map(|n| {
+                let mut req = guest.target_request(xrcdn);
+                req.cookie += n as u64;
+                guest.create_qp(w, &req).expect("a target")
             })
             .collect();
         let len = slot(script.connections, Area::Own, 0);
@@ -362,7 +403,8 @@ impl Side {
             guest,
             cq,
             qps,
-            srq,
+            targets,
+            srqs,
             buffer,
             closed,
             completed: BTreeMap::new(),
@@ -370,9 +412,26 @@ impl Side {
         }
     }
 
-    fn connect(&mut self, w: &mut World, script: &Script, peer: (verbena_hw::id::Gid, Vec<Qpn>)) {
-        for (qp, to) in self.qps.iter().zip(peer.1) {
-            for (mask, mut attrs) in [attrs::init(), attrs::rtr(peer.0, to, 0xff_fff0), attrs::rts(0xff_fff0)] {
+    fn name(&self) -> Name {
+        let numbers = |qps: &[Qp]| qps.iter().map(|qp| qp.qpn).collect();
+        Name {
+            gid: self.guest.gid(),
+            qps: numbers(&self.qps),
+            targets: numbers(&self.targets),
+        }
+    }
+
+    fn connect(&mut self, w: &mut World, script: &Script, peer: &Name) {
+        const FIRST: (u32, u32) = (0xff_fff0, 0xff_fff0);
+        let (own, to) = match script.xrc {
+            true => (QpType::XRC_INI, &peer.targets),
+            false => (QpType::RC, &peer.qps),
+        };
+        let senders = self.qps.iter().zip(to).map(|(qp, to)| (own, qp, *to));
+        let targets = self.targets.iter().zip(&peer.qps);
+        let targets = targets.map(|(qp, to)| (QpType::XRC_TGT, qp, *to));
+        for (kind, qp, to) in senders.chain(targets) {
+            for (mask, mut attrs) in attrs::connection(kind, peer.gid, to, FIRST) {
                 if attrs.path_mtu != 0 {
                     attrs.path_mtu = script.mtu.0;
                 }
@@ -392,9 +451,10 @@ impl Side {
             lkey: self.buffer.lkey,
         };
         let wr = RecvWr::new(wr_id, &[sge]);
-        match &mut self.srq {
-            Some(srq) => srq.post(w, wr),
-            None => self.qps[connection].post_recv(w, wr),
+        let shared = self.srqs.len();
+        match shared {
+            0 => self.qps[connection].post_recv(w, wr),
+            _ => self.srqs[connection % shared].post(w, wr),
         }
     }
 
@@ -402,11 +462,8 @@ impl Side {
     fn drain(&mut self, w: &mut World) -> BTreeSet<(usize, u64)> {
         let mut seen = BTreeSet::new();
         for cqe in self.cq.drain(w) {
-            let connection = self
-                .qps
-                .iter()
-                .position(|qp| qp.qpn == cqe.qpn)
-                .expect("one of its queue pairs");
+            let of = |qps: &[Qp]| qps.iter().position(|qp| qp.qpn == cqe.qpn);
+            let connection = of(&self.qps).or(of(&self.targets)).expect("one of its queue pairs");
             seen.insert((connection, cqe.wr_id));
             self.completed
                 .entry((connection, cqe.flags & flags::RECV != 0))
@@ -464,7 +521,7 @@ fn work_request(op: &Op, wr_id: u64, connection: usize, own: &Side, peer: &Side)
         Some(Mistake::RemoteRange) => addr = peer.buffer.addr - 8,
         Some(Mistake::LocalKey) => lkey = Key(lkey.0 ^ 0x55),
         Some(Mistake::Alignment) => addr += 4,
-        Some(Mistake::Opcode) | None => {}
+        Some(Mistake::Opcode | Mistake::SharedQueue) | None => {}
     }
     let mut sges = Vec::new();
     let mut from = 0;
@@ -499,19 +556,22 @@ fn work_request(op: &Op, wr_id: u64, connection: usize, own: &Side, peer: &Side)
     if op.mistake == Some(Mistake::Opcode) {
         wr.header.opcode = 99;
     }
+    if !peer.targets.is_empty() {
+        let srqn = peer.srqs[connection].srqn;
+        wr = wr.srq(match op.mistake {
+            Some(Mistake::SharedQueue) => Srqn::truncate(!srqn.get()),
+            _ => srqn,
+        });
+    }
     wr
 }
 
 /// Runs a script, and answers what has come of it and how many packets were lost meanwhile.
 fn run(script: &Script, mut stage: Stage) -> (Outcome, u64) {
     let mut sides = [0, 1].map(|side| Side::new(stage.world(side), script));
-    let names = [0, 1].map(|side: usize| {
-        let side = &sides[side];
-        (side.guest.gid(), side.qps.iter().map(|qp| qp.qpn).collect::<Vec<_>>())
-    });
-    let [to_a, to_b] = names;
-    sides[0].connect(stage.world(0), script, to_b);
-    sides[1].connect(stage.world(1), script, to_a);
+    let [to_a, to_b] = [0, 1].map(|side: usize| sides[side].name());
+    sides[0].connect(stage.world(0), script, &to_b);
+    sides[1].connect(stage.world(1), script, &to_a);
     // Slots whose contents nobody promises any more: side and offset.
     let mut open = BTreeSet::new();
     for (number, step) in script.steps.iter().enumerate() {
@@ -582,8 +642,9 @@ fn run(script: &Script, mut stage: Stage) -> (Outcome, u64) {
         bytes
     });
     let states = [0, 1].map(|side: usize| {
-        let qpns: Vec<_> = sides[side].qps.iter().map(|qp| qp.qpn).collect();
-        qpns.into_iter()
+        let Name { qps, targets, .. } = sides[side].name();
+        qps.into_iter()
+            .chain(targets)
             .map(|qpn| sides[side].guest.state(stage.world(side), qpn))
             .collect()
     });

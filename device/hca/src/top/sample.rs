@@ -73,7 +73,7 @@ pub struct QpSample {
     /// The peer's GID.
     pub dgid: String,
     /// Send queue.
-    pub sq: RingSample,
+    pub sq: Option<RingSample>,
     /// Receive queue.
     pub rq: Option<RingSample>,
     /// What the send queue waits for.
@@ -250,11 +250,10 @@ impl Rates {
 
 impl QpInterval {
     fn between(before: Option<&QpSample>, now: &QpSample, seconds: f64) -> Self {
-        let rate = |old: Option<u32>, new: u32| match old {
-            Some(old) if seconds > 0.0 => f64::from(new.wrapping_sub(old)) / seconds,
+        let rate = |old: Option<&RingSample>, new: Option<&RingSample>| match (old, new) {
+            (Some(old), Some(new)) if seconds > 0.0 => f64::from(new.consumer.wrapping_sub(old.consumer)) / seconds,
             _ => 0.0,
         };
-        let old_rq = before.and_then(|qp| qp.rq.as_ref()).map(|rq| rq.consumer);
         Self {
             qpn: now.qpn,
             qp_type: now.qp_type.clone(),
@@ -263,8 +262,8 @@ impl QpInterval {
                 0 => "-".into(),
                 qpn => format!("{qpn:#x} at {}", now.dgid),
             },
-            sends: rate(before.map(|qp| qp.sq.consumer), now.sq.consumer),
-            receives: now.rq.as_ref().map_or(0.0, |rq| rate(old_rq, rq.consumer)),
+            sends: rate(before.and_then(|qp| qp.sq.as_ref()), now.sq.as_ref()),
+            receives: rate(before.and_then(|qp| qp.rq.as_ref()), now.rq.as_ref()),
             waits: now.waits.clone(),
             retries_left: now.retries_left,
         }

@@ -261,6 +261,7 @@ mod tests {
     use crate::ring::work::Remote;
     use std::sync::Arc;
     use verbena_hw::id::Key;
+    use verbena_hw::qp::QpType;
     use verbena_hw::wqe::{send_flags, send_log_stride, AtomicArgs, SendOpcode};
     use zerocopy::{FromBytes, IntoBytes};
 
@@ -276,7 +277,7 @@ mod tests {
     }
 
     fn fixture(log_entries: u8, max_sge: u8, max_inline: u16) -> Fixture {
-        let log_stride = send_log_stride(false, max_sge, max_inline).unwrap();
+        let log_stride = send_log_stride(QpType::RC, max_sge, max_inline).unwrap();
         let mapping = Arc::new(Mapping::anonymous(1 << (log_entries + log_stride).max(12)).unwrap());
         let table = Arc::new(QpTable::new());
         let slot = table.claim().unwrap();
