@@ -4,7 +4,7 @@
 use crate::env::{Dma, GuestRam};
 use crate::ram;
 use core::sync::atomic::Ordering;
-use verbena_hw::doorbell::{BITMAP, KICK, PAGES, PAGE_SIZE, SLOTS, SUMMARY};
+use verbena_hw::doorbell::{with_watched, BITMAP, KICK, PAGES, PAGE_SIZE, SLOTS, SUMMARY, WATCHED};
 use verbena_hw::id::Qpn;
 
 /// A doorbell page of one HCA.
@@ -18,6 +18,8 @@ pub(crate) struct Doorbell {
     pub(crate) users: u32,
     /// RING_SCAN was written: look at every word once, whatever the summary says.
     scan: bool,
+    /// The word that says which slots are watched.
+    watched: u64,
 }
 
 impl Doorbell {
@@ -101,6 +103,17 @@ impl Doorbell {
         ram::word(&page, SUMMARY).is_ok_and(|summary| summary.load(Ordering::SeqCst) != 0)
     }
 
+    /// Says in the page that seat `seat` watches `slot`, or none. A page that is not mapped is told nothing.
+    pub(crate) fn set_watched<R: GuestRam>(&mut self, ram: &R, seat: usize, slot: Option<u16>) {
+        self.watched = with_watched(self.watched, seat, slot);
+        let Ok(page) = ram::whole(ram, self.addr, PAGE_SIZE as usize, Dma::Write) else {
+            return;
+        };
+        if let Ok(word) = ram::word(&page, WATCHED) {
+            word.store(self.watched, Ordering::SeqCst);
+        }
+    }
+
     /// Sets or clears the word that tells the driver to write the register as well.
     pub(crate) fn set_kick<R: GuestRam>(&self, ram: &R, asleep: bool) {
         let Ok(page) = ram::whole(ram, self.addr, PAGE_SIZE as usize, Dma::Write) else {
@@ -134,6 +147,7 @@ impl DoorbellTable {
             slots: Vec::new(),
             users: 0,
             scan: false,
+            watched: 0,
         });
         Some(index as u32)
     }

@@ -18,6 +18,7 @@ use crate::regs::Effect;
 use crate::rng::Rng;
 use crate::schedule::{QpRef, Schedule};
 use crate::time::Time;
+use crate::watch::{self, Watch};
 use crate::{AddHcaError, Budget, Dma, EngineConfig, HcaConfig, Progress};
 use core::sync::atomic::{fence, Ordering};
 use verbena_hw::doorbell::{RegisterAddress, REG_RING, RING_SCAN};
@@ -61,6 +62,7 @@ pub struct Engine {
     fabric: Fabric,
     pool: Pool,
     outbox: Outbox,
+    watch: Watch,
     rng: Rng,
     /// [`Engine::prepare_sleep`] has announced sleep.
     asleep: bool,
@@ -89,6 +91,7 @@ impl Engine {
             fabric: Fabric::new(),
             pool: Pool::default(),
             outbox: Outbox::new(config.uplink),
+            watch: Watch::default(),
             rng: Rng::new(config.seed),
             asleep: false,
         }
@@ -138,6 +141,7 @@ impl Engine {
         if let Some(slot) = self.hcas.0.get_mut(hca.0 as usize) {
             *slot = None;
             self.schedule.forget(hca);
+            self.watch.forget(hca);
             self.fabric.release_all(hca);
         }
     }
@@ -262,6 +266,7 @@ impl Engine {
             did_work |= admin::poll(hca, &mut cx, &mut commands);
             did_work |= collect(hca, &mut cx);
         }
+        self.watch.look(&mut self.hcas, cx.schedule, env);
         // Those that are active now, once each: whoever wants another turn comes behind them.
         for _ in 0..cx.schedule.active_len() {
             let Some(at) = cx.schedule.pop() else {
@@ -272,6 +277,7 @@ impl Engine {
                 continue;
             };
             qp.active = false;
+            let before = qp.req.consumer;
             let turn = match qp.kind {
                 QpType::UD | QpType::GSI => datagram::turn(&mut self.hcas, &mut cx, at, &mut budget),
                 QpType::UC => unreliable::turn(&mut self.hcas, &mut cx, at, &mut budget),
@@ -286,12 +292,17 @@ impl Engine {
                 },
                 _ => requester::turn(&mut self.hcas, &mut cx, at, &mut budget),
             };
-            if turn == Turn::More {
-                if let Some(qp) = self.hcas.qp_mut(at) {
+            let mut peer = None;
+            if let Some(qp) = self.hcas.qp_mut(at) {
+                peer = qp.req.link.peer;
+                let worked = qp.req.consumer != before;
+                let emptied = turn == Turn::Idle && watch::is_ready(qp);
+                if turn == Turn::More {
                     cx.schedule.activate(at.hca, qp);
                 }
+                self.watch
+                    .settle(&mut self.hcas, cx.schedule, env, (at, emptied, worked));
             }
-            let peer = self.hcas.qp_mut(at).and_then(|qp| qp.req.link.peer);
             for id in [Some(at.hca), peer.filter(|&id| id != at.hca)].into_iter().flatten() {
                 if let Some(hca) = self.hcas.get_mut(id) {
                     hca.notify(&mut cx);
@@ -311,20 +322,33 @@ impl Engine {
     /// there is work, poll on; the announcement is withdrawn.
     pub fn prepare_sleep<E: Env>(&mut self, env: &E) -> bool {
         self.set_kicks(env, true);
+        self.watch.vacate_all(&mut self.hcas, &mut self.schedule, env);
         // The announcement before the look. A driver sets its bits, fences, and looks at the announcement: if we miss
         // its bits, it sees our announcement.
         fence(Ordering::SeqCst);
-        let rung = |hca: &Hca| {
-            let ram = env.ram(hca.id);
-            !hca.regs.is_fatal() && hca.doorbells.iter().any(|(_, page)| page.has_rung(ram))
-        };
-        let admin =
-            |hca: &Hca| hca.regs.enabled && !hca.regs.is_fatal() && (hca.admin.has_work() || admin::has_rung(hca, env));
-        if self.schedule.has_active() || self.outbox.has_dues() || self.hcas.iter().any(|hca| rung(hca) || admin(hca)) {
+        if self.has_work(env) {
             self.set_kicks(env, false);
             return false;
         }
         true
+    }
+
+    /// Whether the next [`Engine::poll`] finds something to do, timers apart. Cheaper than a poll that does not, and needs
+    /// no clock: for those who look all the time.
+    #[inline]
+    pub fn has_work<E: Env>(&self, env: &E) -> bool {
+        let rung = |hca: &Hca| {
+            let ram = env.ram(hca.id);
+            hca.doorbells.iter().any(|(_, page)| page.has_rung(ram))
+        };
+        let admin = |hca: &Hca| hca.regs.enabled && (hca.admin.has_work() || admin::has_rung(hca, env));
+        self.watch.has_work(&self.hcas, env)
+            || self.schedule.has_active()
+            || self.outbox.has_dues()
+            || self
+                .hcas
+                .iter()
+                .any(|hca| !hca.regs.is_fatal() && (rung(hca) || admin(hca)))
     }
 
     /// Withdraws the announcement of [`Engine::prepare_sleep`].

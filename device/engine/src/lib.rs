@@ -14,7 +14,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `engine`, `schedule` | turns, timers, sleep |
+//! | `engine`, `schedule`, `watch` | turns, timers, sleep, queues that need no doorbell |
 //! | `hca` | one HCA, and what its objects do together |
 //! | `regs`, `doorbell` | the two BARs |
 //! | `admin` | commands |
@@ -61,6 +61,7 @@ mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
+mod watch;
 
 pub use dump::Dump;
 pub use engine::Engine;

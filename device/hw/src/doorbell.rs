@@ -15,12 +15,17 @@
 //! more; a driver that has set its bits and then reads [`KICK`] as non-zero also writes the register. Both sides put a
 //! full fence between their store and their load (store buffering is exactly what would lose the wake-up).
 //!
+//! A queue that the device has just emptied, and that is busy, it may **watch** instead: it looks at the queue's next entry
+//! of itself. [`WATCHED`] names the slots of such queues, and for them a driver need not ring at all. (It may; and one that
+//! always rings need not know of this.) Before the device stops watching a queue it takes its slot out of the word, and then
+//! looks once more; a driver publishes its entries, puts a full fence behind them, and then reads the word.
+//!
 //! Neither face serves receive queues: the device reads a receive queue when a message arrives. The exception is a queue
 //! pair in ERR, whose receives are to be flushed though no message will arrive: a driver that knows of the error rings
 //! after posting a receive, and once when it learns of the error. (Without it they are flushed too, within a second.)
 
 use crate::layout::assert_layout;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Doorbell pages of one HCA.
@@ -37,6 +42,11 @@ pub const RING_SCAN: u32 = u32::MAX;
 /// Offset in the page in guest memory of the 32-bit word that the device sets before it sleeps: 0, or 1 for "also
 /// write the register". On a cache line of its own: the device writes it, the driver only reads it.
 pub const KICK: usize = 0x000;
+/// Offset of the 64-bit word that says which send queues the device looks at without being rung: [`WATCH_SEATS`] lanes of
+/// 16 bits, each a slot number plus one, or 0. Beside [`KICK`]: the device seldom writes it.
+pub const WATCHED: usize = 0x008;
+/// Lanes of [`WATCHED`].
+pub const WATCH_SEATS: usize = 4;
 /// Offset of the 64-bit summary: bit `i` set means that word `i` of the bitmap may be non-zero.
 pub const SUMMARY: usize = 0x040;
 /// Offset of the bitmap: [`SLOTS`] bits in 64-bit words, slot `s` is bit `s % 64` of word `s / 64`.
@@ -49,7 +59,11 @@ pub struct DoorbellPage {
     /// See [`KICK`].
     pub kick: AtomicU32,
     /// Zero.
-    pub reserved0: [u8; 60],
+    pub reserved0: [u8; 4],
+    /// See [`WATCHED`].
+    pub watched: AtomicU64,
+    /// Zero.
+    pub reserved3: [u8; 48],
     /// See [`SUMMARY`].
     pub summary: AtomicU64,
     /// Zero.
@@ -59,22 +73,50 @@ pub struct DoorbellPage {
     /// Zero.
     pub reserved2: [u8; 4096 - 128 - 512],
 }
-assert_layout!(DoorbellPage, 4096, kick @ KICK, summary @ SUMMARY, bitmap @ BITMAP);
+assert_layout!(DoorbellPage, 4096, kick @ KICK, watched @ WATCHED, summary @ SUMMARY, bitmap @ BITMAP);
 const _: () = assert!(SLOTS == 64 * 64);
 
 impl DoorbellPage {
-    /// The driver's side: marks `slot` (below [`SLOTS`]) and says whether the register must be written as well.
+    /// The driver's side: rings for `slot` (below [`SLOTS`]), whose entries have been published, unless the device watches
+    /// its queue. Says whether the register must be written as well.
+    #[inline]
+    #[must_use = "a sleeping device wakes only by the register"]
+    pub fn ring(&self, slot: u16) -> bool {
+        // The entries before the look (see the module's text).
+        fence(Ordering::SeqCst);
+        !is_watched(self.watched.load(Ordering::Relaxed), slot) && self.mark(slot)
+    }
+
+    /// Marks `slot` and says whether the register must be written as well.
     ///
     /// *Release* on the bit orders the WQEs before it. The read-modify-writes are sequentially consistent, so the load
     /// of `kick` cannot be satisfied before the bits are visible (see the module's text).
     #[inline]
-    #[must_use = "a sleeping device wakes only by the register"]
-    pub fn ring(&self, slot: u16) -> bool {
+    fn mark(&self, slot: u16) -> bool {
         let word = (slot as usize / 64) % 64;
         self.bitmap[word].fetch_or(1 << (slot % 64), Ordering::SeqCst);
         self.summary.fetch_or(1 << word, Ordering::SeqCst);
         self.kick.load(Ordering::SeqCst) != 0
     }
+}
+
+/// The word at [`WATCHED`] with lane `seat` (below [`WATCH_SEATS`]) saying that the device watches `slot`, or none.
+pub const fn with_watched(word: u64, seat: usize, slot: Option<u16>) -> u64 {
+    let lane = match slot {
+        Some(slot) => slot as u64 + 1,
+        None => 0,
+    };
+    word & !(0xffff << (16 * seat)) | lane << (16 * seat)
+}
+
+/// Whether one of the lanes of the word at [`WATCHED`] names `slot` (below [`SLOTS`]).
+#[inline]
+pub const fn is_watched(word: u64, slot: u16) -> bool {
+    const ONES: u64 = 0x0001_0001_0001_0001;
+    // A lane is zero where it names the slot; the subtraction then borrows through its top bit. A lane above a zero lane
+    // may borrow as well, which changes nothing.
+    let lanes = word ^ (ONES * (slot as u64 + 1));
+    lanes.wrapping_sub(ONES) & !lanes & (ONES << 15) != 0
 }
 
 /// What an address in BAR 2 names.

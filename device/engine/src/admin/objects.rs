@@ -85,7 +85,12 @@ pub(crate) fn create_doorbell<E: Env>(
     if req.addr % PAGE_SIZE != 0 || !mapped {
         return Err(Failure::bad_address(offset_of!(CreateDoorbellReq, addr) as u32));
     }
-    hca.doorbells.insert(req.addr).map(created).ok_or(Failure::limit(PAGES))
+    let index = hca.doorbells.insert(req.addr).ok_or(Failure::limit(PAGES))?;
+    if let Some(page) = hca.doorbells.get_mut(index) {
+        // Whatever the memory held: nothing is watched.
+        page.set_watched(cx.env.ram(hca.id), 0, None);
+    }
+    Ok(created(index))
 }
 
 /// DESTROY_DOORBELL.

@@ -22,6 +22,7 @@ mod shared_receives;
 mod sleep;
 mod state_machine;
 mod unreliable;
+mod watch;
 mod windows;
 mod xrc;
 

@@ -27,8 +27,8 @@ pub(crate) struct SendRing {
     published: u32,
     /// Word 0 of the first unpublished entry, as it will be.
     first: u64,
-    /// The device's consumer counter, as last looked up.
-    consumed: u32,
+    /// Where the entries end that were free when the device's consumer counter was last looked up.
+    end: u32,
     max_sge: u32,
     max_inline: u32,
 }
@@ -36,11 +36,11 @@ pub(crate) struct SendRing {
 impl SendRing {
     pub(crate) fn new(ring: Ring<HEAD>, max_sge: u32, max_inline: u32) -> Self {
         Self {
+            end: ring.entries(),
             ring,
             producer: 0,
             published: 0,
             first: 0,
-            consumed: 0,
             max_sge,
             max_inline,
         }
@@ -59,7 +59,7 @@ impl SendRing {
     /// Begins again at counter zero with an empty ring, as the device does in RESET.
     pub(crate) fn reset(&mut self) {
         self.ring.clear();
-        (self.producer, self.published, self.first, self.consumed) = (0, 0, 0, 0);
+        (self.producer, self.published, self.first, self.end) = (0, 0, 0, self.entries());
     }
 
     /// Writes `wr` into the next entry. It belongs to the batch until [`SendRing::publish`] or [`SendRing::abort`].
@@ -68,7 +68,7 @@ impl SendRing {
         self.reserve(slot)?;
         let (head, body) = self.ring.entry(self.producer);
         let word0 = self.write(head, body, wr)?;
-        self.finish(word0);
+        finish(head, word0, &mut self.producer, self.published, &mut self.first);
         Ok(())
     }
 
@@ -85,7 +85,7 @@ impl SendRing {
         for (word, value) in address.iter().zip(words) {
             word.store(value, Ordering::Relaxed);
         }
-        self.finish(word0);
+        finish(head, word0, &mut self.producer, self.published, &mut self.first);
         Ok(())
     }
 
@@ -149,7 +149,8 @@ impl SendRing {
             word.store(*value, Ordering::Relaxed);
         }
         let owner = u64::from(phase(self.producer, self.ring.log_entries()));
-        self.finish(first & !u64::from(OWNER_PHASE) | owner);
+        let word0 = first & !u64::from(OWNER_PHASE) | owner;
+        finish(head, word0, &mut self.producer, self.published, &mut self.first);
         Ok(())
     }
 
@@ -191,29 +192,47 @@ impl SendRing {
 
     #[inline(always)]
     fn reserve(&mut self, slot: &QpSlot) -> Result<(), PostError> {
-        if self.producer.wrapping_sub(self.consumed) >= self.ring.entries() {
-            self.consumed = slot.consumed(Side::Send);
-            if self.producer.wrapping_sub(self.consumed) >= self.ring.entries() {
-                return Err(PostError::QueueFull);
-            }
+        if self.producer == self.end {
+            return self.look_for_room(slot);
         }
         Ok(())
     }
 
-    #[inline(always)]
-    fn finish(&mut self, word0: u64) {
-        if self.producer == self.published {
-            self.first = word0;
-        } else {
-            self.ring.entry(self.producer).0[0].store(word0, Ordering::Relaxed);
+    #[inline(never)]
+    fn look_for_room(&mut self, slot: &QpSlot) -> Result<(), PostError> {
+        self.end = slot.consumed(Side::Send).wrapping_add(self.ring.entries());
+        // The counter is the device's word. One that it cannot have reached leaves no room.
+        let room = self.end.wrapping_sub(self.producer);
+        if room == 0 || room > self.ring.entries() {
+            self.end = self.producer;
+            return Err(PostError::QueueFull);
         }
-        self.producer = self.producer.wrapping_add(1);
+        Ok(())
     }
+}
+
+/// The last word of an entry: the batch's first one keeps it back. (Of the ring's fields, because the entry's words are
+/// borrowed from another one of them: to find them again would cost a tenth of the whole.)
+#[inline(always)]
+fn finish(head: &[AtomicU64; HEAD], word0: u64, producer: &mut u32, published: u32, first: &mut u64) {
+    if *producer == published {
+        *first = word0;
+    } else {
+        head[0].store(word0, Ordering::Relaxed);
+    }
+    *producer = producer.wrapping_add(1);
 }
 
 /// Writes scatter/gather elements, two words each.
 #[inline(always)]
 pub(crate) fn store_sges(body: &[AtomicU64], sges: &[Sge]) -> Result<(), PostError> {
+    // The most frequent number by far, and where a loop would cost most.
+    if let ([sge], [a, b, ..]) = (sges, body) {
+        let words: [u64; 2] = zerocopy::transmute!(*sge);
+        a.store(words[0], Ordering::Relaxed);
+        b.store(words[1], Ordering::Relaxed);
+        return Ok(());
+    }
     if 2 * sges.len() > body.len() {
         return Err(PostError::BadEntry);
     }

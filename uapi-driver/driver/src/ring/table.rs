@@ -29,6 +29,15 @@ const fn free(index: u32) -> u64 {
 
 type Chunk = [Slot; CHUNK];
 
+/// Chunk `n`, of slots that nobody has.
+fn chunk(n: usize) -> Box<Chunk> {
+    let first = (n << LOG_CHUNK) as u32;
+    Box::new(std::array::from_fn(|n| Slot {
+        cookie: AtomicU64::new(free(first + n as u32)),
+        consumed: Default::default(),
+    }))
+}
+
 /// Which of a queue pair's two queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -38,6 +47,9 @@ pub(crate) enum Side {
 
 /// The table of a context.
 pub(crate) struct QpTable {
+    /// The first chunk, apart: most contexts have no other, and a poll is two loads shorter.
+    first: Box<Chunk>,
+    /// The others; element 0 is never used.
     chunks: Box<[OnceLock<Box<Chunk>>; CHUNKS]>,
     unused: Mutex<Unused>,
 }
@@ -52,6 +64,7 @@ struct Unused {
 impl QpTable {
     pub(crate) fn new() -> Self {
         Self {
+            first: chunk(0),
             chunks: Box::new([const { OnceLock::new() }; CHUNKS]),
             unused: Mutex::default(),
         }
@@ -71,13 +84,10 @@ impl QpTable {
             }
         };
         let generation = last.wrapping_add(1);
-        let first = index & !(CHUNK as u32 - 1);
-        let chunk = self.chunks[index as usize >> LOG_CHUNK].get_or_init(|| {
-            Box::new(std::array::from_fn(|n| Slot {
-                cookie: AtomicU64::new(free(first + n as u32)),
-                consumed: Default::default(),
-            }))
-        });
+        let chunk = match index as usize >> LOG_CHUNK {
+            0 => &self.first,
+            n => self.chunks[n].get_or_init(|| chunk(n)),
+        };
         let slot = &chunk[index as usize % CHUNK];
         slot.consumed[0].store(0, Ordering::Relaxed);
         slot.consumed[1].store(0, Ordering::Relaxed);
@@ -107,7 +117,10 @@ impl QpTable {
     /// The slot where `cookie` would be. An index beyond the table finds some slot, which has another cookie.
     #[inline(always)]
     fn find(&self, cookie: u64) -> Option<&Slot> {
-        let index = cookie as usize;
+        let index = cookie as u32 as usize;
+        if let Some(slot) = self.first.get(index) {
+            return Some(slot);
+        }
         let chunk = self.chunks[(index >> LOG_CHUNK) % CHUNKS].get()?;
         Some(&chunk[index % CHUNK])
     }
