@@ -191,6 +191,14 @@ impl Gid {
         ])
     }
 
+    /// The MAC address that a link-local GID was derived from.
+    pub const fn mac(&self) -> Option<[u8; 6]> {
+        match self.0 {
+            [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f] => Some([a ^ 2, b, c, d, e, f]),
+            _ => None,
+        }
+    }
+
     /// The GID of an IPv4 address: `::ffff:a.b.c.d`.
     pub const fn from_ipv4(ip: [u8; 4]) -> Self {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ip[0], ip[1], ip[2], ip[3]])
@@ -249,6 +257,8 @@ mod tests {
     fn link_local_gid_is_modified_eui64() {
         let gid = Gid::link_local([0x02, 0x56, 0x42, 0x00, 0x00, 0x07]);
         assert_eq!(gid.0[8..], [0x00, 0x56, 0x42, 0xff, 0xfe, 0x00, 0x00, 0x07]);
+        assert_eq!(gid.mac(), Some([0x02, 0x56, 0x42, 0x00, 0x00, 0x07]));
+        assert_eq!(Gid::from_ipv4([10, 0, 0, 1]).mac(), None);
     }
 
     #[test]

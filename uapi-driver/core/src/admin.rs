@@ -88,13 +88,14 @@ impl CommandError {
             | Status::MISSING_ATTRIBUTE
             | Status::FORBIDDEN_ATTRIBUTE
             | Status::WRONG_PD
-            | Status::BAD_GID_INDEX => Errno::EINVAL,
+            | Status::BAD_GID_INDEX
+            | Status::BAD_MATCH => Errno::EINVAL,
             Status::NO_SUCH_OBJECT => Errno::ENOENT,
             Status::IN_USE | Status::SLOT_TAKEN => Errno::EBUSY,
             Status::LIMIT => Errno::ENOSPC,
             Status::BAD_ADDRESS | Status::BAD_PAGE_LIST => Errno::EFAULT,
             Status::BUFFER_TOO_SMALL => Errno::EOVERFLOW,
-            Status::DUPLICATE_GID => Errno::EEXIST,
+            Status::DUPLICATE_GID | Status::DUPLICATE_FLOW => Errno::EEXIST,
             _ => Errno::EIO,
         }
     }

@@ -16,7 +16,7 @@ use verbena_hw::cmd::{
     DumpReq, DumpRsp, QueryClockRsp, QueryCountersReq, QueryCountersRsp, QueryGidReq, QueryGidRsp, QueryPortRsp,
     COUNTERS, COUNTERS_AT_ONCE, DUMP_ALL,
 };
-use verbena_hw::qp::Mtu;
+use verbena_hw::qp::{Mtu, QpType};
 use verbena_hw::ring::PageList;
 use verbena_hw::wqe::SendOpcode;
 use verbena_hw::{cqe, pci, wqe};
@@ -66,6 +66,11 @@ fn attributes<P: Platform>(hardware: &Hardware<P>) -> DeviceAttrs {
         max_qp_init_rd_atom: limits.max_qp_init_rd_atom,
         // 1: atomic among the HCA's own operations (enum ibv_atomic_cap).
         atomic_cap: u32::from(limits.rc_opcodes & atomics == atomics),
+        max_raw_ethy_qp: if limits.qp_types & 1 << QpType::RAW.0 != 0 {
+            limits.max_qp
+        } else {
+            0
+        },
         // Their keys stand in one table with the regions'.
         max_mw: limits.max_mr,
         max_srq: limits.max_srq,

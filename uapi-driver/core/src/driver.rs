@@ -6,6 +6,7 @@ use crate::ah::Ah;
 use crate::cm_id::CmId;
 use crate::cq::Cq;
 use crate::doorbell::Doorbell;
+use crate::flow::Flow;
 use crate::hardware::Hardware;
 use crate::mcast::Membership;
 use crate::mr::Mr;
@@ -16,7 +17,7 @@ use crate::platform::{Dma, Platform};
 use crate::qp::Qp;
 use crate::ring_memory::{self, RingMemory, Stretch};
 use crate::srq::Srq;
-use crate::{ah, cm_id, cq, device, doorbell, mcast, mr, mw, pd, qp, schema, srq, CommandError, Device};
+use crate::{ah, cm_id, cq, device, doorbell, flow, mcast, mr, mw, pd, qp, schema, srq, CommandError, Device};
 use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
@@ -74,6 +75,8 @@ pub enum Payload<P: Platform> {
     Ah(Ah),
     /// A membership in a multicast group.
     Mcast(Membership),
+    /// A flow rule.
+    Flow(Flow),
     /// A communication id.
     CmId(Box<CmId<P>>),
     /// A doorbell page.
@@ -176,6 +179,15 @@ impl<P: Platform> Driver for Verbena<P> {
                 release: Some(qp::release::<P>),
             },
             ClassOps {
+                schema: &class::qp::RAW,
+                methods: &[
+                    (method::CREATE, qp::create::<P>),
+                    (method::QUERY, qp::query::<P>),
+                    (method::MODIFY, qp::modify::<P>),
+                ],
+                release: Some(qp::release::<P>),
+            },
+            ClassOps {
                 schema: &class::ah::SCHEMA,
                 methods: &[(method::CREATE, ah::create::<P>), (method::QUERY, ah::query::<P>)],
                 release: Some(ah::release::<P>),
@@ -184,6 +196,11 @@ impl<P: Platform> Driver for Verbena<P> {
                 schema: &class::mcast::SCHEMA,
                 methods: &[(method::CREATE, mcast::create::<P>), (method::QUERY, mcast::query::<P>)],
                 release: Some(mcast::release::<P>),
+            },
+            ClassOps {
+                schema: &class::flow::SCHEMA,
+                methods: &[(method::CREATE, flow::create::<P>), (method::QUERY, flow::query::<P>)],
+                release: Some(flow::release::<P>),
             },
             ClassOps {
                 schema: &class::cm_id::SCHEMA,
@@ -234,6 +251,8 @@ impl<P: Platform> Driver for Verbena<P> {
             extension(class::QP_UC, method::QUERY, QP),
             extension(class::QP_UD, method::CREATE, NEW_QP),
             extension(class::QP_UD, method::QUERY, QP),
+            extension(class::QP_RAW, method::CREATE, NEW_QP),
+            extension(class::QP_RAW, method::QUERY, QP),
         ],
         removals: &[],
     };

@@ -24,7 +24,7 @@
 //! | [`layout`] | how much memory a queue takes |
 //! | `gsi` | QP 1: management datagrams |
 //! | `cm`, `cm_qp` | the communication manager on QP 1, and the queue pairs that it moves |
-//! | `device`, `pd`, `ah`, `mcast`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `doorbell` | the classes |
+//! | `device`, `pd`, `ah`, `mcast`, `flow`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
 
@@ -44,6 +44,7 @@ mod device;
 mod doorbell;
 mod driver;
 mod events;
+mod flow;
 mod gsi;
 mod hardware;
 pub mod layout;

@@ -211,6 +211,7 @@ fn kind(class: u16) -> Option<QpType> {
         class::QP_RC => Some(QpType::RC),
         class::QP_UC => Some(QpType::UC),
         class::QP_UD => Some(QpType::UD),
+        class::QP_RAW => Some(QpType::RAW),
         _ => None,
     }
 }

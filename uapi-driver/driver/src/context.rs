@@ -4,6 +4,7 @@
 use crate::attach::{self, EventFd, Register, Transport};
 use crate::doorbell::Doorbell;
 use crate::error::{CallError, Error, Result};
+use crate::flow::{DropRule, Flow};
 use crate::interface::Interface;
 use crate::memory::{Buffer, Mapping};
 use crate::ring::table::QpTable;
@@ -265,6 +266,28 @@ impl Context {
     /// No memory.
     pub fn alloc_buffer(&self, len: usize) -> Result<Buffer> {
         Ok(Buffer::new(self.inner.transport.alloc(len)?, len))
+    }
+
+    /// The MAC address of a port: the one that entry 0 of its GID table is derived from.
+    ///
+    /// # Errors
+    ///
+    /// There is no such port, or its first GID comes from elsewhere; the device is gone.
+    pub fn mac(&self, port: u32) -> Result<[u8; 6]> {
+        let gid = self.gid(port, 0)?;
+        gid.mac().ok_or(Error::Argument(
+            "the port's first GID is not derived from a MAC address",
+        ))
+    }
+
+    /// Drops frames that come to port 1 and that `flow` takes, as long as the rule is.
+    ///
+    /// # Errors
+    ///
+    /// There is such a rule already; `flow` compares what it cannot; the device has no room for more rules; the process has not
+    /// CAP_NET_RAW; the device is gone.
+    pub fn drop_frames(&self, flow: &Flow) -> Result<DropRule> {
+        DropRule::new(self, flow)
     }
 
     /// A new protection domain.

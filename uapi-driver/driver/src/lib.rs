@@ -4,7 +4,7 @@
 //! A [`Context`] is an open device, reached through the kernel module in a guest or directly through the device's
 //! vfio-user socket without one ([`Attachment`]): the same objects, the same messages, the same `verbena-core` behind
 //! them. On it are made [`ProtectionDomain`]s with [`MemoryRegion`]s, [`CompletionQueue`]s, queue pairs ([`RcQp`],
-//! [`UcQp`], [`UdQp`]), [`SharedReceiveQueue`]s and [`EventQueue`]s.
+//! [`UcQp`], [`UdQp`], [`RawQp`]), [`SharedReceiveQueue`]s and [`EventQueue`]s.
 //!
 //! The control path is the ioctl object model (`rdma-uapi`). The data path is memory that the application and the device
 //! share: posting writes an entry into a ring and sets a bit, polling reads an entry where the device wrote it. Neither
@@ -54,6 +54,7 @@ mod endpoint;
 mod error;
 mod event;
 mod fast;
+mod flow;
 mod interface;
 mod memory;
 mod mw;
@@ -74,13 +75,14 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use error::{CallError, Error, Result};
 pub use event::{Event, EventKind, EventQueue};
 pub use fast::FastRegion;
+pub use flow::{DropRule, Flow, FlowCounts};
 pub use interface::{AttrListing, ClassListing, Interface, MethodListing};
 pub use memory::Buffer;
 pub use mw::{MemoryWindow, WindowType};
 pub use pd::{Access, MemoryRegion, ProtectionDomain, Reregistration};
 pub use qp::{
     path_to, AddressError, AddressHandle, Batched, CheckedAddress, ConnectOptions, Connected, Destination, Qp, QpAttr,
-    QpBuilder, QpInfo, Rc, RcQp, SendBatch, Standing, Transport, Uc, UcQp, Ud, UdQp, GRH_LEN,
+    QpBuilder, QpInfo, Raw, RawQp, Rc, RcQp, RuleId, SendBatch, Standing, Transport, Uc, UcQp, Ud, UdQp, GRH_LEN,
 };
 pub use ring::complete::{ArmKind, Completion, WorkCompletion, WorkError};
 pub use ring::work::{PostError, RecvWr, Remote, SendWr};
@@ -88,6 +90,7 @@ pub use srq::{SharedReceiveQueue, SrqBuilder};
 pub use tracer::{TraceOptions, Traced, Tracer};
 
 pub use rdma_uapi::class::cm_id::{state as cm_state, CmParams};
+pub use rdma_uapi::class::flow::FlowFields;
 pub use rdma_uapi::class::qp::{Path, QpCaps};
 pub use rdma_uapi::{Errno, Failure, Reason};
 pub use verbena_hw::cqe::{Opcode as WcOpcode, Status as WcStatus};

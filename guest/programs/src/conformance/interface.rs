@@ -153,6 +153,7 @@ fn listing_is_complete(fixture: &Fixture) -> Outcome {
         (class::CQ, &[method::CREATE, method::QUERY, method::DESTROY]),
         (class::AH, &[method::CREATE, method::QUERY, method::DESTROY]),
         (class::MCAST, &[method::CREATE, method::QUERY, method::DESTROY]),
+        (class::FLOW, &[method::CREATE, method::QUERY, method::DESTROY]),
         (
             class::QP_RC,
             &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
@@ -163,6 +164,10 @@ fn listing_is_complete(fixture: &Fixture) -> Outcome {
         ),
         (
             class::QP_UD,
+            &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
+        ),
+        (
+            class::QP_RAW,
             &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
         ),
     ];

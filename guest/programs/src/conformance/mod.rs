@@ -16,6 +16,7 @@ mod datagram;
 mod discovery;
 mod epoll;
 mod errors;
+mod ethernet;
 mod events;
 mod fast;
 mod interface;
@@ -56,6 +57,7 @@ const AREAS: &[&[Case]] = &[
     cq_modify::CASES,
     datagram::CASES,
     unreliable::CASES,
+    ethernet::CASES,
     errors::CASES,
     retries::CASES,
     srq::CASES,

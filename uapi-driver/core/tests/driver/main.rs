@@ -10,6 +10,7 @@ mod changes;
 mod classes;
 mod datagrams;
 mod engine;
+mod ethernet;
 mod events;
 mod fidelity;
 mod mapping;

@@ -246,6 +246,7 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         Ok(Qp {
             transport: PhantomData,
             groups: Vec::new(),
+            rules: Vec::new(),
             send,
             recv,
             state: self.state(),

@@ -4,6 +4,7 @@
 mod attrs;
 mod builder;
 mod datagram;
+mod raw;
 mod transport;
 mod unreliable;
 
@@ -12,7 +13,8 @@ pub use attrs::{path_to, ConnectOptions, QpAttr, QpInfo};
 pub use builder::{Batched, QpBuilder, Standing};
 pub(crate) use builder::{Ground, Names, Slots, DOING as CREATING};
 pub use datagram::{AddressError, AddressHandle, CheckedAddress, Destination, UdQp, GRH_LEN};
-pub use transport::{Connected, Rc, Transport, Uc, Ud};
+pub use raw::{RawQp, RuleId};
+pub use transport::{Connected, Raw, Rc, Transport, Uc, Ud};
 pub use unreliable::UcQp;
 
 use crate::batch::Part;
@@ -43,7 +45,7 @@ use verbena_hw::qp::QpState;
 /// What MODIFY is, in a sentence.
 pub(crate) const MODIFYING: &str = "modify a queue pair";
 
-/// A queue pair of type `T`: [`RcQp`], [`UcQp`], [`UdQp`].
+/// A queue pair of type `T`: [`RcQp`], [`UcQp`], [`UdQp`], [`RawQp`].
 ///
 /// Posting makes no system call (but to wake a device that sleeps, on the direct attachment), takes no lock and
 /// allocates nothing. One thread at a time uses it; its completions may be polled by another.
@@ -55,6 +57,8 @@ pub struct Qp<T: Transport> {
     // pair. The rings' memory stays mapped until nothing can post.
     /// Memberships in multicast groups; of datagram queue pairs alone.
     groups: Vec<(Gid, Object)>,
+    /// Flow rules that lead to it; of raw queue pairs alone.
+    rules: Vec<Object>,
     object: Object,
     send: SendRing,
     /// `None`: receives are shared.
@@ -222,7 +226,6 @@ impl<T: Transport> Qp<T> {
         let mut words = [0; MESSAGE];
         let mut message = Builder::new(&mut words, T::CLASS, self.object.id().0);
         message.ask(qp::STATE).ask(qp::CAPS).ask(qp::QPN).ask(qp::PORT);
-        message.ask(qp::PKEY_INDEX).ask(qp::SQ_PSN);
         let known: &[Attr<u32>] = T::ATTRS;
         for &attr in known {
             message.ask(attr);
@@ -244,7 +247,7 @@ impl<T: Transport> Qp<T> {
             caps: answer.expect(DOING, qp::CAPS)?,
             qpn: answer.expect(DOING, qp::QPN)?,
             port: answer.expect(DOING, qp::PORT)?,
-            pkey_index: answer.expect(DOING, qp::PKEY_INDEX)?,
+            pkey_index: number(qp::PKEY_INDEX)?,
             qkey: number(qp::QKEY)?,
             access: Access::from_bits_retain(number(qp::ACCESS)?),
             path: if T::IS_CONNECTED {
@@ -253,7 +256,7 @@ impl<T: Transport> Qp<T> {
                 Path::default()
             },
             dest_qpn: number(qp::DEST_QPN)?,
-            sq_psn: answer.expect(DOING, qp::SQ_PSN)?,
+            sq_psn: number(qp::SQ_PSN)?,
             rq_psn: number(qp::RQ_PSN)?,
             path_mtu: number(qp::PATH_MTU)?,
             timeout: number(qp::TIMEOUT)?,
@@ -328,6 +331,9 @@ impl<T: Transport> Qp<T> {
     pub fn destroy(mut self) -> Result<()> {
         for (_, membership) in self.groups.drain(..) {
             membership.destroy()?;
+        }
+        for rule in self.rules.drain(..) {
+            rule.destroy()?;
         }
         self.object.destroy()
     }

@@ -41,8 +41,10 @@ macro_rules! transport {
 transport! {
     /// Reliable connected.
     Rc, QP_RC, "RcQp", true, &[
+        qp::PKEY_INDEX,
         qp::ACCESS,
         qp::DEST_QPN,
+        qp::SQ_PSN,
         qp::RQ_PSN,
         qp::PATH_MTU,
         qp::TIMEOUT,
@@ -55,11 +57,15 @@ transport! {
 }
 transport! {
     /// Unreliable connected.
-    Uc, QP_UC, "UcQp", true, &[qp::ACCESS, qp::DEST_QPN, qp::RQ_PSN, qp::PATH_MTU]
+    Uc, QP_UC, "UcQp", true, &[qp::PKEY_INDEX, qp::ACCESS, qp::DEST_QPN, qp::SQ_PSN, qp::RQ_PSN, qp::PATH_MTU]
 }
 transport! {
     /// Unreliable datagram.
-    Ud, QP_UD, "UdQp", false, &[qp::QKEY]
+    Ud, QP_UD, "UdQp", false, &[qp::PKEY_INDEX, qp::SQ_PSN, qp::QKEY]
+}
+transport! {
+    /// Raw Ethernet.
+    Raw, QP_RAW, "RawQp", false, &[]
 }
 
 impl Connected for Rc {}

@@ -250,10 +250,29 @@ impl Completion<'_> {
         (self.word(5) >> 48) as u8
     }
 
-    /// Of a datagram's receive: the sender's MAC address.
+    /// Of a datagram's or a frame's receive: the sender's MAC address.
     pub fn src_mac(&self) -> [u8; 6] {
         let [mac @ .., _, _] = self.word(6).to_le_bytes();
         mac
+    }
+
+    /// Of a frame's receive: the tag of the rule that steered it here, if it has one.
+    #[inline(always)]
+    pub fn flow_tag(&self) -> Option<u32> {
+        (self.flags() & flags::TAG != 0).then(|| (self.word(2) >> 32) as u32)
+    }
+
+    /// Of a frame's receive: the headers that the device found in it ([`verbena_hw::flow::found`]).
+    #[inline(always)]
+    pub fn headers(&self) -> u16 {
+        (self.word(5) >> 32) as u16
+    }
+
+    /// Of a frame's receive: its VLAN's id, if it has a tag.
+    #[inline(always)]
+    pub fn vlan(&self) -> Option<u16> {
+        let vlan = (self.word(6) >> 48) as u16;
+        (vlan != 0xffff).then_some(vlan)
     }
 
     /// The key that the message invalidated.

@@ -11,6 +11,7 @@ pub mod cq;
 pub mod device;
 pub mod device_list;
 pub mod event_queue;
+pub mod flow;
 pub mod interface;
 pub mod mcast;
 pub mod mr;
@@ -102,8 +103,10 @@ pub static ALL: &[&ClassSchema] = &[
     &qp::RC,
     &qp::UC,
     &qp::UD,
+    &qp::RAW,
     &ah::SCHEMA,
     &mcast::SCHEMA,
+    &flow::SCHEMA,
     &device_list::SCHEMA,
     &cm_id::SCHEMA,
 ];

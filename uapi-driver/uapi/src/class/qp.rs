@@ -223,6 +223,21 @@ const UD_QUERY: &[AttrSchema] = &[
     SQ_DRAINING.output(),
 ];
 
+const RAW_MODIFY: &[AttrSchema] = &[STATE.input(), CURRENT_STATE.input(), PORT.input(), SQD_NOTIFY.input()];
+
+const RAW_QUERY: &[AttrSchema] = &[
+    PD.output(),
+    SEND_CQ.output(),
+    RECV_CQ.output(),
+    SRQ.output(),
+    CAPS.output(),
+    FLAGS.output(),
+    QPN.output(),
+    STATE.output(),
+    PORT.output(),
+    SQ_DRAINING.output(),
+];
+
 const UC_MODIFY: &[AttrSchema] = &[
     STATE.input(),
     CURRENT_STATE.input(),
@@ -270,9 +285,9 @@ const CREATE_ONLY: &[AttrSchema] = &[
     COOKIE.input(),
 ];
 
-/// A class: what MODIFY takes, which CREATE takes too, and what QUERY answers.
+/// A class: what MODIFY takes, which CREATE takes too, what QUERY answers, and what CREATE needs.
 macro_rules! class {
-    ($(#[$doc:meta])* $name:ident, $id:ident, $text:literal, $modify:ident, $query:ident) => {
+    ($(#[$doc:meta])* $name:ident, $id:ident, $text:literal, $modify:ident, $query:ident, $access:ident) => {
         $(#[$doc])*
         pub static $name: ClassSchema = ClassSchema {
             id: super::$id,
@@ -283,7 +298,7 @@ macro_rules! class {
                     number: method::CREATE,
                     name: "create",
                     target: Target::New,
-                    access: Access::Any,
+                    access: Access::$access,
                     attrs: &joined::<{ CREATE_ONLY.len() + $modify.len() }>(CREATE_ONLY, $modify),
                 },
                 MethodSchema {
@@ -314,15 +329,19 @@ macro_rules! class {
 
 class! {
     /// QP_RC: reliable connected.
-    RC, QP_RC, "qp_rc", RC_MODIFY, RC_QUERY
+    RC, QP_RC, "qp_rc", RC_MODIFY, RC_QUERY, Any
 }
 class! {
     /// QP_UC: unreliable connected.
-    UC, QP_UC, "qp_uc", UC_MODIFY, UC_QUERY
+    UC, QP_UC, "qp_uc", UC_MODIFY, UC_QUERY, Any
 }
 class! {
     /// QP_UD: unreliable datagram.
-    UD, QP_UD, "qp_ud", UD_MODIFY, UD_QUERY
+    UD, QP_UD, "qp_ud", UD_MODIFY, UD_QUERY, Any
+}
+class! {
+    /// QP_RAW: raw Ethernet. Whoever has one sees and says what no address handle would let it.
+    RAW, QP_RAW, "qp_raw", RAW_MODIFY, RAW_QUERY, NetRaw
 }
 
 /// Two lists of attributes as one.
