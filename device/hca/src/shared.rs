@@ -144,19 +144,18 @@ impl Shared {
         self.core.lock().expect("no thread panics inside the engine")
     }
 
-    /// Changes the engine's state from outside. What work that makes, a sleeping worker is woken for.
+    /// Changes the engine's state from outside. What work that makes while the worker sleeps is begun at once, here: the
+    /// first message after a pause does not wait for a second thread to wake up. The worker, woken, goes on with it.
     pub fn act<R>(&self, f: impl FnOnce(&mut Engine, Time, &View<'_>) -> R) -> R {
         let mut core = self.lock();
         let Core { engine, ram, asleep } = &mut *core;
-        let result = f(
-            engine,
-            self.now(),
-            &View {
-                ram,
-                ports: &self.ports,
-            },
-        );
+        let ports = &self.ports;
+        let view = View { ram, ports };
+        let now = self.now();
+        let result = f(engine, now, &view);
         if std::mem::take(asleep) {
+            engine.wake(&view);
+            engine.poll(now, Budget::default(), &view);
             self.wake_worker();
         }
         result
