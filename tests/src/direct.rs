@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use verbena_guest::harness::report::Row;
 use verbena_launcher::process::{describe, Process};
-use verbena_launcher::Hca;
+use verbena_launcher::{Hca, HcaConfig};
 
 const NAME: &str = "direct";
 
@@ -37,6 +37,10 @@ const SCENARIOS: &[Scenario<World>] = &[
     Scenario {
         name: "h15_queue_pairs_are_shown_under_traffic",
         run: queue_pairs_under_traffic,
+    },
+    Scenario {
+        name: "p09_conformance_passes_with_polling_off",
+        run: polling_off,
     },
     Scenario {
         name: "h13_killed_server_is_an_error_not_a_hang",
@@ -84,6 +88,32 @@ pub fn run(stage: &Arc<Stage>, selection: &Selection, reporter: &Reporter) -> Re
         };
         scenario::run(SCENARIOS, &mut world, NAME, selection, reporter);
     }
+    Ok(())
+}
+
+/// A device that sleeps whenever it can is woken for everything: each command and each doorbell of the suite is one more
+/// chance to lose a wake-up.
+fn polling_off(world: &mut World) -> Result<()> {
+    let hca = Hca::start(&HcaConfig {
+        program: world.stage.program("verbena-hca")?.to_owned(),
+        count: 2,
+        log: None,
+        arguments: vec!["--poll-us".into(), "0".into()],
+        log_file: world.logs.join("polling-off.log"),
+    })?;
+    let attach = |n| format!("direct:{}", hca.socket(n).display());
+    let mut command = Command::new(world.stage.program("verbena-conformance")?);
+    command.args(["--attach", &attach(0), "--right", &attach(1)]);
+    let output = command.stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let failed: Vec<_> = said.lines().filter(|line| line.starts_with("FAIL")).collect();
+    ensure!(
+        output.status.success(),
+        "the suite ended ({}): {} {}",
+        output.status,
+        failed.join("; "),
+        conformance::last_words(&String::from_utf8_lossy(&output.stderr))
+    );
     Ok(())
 }
 
