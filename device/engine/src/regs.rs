@@ -131,7 +131,9 @@ impl RegisterFile {
         match offset {
             regs::MAGIC => regs::MAGIC_VALUE.into(),
             regs::VERSION => regs::VERSION_VALUE.into(),
-            regs::CAPS => regs::CAP_DOORBELL_BITMAP | regs::CAP_LARGE_PAGES | regs::CAP_ADMIN_RECORD,
+            regs::CAPS => {
+                regs::CAP_DOORBELL_BITMAP | regs::CAP_LARGE_PAGES | regs::CAP_ADMIN_RECORD | regs::CAP_ADMIN_LINK
+            }
             regs::NODE_GUID => u64::from_le_bytes(identity.node_guid),
             regs::STATUS => self.status().into(),
             regs::CTRL => u64::from(self.enabled) * u64::from(regs::CTRL_ENABLE),

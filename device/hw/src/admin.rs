@@ -43,14 +43,29 @@ pub struct Command {
     pub opcode: Opcode,
     /// Chosen by the driver, returned in the completion; unique among its outstanding commands.
     pub id: u16,
+    /// The link that it belongs to, 1 to [`LINKS`], or 0: none. With [`crate::regs::CAP_ADMIN_LINK`].
+    pub link: u8,
+    /// [`LINK_BEGIN`].
+    pub flags: u8,
     /// Zero.
-    pub reserved0: u32,
+    pub reserved0: u16,
     /// Zero.
     pub reserved1: u64,
     /// The request type of the opcode ([`crate::cmd`]), the rest zero.
     pub payload: [u8; PAYLOAD],
 }
-assert_layout!(Command, 256, opcode @ 0, id @ 2, payload @ 16);
+assert_layout!(Command, 256, opcode @ 0, id @ 2, link @ 4, flags @ 5, payload @ 16);
+
+/// Links that there are: what commands are sent together for, so that the first that fails is the last that is executed.
+///
+/// Commands are executed in the order of the ring. Of a link's commands, those behind one that failed are not executed and
+/// complete with [`Status::CANCELED`], until one with [`LINK_BEGIN`] begins the link anew. Commands without a link, and of
+/// other links, are not concerned. A command that takes the device more than a moment (CREATE_MR, MODIFY_MR) cannot be
+/// linked: BAD_FIELD.
+pub const LINKS: u8 = 63;
+
+/// [`Command::flags`]: the link begins with this command, whatever became of those before it.
+pub const LINK_BEGIN: u8 = 1 << 0;
 
 /// An entry of the admin completion queue. Word 0 (the first 8 bytes) is written last.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -159,7 +174,7 @@ open_enum! {
         /// State of a memory window: [`crate::cmd::QueryMwRsp`].
         QUERY_MW = 0x3f,
 
-        /// Creates a queue pair in RESET: [`crate::cmd::CreateQpReq`].
+        /// Creates a queue pair, in RESET or on its way from there: [`crate::cmd::CreateQpReq`].
         CREATE_QP = 0x30,
         /// Destroys a queue pair. When it has completed, the device touches its rings no more and writes no more
         /// completions for it.
@@ -225,6 +240,8 @@ open_enum! {
         QUEUE_FAILED = 17,
         /// The window cannot be bound as asked. `detail`: the [`crate::cqe::vendor`] reason.
         BIND_REFUSED = 18,
+        /// An earlier command of its link failed: this one has not been executed ([`LINKS`]).
+        CANCELED = 31,
 
         /// A flow rule compares what it cannot: a value outside its mask, a port without a protocol that has some, an address
         /// without an IP version. `detail`: the offset of the field in the request.

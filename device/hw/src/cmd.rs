@@ -642,7 +642,7 @@ payload! {
     ///
     /// An XRC initiator has no receive side: `rq`, `recv_cqn` and `srqn` are zero. An XRC target has no queue at all and sends
     /// nothing: beside `cookie`, `qp_type`, `eqn` and `xrcdn` everything is zero. No other type has an `xrcdn`.
-    pub struct CreateQpReq: 96 {
+    pub struct CreateQpReq: 216 {
         /// Send ring, zeroed by the driver.
         pub sq: PageList,
         /// Receive ring, zeroed by the driver; all zero with a shared receive queue.
@@ -685,6 +685,13 @@ payload! {
         pub xrcdn: u32,
         /// Zero.
         pub reserved: [u32; 4],
+        /// Which attributes count ([`crate::qp::attr`]): zero for a queue pair in RESET, or what MODIFY_QP takes to move it from
+        /// there. If that fails there is no queue pair. With [`crate::regs::CAP_ADMIN_LINK`].
+        pub mask: u32,
+        /// Zero.
+        pub reserved2: u32,
+        /// The attributes.
+        pub attrs: QpAttrs,
     }
 }
 /// [`CreateQpReq::flags`]: every send completes with an entry, whatever its flags say.

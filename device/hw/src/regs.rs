@@ -129,6 +129,9 @@ pub const CAP_LARGE_PAGES: u64 = 1 << 1;
 /// CAPS: the admin queue may have a record ([`AQ_RECORD`]).
 pub const CAP_ADMIN_RECORD: u64 = 1 << 2;
 
+/// CAPS: commands may be linked ([`crate::admin::LINKS`]), and CREATE_QP takes attributes.
+pub const CAP_ADMIN_LINK: u64 = 1 << 3;
+
 /// STATUS: reset is complete and the registers may be programmed.
 pub const STATUS_READY: u32 = 1 << 0;
 /// STATUS: CTRL.ENABLE was accepted and the admin queue runs.

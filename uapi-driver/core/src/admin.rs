@@ -10,6 +10,10 @@
 //! Where the device offers it, the queue has a record in memory ([`AdminRecord`]): a device that is awake finds commands
 //! by it, and signals completions only while somebody sleeps. A command then takes no register access and no interrupt.
 //!
+//! Whoever has more to send need not wait in between ([`AdminQueue::begin`], [`AdminQueue::finish`]). The device is not woken for
+//! each of such commands, and so many of them take half of the slots at most: a thread may have several and wait for one
+//! more, which must not be able to depend on itself or on another that does the same.
+//!
 //! A command has a deadline. The device that misses it, that reads all ones, stops by itself (STATUS.FATAL) or writes
 //! a completion nobody waits for counts as dead: every waiter and every later call gets [`CommandError::Gone`].
 //! After that it may not touch memory any more, which is the platform's to see to (bus mastering, the mapping).
@@ -18,10 +22,10 @@
 
 use crate::platform::{Dma, Platform, Signal, PAGE};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use rdma_uapi::sys::{Mutex, NoMemory, Vec};
 use rdma_uapi::{Errno, Failure, Reason};
-use verbena_hw::admin::{AdminRecord, Command, Completion, Opcode, Status, PAYLOAD};
+use verbena_hw::admin::{AdminRecord, Command, Completion, Opcode, Status, LINK_BEGIN, PAYLOAD};
 use verbena_hw::regs;
 use verbena_hw::ring::{phase, slot, OWNER_PHASE};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -37,6 +41,11 @@ pub(crate) const SLOTS: usize = 1 << (LOG_SIZE - 1);
 const SPIN: u64 = 20_000;
 /// How long a waiter sleeps before it looks for itself, in nanoseconds.
 const NAP: u64 = 10_000_000;
+
+/// Commands in flight that nobody waits for yet.
+const BEGUN: u32 = SLOTS as u32 / 2;
+/// Of those, how many may stand before a device that sleeps before it is woken.
+const UNTOLD: u32 = 16;
 
 /// Words of the record.
 const KICK: usize = offset_of!(AdminRecord, kick) / 8;
@@ -96,6 +105,7 @@ impl CommandError {
             Status::BAD_ADDRESS | Status::BAD_PAGE_LIST => Errno::EFAULT,
             Status::BUFFER_TOO_SMALL => Errno::EOVERFLOW,
             Status::DUPLICATE_GID | Status::DUPLICATE_FLOW => Errno::EEXIST,
+            Status::CANCELED => Errno::ECANCELED,
             _ => Errno::EIO,
         }
     }
@@ -126,12 +136,24 @@ impl From<CommandError> for Failure {
     }
 }
 
+fn command<Req: IntoBytes + Immutable>(opcode: Opcode, request: &Req) -> Command {
+    const { assert!(size_of::<Req>() <= PAYLOAD) };
+    let mut command = Command::new_zeroed();
+    command.opcode = opcode;
+    command.payload[..size_of::<Req>()].copy_from_slice(request.as_bytes());
+    command
+}
+
 /// The submitting side.
 struct Submit {
     /// Free-running producer counter.
     tail: u32,
     /// Bit `n` set: slot `n` is free.
     free: u64,
+    /// Who wait for a free slot.
+    waiting: u32,
+    /// Commands since the device, which slept, was told last.
+    untold: u32,
 }
 
 /// The completing side.
@@ -149,6 +171,8 @@ struct Complete {
 struct Slot {
     generation: u16,
     state: State,
+    /// Somebody sleeps until it is done.
+    awaited: bool,
     completion: Completion,
 }
 
@@ -157,6 +181,20 @@ enum State {
     Idle,
     InFlight,
     Done,
+}
+
+/// A command in flight: [`AdminQueue::finish`] takes it.
+#[must_use = "its slot is taken until it is finished"]
+pub(crate) struct Begun {
+    slot: usize,
+    opcode: Opcode,
+}
+
+/// Which link a command belongs to ([`verbena_hw::admin::LINKS`]); the default is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Linked {
+    pub(crate) link: u8,
+    pub(crate) begins: bool,
 }
 
 /// The admin queue.
@@ -172,6 +210,10 @@ pub(crate) struct AdminQueue<P: Platform> {
     done: Vec<P::Signal>,
     /// Raised when a slot is free, or the device is dead.
     room: P::Signal,
+    /// Commands that have begun, or will, and that nobody waits for yet.
+    begun: AtomicU32,
+    /// Bit `n` set: link `n` is somebody's.
+    links: AtomicU64,
     /// Somebody is about to declare it dead.
     dying: AtomicBool,
     dead: AtomicBool,
@@ -189,6 +231,7 @@ impl<P: Platform> AdminQueue<P> {
         let idle = Slot {
             generation: 0,
             state: State::Idle,
+            awaited: false,
             completion: Completion::new_zeroed(),
         };
         slots.resize(SLOTS, idle).map_err(no_memory)?;
@@ -199,6 +242,8 @@ impl<P: Platform> AdminQueue<P> {
         let submit = Submit {
             tail: 0,
             free: u64::MAX >> (64 - SLOTS),
+            waiting: 0,
+            untold: 0,
         };
         let complete = Complete {
             head: 0,
@@ -215,6 +260,9 @@ impl<P: Platform> AdminQueue<P> {
             complete: Mutex::try_new(complete, c"verbena_admin_complete").map_err(no_memory)?,
             done,
             room: platform.signal()?,
+            begun: AtomicU32::new(0),
+            // There is no link 0.
+            links: AtomicU64::new(1),
             dying: AtomicBool::new(false),
             dead: AtomicBool::new(false),
             platform,
@@ -281,17 +329,79 @@ impl<P: Platform> AdminQueue<P> {
         Req: IntoBytes + Immutable,
         Rsp: FromBytes + IntoBytes,
     {
-        const { assert!(size_of::<Req>() <= PAYLOAD && size_of::<Rsp>() <= PAYLOAD) };
-        let mut command = Command::new_zeroed();
-        command.opcode = opcode;
-        command.payload[..size_of::<Req>()].copy_from_slice(request.as_bytes());
-        let mut response = Rsp::new_zeroed();
-        self.run(&mut command, response.as_mut_bytes())?;
-        Ok(response)
+        let mut command = command(opcode, request);
+        let slot = self.put(&mut command, true)?;
+        self.answer(slot, opcode)
     }
 
-    /// The part of [`AdminQueue::execute`] that is the same for all commands; chooses the command's id.
-    fn run(&self, command: &mut Command, response: &mut [u8]) -> Result<(), CommandError> {
+    /// The right to have one more command in flight without waiting for it, if there is one left. [`AdminQueue::begin`]
+    /// takes it, or else [`AdminQueue::forgo`].
+    pub(crate) fn may_begin(&self) -> bool {
+        let more = |begun| (begun < BEGUN).then_some(begun + 1);
+        self.begun
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    /// Gives up what [`AdminQueue::may_begin`] gave.
+    pub(crate) fn forgo(&self) {
+        self.begun.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Sends a command that [`AdminQueue::may_begin`] allowed, and does not wait for its end.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::Gone`].
+    pub(crate) fn begin<Req>(&self, opcode: Opcode, request: &Req, linked: Linked) -> Result<Begun, CommandError>
+    where
+        Req: IntoBytes + Immutable,
+    {
+        let mut command = command(opcode, request);
+        command.link = linked.link;
+        if linked.begins {
+            command.flags = LINK_BEGIN;
+        }
+        match self.put(&mut command, false) {
+            Ok(slot) => Ok(Begun { slot, opcode }),
+            Err(error) => {
+                self.forgo();
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the end of a command that has begun.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`].
+    pub(crate) fn finish<Rsp>(&self, begun: Begun) -> Result<Rsp, CommandError>
+    where
+        Rsp: FromBytes + IntoBytes,
+    {
+        self.tell();
+        let answer = self.answer(begun.slot, begun.opcode);
+        self.forgo();
+        answer
+    }
+
+    /// A link that is nobody's, if there is one; [`AdminQueue::give_link`] gives it back.
+    pub(crate) fn take_link(&self) -> Option<u8> {
+        let first = |links: u64| links.trailing_ones();
+        let taken = self.links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |links| {
+            (links != u64::MAX).then(|| links | 1 << first(links))
+        });
+        taken.ok().map(|links| first(links) as u8)
+    }
+
+    /// Gives a link back, of which no command is in flight.
+    pub(crate) fn give_link(&self, link: u8) {
+        self.links.fetch_and(!(1 << link), Ordering::Relaxed);
+    }
+
+    /// Takes a slot and sends a command, whose id this chooses. `now`: somebody waits for it.
+    fn put(&self, command: &mut Command, now: bool) -> Result<usize, CommandError> {
         let slot = self.acquire()?;
         {
             let mut complete = self.complete.lock();
@@ -300,21 +410,25 @@ impl<P: Platform> AdminQueue<P> {
             entry.generation = (entry.generation + 1) % (1 << (u16::BITS - SLOT_BITS));
             command.id = entry.generation << SLOT_BITS | slot as u16;
         }
-        self.send(command);
-        let ended = self.wait(slot, response);
+        self.send(command, now);
+        Ok(slot)
+    }
+
+    /// Waits for the end of what is in a slot, which is free then.
+    fn answer<Rsp: FromBytes + IntoBytes>(&self, slot: usize, opcode: Opcode) -> Result<Rsp, CommandError> {
+        const { assert!(size_of::<Rsp>() <= PAYLOAD) };
+        let mut response = Rsp::new_zeroed();
+        let ended = self.wait(slot, response.as_mut_bytes());
         self.release(slot);
         match ended? {
-            (Status::OK, _) => Ok(()),
-            (status, detail) => Err(CommandError::Refused {
-                opcode: command.opcode,
-                status,
-                detail,
-            }),
+            (Status::OK, _) => Ok(response),
+            (status, detail) => Err(CommandError::Refused { opcode, status, detail }),
         }
     }
 
     /// Takes a free slot, waiting for one.
     fn acquire(&self) -> Result<usize, CommandError> {
+        let mut waited = false;
         loop {
             if self.is_dead() {
                 self.room.raise();
@@ -322,55 +436,89 @@ impl<P: Platform> AdminQueue<P> {
             }
             {
                 let mut submit = self.submit.lock();
+                submit.waiting -= u32::from(core::mem::take(&mut waited));
                 if submit.free != 0 {
                     let slot = submit.free.trailing_zeros() as usize;
                     submit.free &= submit.free - 1;
                     // A binary signal keeps one raise only: what is left is passed on.
-                    if submit.free != 0 {
+                    if submit.free != 0 && submit.waiting > 0 {
                         self.room.raise();
                     }
                     return Ok(slot);
                 }
+                submit.waiting += 1;
+                waited = true;
             }
+            self.tell();
             self.room.wait(NAP);
         }
     }
 
     fn release(&self, slot: usize) {
-        self.complete.lock().slots[slot].state = State::Idle;
-        self.submit.lock().free |= 1 << slot;
-        self.room.raise();
+        let mut submit = self.submit.lock();
+        submit.free |= 1 << slot;
+        if submit.waiting > 0 {
+            self.room.raise();
+        }
     }
 
-    fn send(&self, command: &Command) {
+    /// Puts a command into the ring. A device that sleeps is woken, unless nobody waits `now` and there are few such.
+    fn send(&self, command: &Command, now: bool) {
         let mut submit = self.submit.lock();
         // There is room: at most SLOTS commands are in flight, half of what the ring holds.
         let offset = slot(submit.tail, LOG_SIZE) as usize * ENTRY;
         self.submission.write(offset, command.as_bytes());
         submit.tail = submit.tail.wrapping_add(1);
+        submit.untold += 1;
         // Under the lock: two threads that told their counters in the wrong order would move the tail back.
         if let Some(record) = &self.record {
             // Release for the entry; a full fence between this store and the look at whether the device sleeps, because it
             // has one between its announcement and its last look at the counter.
             record.words()[TAIL].swap(submit.tail.into(), Ordering::SeqCst);
             if record.words()[KICK].load(Ordering::SeqCst) == 0 {
+                submit.untold = 0;
                 return;
             }
         }
-        // The register write orders the entry before it (Platform::write32).
+        if now || submit.untold >= UNTOLD {
+            self.wake(&mut submit);
+        }
+    }
+
+    /// Wakes the device if it sleeps and has not been told of all commands.
+    fn tell(&self) {
+        let mut submit = self.submit.lock();
+        if submit.untold == 0 {
+            return;
+        }
+        // One that is awake has seen the counter, or will: it looks once more before it sleeps.
+        match &self.record {
+            Some(record) if record.words()[KICK].load(Ordering::SeqCst) == 0 => submit.untold = 0,
+            _ => self.wake(&mut submit),
+        }
+    }
+
+    fn wake(&self, submit: &mut Submit) {
+        submit.untold = 0;
+        // The register write orders the entries before it (Platform::write32).
         self.platform.write32(regs::ASQ_TAIL, submit.tail);
     }
 
     /// Waits for the slot's completion: its status, its detail, and the beginning of its payload.
     fn wait(&self, slot: usize, response: &mut [u8]) -> Result<(Status, u32), CommandError> {
-        let start = self.platform.now();
+        let mut start = None;
         loop {
             {
                 let mut complete = self.complete.lock();
-                let found = self.collect(&mut complete);
-                complete.unannounced = complete.unannounced.saturating_add(found);
-                if complete.slots[slot].state == State::Done {
-                    let completion = &complete.slots[slot].completion;
+                if complete.slots[slot].state != State::Done {
+                    let found = self.collect(&mut complete);
+                    complete.unannounced = complete.unannounced.saturating_add(found);
+                }
+                let entry = &mut complete.slots[slot];
+                entry.awaited = false;
+                if entry.state == State::Done {
+                    entry.state = State::Idle;
+                    let completion = &entry.completion;
                     response.copy_from_slice(&completion.payload[..response.len()]);
                     return Ok((completion.status, completion.detail));
                 }
@@ -378,7 +526,8 @@ impl<P: Platform> AdminQueue<P> {
             if self.is_dead() {
                 return Err(CommandError::Gone);
             }
-            let waited = self.platform.now().saturating_sub(start);
+            let now = self.platform.now();
+            let waited = now.saturating_sub(*start.get_or_insert(now));
             if waited < SPIN {
                 core::hint::spin_loop();
                 continue;
@@ -406,7 +555,9 @@ impl<P: Platform> AdminQueue<P> {
             let mut complete = self.complete.lock();
             let found = self.collect(&mut complete);
             complete.unannounced = complete.unannounced.saturating_add(found);
-            complete.slots[slot].state == State::Done
+            let entry = &mut complete.slots[slot];
+            entry.awaited = true;
+            entry.state == State::Done
         };
         if !found {
             self.done[slot].wait(NAP);
@@ -458,7 +609,9 @@ impl<P: Platform> AdminQueue<P> {
             Some(slot) if slot.state == State::InFlight && slot.generation == completion.id >> SLOT_BITS => {
                 slot.completion = completion;
                 slot.state = State::Done;
-                self.done[number].raise();
+                if slot.awaited {
+                    self.done[number].raise();
+                }
             }
             _ => {
                 let id = completion.id;

@@ -84,6 +84,7 @@ pub(crate) fn make_ready<P: Platform>(hardware: &Hardware<P>, way: &Way, terms: 
         max_rd_atomic: terms.initiator_depth,
         max_dest_rd_atomic: terms.responder_resources,
         access: way.access,
+        cur_state: QpState::INIT.0,
         dest_qpn: Qpn::truncate(terms.remote_qpn),
         sq_psn: Psn::truncate(terms.local_psn),
         rq_psn: Psn::truncate(terms.remote_psn),
@@ -99,16 +100,17 @@ pub(crate) fn make_ready<P: Platform>(hardware: &Hardware<P>, way: &Way, terms: 
         },
         ..QpAttrs::default()
     };
-    let to_receive = attr::AV
+    let to_receive = attr::CUR_STATE
+        | attr::AV
         | attr::PATH_MTU
         | attr::DEST_QPN
         | attr::RQ_PSN
         | attr::MAX_DEST_RD_ATOMIC
         | attr::MIN_RNR_TIMER
         | attr::ACCESS_FLAGS;
-    modify(hardware, way.qpn, QpState::RTR, to_receive, attrs)?;
+    // From the one to the other in one command: a queue pair that cannot get there stays in INIT.
     let to_send = attr::TIMEOUT | attr::RETRY_CNT | attr::RNR_RETRY | attr::SQ_PSN | attr::MAX_QP_RD_ATOMIC;
-    modify(hardware, way.qpn, QpState::RTS, to_send, attrs)
+    modify(hardware, way.qpn, QpState::RTS, to_receive | to_send, attrs)
 }
 
 /// Moves a queue pair to ERR, from whatever state.

@@ -3,6 +3,7 @@
 //! Verbena as a driver of the object model: the table of its classes, and what it keeps for an object.
 
 use crate::ah::Ah;
+use crate::begun::{self, Chain, Pending};
 use crate::cm_id::CmId;
 use crate::cq::Cq;
 use crate::doorbell::Doorbell;
@@ -25,7 +26,7 @@ use rdma_uapi::schema::AttrSchema;
 use rdma_uapi::sys::{Arc, Box};
 use rdma_uapi::table::{Additions, ClassOps, Extension};
 use rdma_uapi::wire::{method, DriverId};
-use rdma_uapi::{Call, Cause, Driver, Ending, Failure, Memory, Object, ObjectRef};
+use rdma_uapi::{Call, Cause, Driver, Ending, Failure, Memory, Object, ObjectRef, Reservation};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::HandleReq;
 use zerocopy::{Immutable, IntoBytes};
@@ -261,6 +262,8 @@ impl<P: Platform> Driver for Verbena<P> {
     type Device = Hardware<P>;
     type Context = ();
     type Object = Payload<P>;
+    type Pending = Pending<P>;
+    type Chain = Chain;
 
     fn ports(device: &Hardware<P>) -> u32 {
         device.limits.ports
@@ -301,6 +304,22 @@ impl<P: Platform> Driver for Verbena<P> {
             return Err(Failure::GONE);
         }
         Ok(())
+    }
+
+    fn defers(class: u16, method: u8) -> bool {
+        begun::defers(class, method)
+    }
+
+    fn finish<'c>(
+        call: &mut Handling<'c, P>,
+        pending: Pending<P>,
+        reservation: Option<Reservation<'c, Self>>,
+    ) -> Outcome {
+        begun::finish(call, pending, reservation)
+    }
+
+    fn chain_over(device: &Device<P>, chain: Chain) {
+        begun::chain_over(device, chain);
     }
 
     fn close(_device: &Device<P>, _context: &()) {}

@@ -227,6 +227,9 @@ impl<P: Platform> Gsi<P> {
             eqn: hardware.events[0].eqn,
             xrcdn: 0,
             reserved: [0; 4],
+            mask: 0,
+            reserved2: 0,
+            attrs: QpAttrs::default(),
         };
         let pair: HandleRsp = hardware.command(Opcode::CREATE_QP, &pair)?;
         made.add(Opcode::DESTROY_QP, pair.handle);

@@ -118,6 +118,8 @@ pub struct Hardware<P: Platform> {
     pub(crate) limits: QueryDeviceRsp,
     /// Page lists may have large pages.
     pub(crate) large_pages: bool,
+    /// Commands can be linked, and a queue pair can be made on its way ([`regs::CAP_ADMIN_LINK`]).
+    pub(crate) links: bool,
     /// Event queue 0 takes what belongs to no completion vector; completion vector `n` is event queue `n + 1`.
     pub(crate) events: Vec<EventRing<P>>,
     /// QP 1, once somebody needs it.
@@ -206,13 +208,16 @@ impl<P: Platform> Hardware<P> {
         for n in 0..completion {
             events.push(EventRing::create(platform, &admin, (2 + n).min(vectors - 1), false)?)?;
         }
-        let large_pages = platform.read64(regs::CAPS) & regs::CAP_LARGE_PAGES != 0;
+        let caps = platform.read64(regs::CAPS);
+        let large_pages = caps & regs::CAP_LARGE_PAGES != 0;
+        let links = caps & regs::CAP_ADMIN_LINK != 0;
         let objects = Mutex::try_new(Numbers::new(), c"verbena_objects")?;
         let hardware = Hardware {
             platform: platform.clone(),
             admin,
             limits,
             large_pages,
+            links,
             events,
             gsi: Late::try_new()?,
             cm: Late::try_new()?,

@@ -36,6 +36,7 @@ extern crate std;
 
 mod admin;
 mod ah;
+mod begun;
 mod cm;
 mod cm_id;
 mod cm_qp;

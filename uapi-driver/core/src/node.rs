@@ -8,6 +8,7 @@
 
 use crate::platform::Platform;
 use crate::{schema, Device, Verbena};
+use core::convert::Infallible;
 use core::marker::PhantomData;
 use rdma_uapi::class::device_list::{self, state, DeviceEntry};
 use rdma_uapi::class::{self, event_queue::kind, port};
@@ -62,6 +63,8 @@ impl<P: Platform, H: Host> Driver for System<P, H> {
     type Device = Roster<P>;
     type Context = ();
     type Object = ();
+    type Pending = Infallible;
+    type Chain = ();
 
     fn ports(_: &Roster<P>) -> u32 {
         0

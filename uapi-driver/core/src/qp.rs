@@ -2,6 +2,7 @@
 
 //! Queue pairs: two rings in one piece of memory that the process maps, and a slot of a doorbell page.
 
+use crate::begun;
 use crate::cm::{self, Owner};
 use crate::doorbell::{Doorbell, Slot};
 use crate::driver::{end, Handling, Payload, Reference};
@@ -12,7 +13,8 @@ use crate::platform::{Platform, PAGE};
 use crate::qp_attrs::{self, Given};
 use crate::ring_memory::Stretch;
 use crate::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS, RING_MEMORY};
-use crate::Verbena;
+use crate::{CommandError, Verbena};
+use core::mem::offset_of;
 use rdma_uapi::class::qp::{self, flag, QpCaps};
 use rdma_uapi::class::{self};
 use rdma_uapi::failure::Outcome;
@@ -20,7 +22,7 @@ use rdma_uapi::object::MAX_PARENTS;
 use rdma_uapi::schema::Attr;
 use rdma_uapi::sys::Arc;
 use rdma_uapi::wire::ObjectId;
-use rdma_uapi::{Ending, Errno, Failure, Reason};
+use rdma_uapi::{Ending, Errno, Failure, Reason, Reservation};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{CreateQpReq, HandleReq, HandleRsp, ModifyQpReq, QueryQpRsp, QP_SIGNAL_ALL};
 use verbena_hw::id::{Cqn, Pdn, Qpn, Srqn};
@@ -216,115 +218,177 @@ fn kind(class: u16) -> Option<QpType> {
     }
 }
 
-pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
-    let hardware = call.device();
-    let parts = Parts::of(call)?;
-    let (send_cqn, recv_cqn) = (
-        cqn(call, qp::SEND_CQ, &parts.send_cq)?,
-        cqn(call, qp::RECV_CQ, &parts.recv_cq)?,
-    );
-    let mut caps = call.require(qp::CAPS)?;
-    let Some(kind) = kind(call.class()) else {
-        unreachable!("the handler is in the table for classes of queue pairs only")
-    };
-    if parts.srq.is_some() {
-        // As with libibverbs: what it says of receives does not count.
-        (caps.max_recv_wr, caps.max_recv_sge) = (0, 0);
-    }
-    let sizes = sizes(call, hardware, &caps, kind, parts.srq.is_some())?;
-    let flags = call.get(qp::FLAGS)?.unwrap_or(0);
-    if flags & !flag::ALL != 0 {
-        return Err(call.fail(qp::FLAGS, Errno::EINVAL, Reason::UNKNOWN_FLAG));
-    }
-    let cookie = call.get(CQE_COOKIE)?.unwrap_or(0);
-    let given = Given::read(call)?;
-    qp_attrs::check_way(call, kind, &given)?;
-
-    let reservation = call.reserve()?;
-    let memory = Stretch::new(call, parts.memory.as_ref(), sizes.bytes())?;
-    let slot = Doorbell::take_slot(parts.page())?;
-    let request = CreateQpReq {
-        sq: PageList::direct(memory.addr(), sizes.send_bytes()),
-        rq: if sizes.shared {
-            PageList::default()
-        } else {
-            PageList::direct(memory.addr() + sizes.recv_offset(), sizes.recv_bytes())
-        },
-        cookie,
-        pdn: parts.pdn(),
-        send_cqn,
-        recv_cqn,
-        srqn: parts.srqn(),
-        doorbell: slot.page_index(),
-        slot: slot.number(),
-        qp_type: kind,
-        flags: if flags & flag::SIGNAL_ALL != 0 {
-            QP_SIGNAL_ALL
-        } else {
-            0
-        },
-        sq_log_entries: sizes.send_entries,
-        sq_log_stride: sizes.send_stride,
-        rq_log_entries: sizes.recv_entries,
-        rq_log_stride: sizes.recv_stride,
-        // `sizes` has checked that all three fit.
-        max_send_sge: caps.max_send_sge as u8,
-        max_recv_sge: caps.max_recv_sge as u8,
-        max_inline: caps.max_inline as u16,
-        eqn: hardware.events[0].eqn,
-        xrcdn: 0,
-        reserved: [0; 4],
-    };
-    let response: HandleRsp = hardware.command(Opcode::CREATE_QP, &request)?;
-
-    let queue_pair = Qp {
-        qpn: Qpn::truncate(response.handle),
-        sizes,
-        cookie,
-        memory,
-        slot,
-        pd: parts.pd.id(),
-        send_cq: parts.send_cq.id(),
-        recv_cq: parts.recv_cq.id(),
-        srq: parts.srq.as_ref().map(|srq| srq.id()),
-        owner: Owner::default(),
-    };
-    let (qpn, rings) = (queue_pair.qpn, queue_pair.rings(reservation.id()));
-    let mut parents = [&parts.pd; MAX_PARENTS];
-    let all = [&parts.send_cq, &parts.recv_cq, &parts.doorbell];
-    let all = all.into_iter().chain(&parts.srq).chain(&parts.memory);
-    // The protection domain is the first.
-    let mut count = 1;
-    for (place, parent) in parents[1..].iter_mut().zip(all) {
-        *place = parent;
-        count += 1;
-    }
-    let object = call.publish(reservation, Some(Payload::Qp(queue_pair)), &parents[..count]);
-    // From here on the dispatcher ends the queue pair if anything fails.
-    hardware.enlist(Kind::Qp, response.handle, object)?;
-    if given.attrs.state != QpState::RESET.0 {
-        // All the way in one command.
-        let mut attrs = given.attrs;
-        attrs.cur_state = QpState::RESET.0;
-        transition(call, qpn, given.mask | verbena_hw::qp::attr::CUR_STATE, attrs)?;
-    }
-
-    caps.max_send_wr = 1 << sizes.send_entries;
-    caps.max_recv_wr = sizes.recv_count();
-    call.put(qp::CAPS, &caps)?;
-    call.put(qp::QPN, &qpn.get())?;
-    call.put(QP_RINGS, &rings)
+/// A queue pair that is being made: all that there is before the device has answered.
+pub(crate) struct NewQp<P: Platform> {
+    request: CreateQpReq,
+    parts: Parts<P>,
+    caps: QpCaps,
+    sizes: Sizes,
+    memory: Stretch<P>,
+    slot: Slot<P>,
+    given: Given,
 }
 
-/// One MODIFY_QP, with the attributes in `mask`.
-fn transition<P: Platform>(call: &Handling<'_, P>, qpn: Qpn, mask: u32, attrs: QpAttrs) -> Outcome {
-    let request = ModifyQpReq { qpn, mask, attrs };
-    call.device()
-        .command(Opcode::MODIFY_QP, &request)
-        .map_err(|error| qp_attrs::failure(call, error))
+impl<P: Platform> NewQp<P> {
+    /// What the device is asked for.
+    pub(crate) fn request(&self) -> &CreateQpReq {
+        &self.request
+    }
+
+    /// Checks what the call gives, and takes an id, memory and a slot.
+    fn prepare<'c>(call: &Handling<'c, P>) -> Outcome<(Self, Reservation<'c, Verbena<P>>)> {
+        let hardware = call.device();
+        let parts = Parts::of(call)?;
+        let (send_cqn, recv_cqn) = (
+            cqn(call, qp::SEND_CQ, &parts.send_cq)?,
+            cqn(call, qp::RECV_CQ, &parts.recv_cq)?,
+        );
+        let mut caps = call.require(qp::CAPS)?;
+        let Some(kind) = kind(call.class()) else {
+            unreachable!("the handler is in the table for classes of queue pairs only")
+        };
+        if parts.srq.is_some() {
+            // As with libibverbs: what it says of receives does not count.
+            (caps.max_recv_wr, caps.max_recv_sge) = (0, 0);
+        }
+        let sizes = sizes(call, hardware, &caps, kind, parts.srq.is_some())?;
+        let flags = call.get(qp::FLAGS)?.unwrap_or(0);
+        if flags & !flag::ALL != 0 {
+            return Err(call.fail(qp::FLAGS, Errno::EINVAL, Reason::UNKNOWN_FLAG));
+        }
+        let cookie = call.get(CQE_COOKIE)?.unwrap_or(0);
+        let given = Given::read(call)?;
+        qp_attrs::check_way(call, kind, &given)?;
+
+        let reservation = call.reserve()?;
+        let memory = Stretch::new(call, parts.memory.as_ref(), sizes.bytes())?;
+        let slot = Doorbell::take_slot(parts.page())?;
+        // All the way in one command, if the device can.
+        let goes = hardware.links && given.attrs.state != QpState::RESET.0;
+        let request = CreateQpReq {
+            sq: PageList::direct(memory.addr(), sizes.send_bytes()),
+            rq: if sizes.shared {
+                PageList::default()
+            } else {
+                PageList::direct(memory.addr() + sizes.recv_offset(), sizes.recv_bytes())
+            },
+            cookie,
+            pdn: parts.pdn(),
+            send_cqn,
+            recv_cqn,
+            srqn: parts.srqn(),
+            doorbell: slot.page_index(),
+            slot: slot.number(),
+            qp_type: kind,
+            flags: if flags & flag::SIGNAL_ALL != 0 {
+                QP_SIGNAL_ALL
+            } else {
+                0
+            },
+            sq_log_entries: sizes.send_entries,
+            sq_log_stride: sizes.send_stride,
+            rq_log_entries: sizes.recv_entries,
+            rq_log_stride: sizes.recv_stride,
+            // `sizes` has checked that all three fit.
+            max_send_sge: caps.max_send_sge as u8,
+            max_recv_sge: caps.max_recv_sge as u8,
+            max_inline: caps.max_inline as u16,
+            eqn: hardware.events[0].eqn,
+            xrcdn: 0,
+            reserved: [0; 4],
+            mask: if goes { given.mask } else { 0 },
+            reserved2: 0,
+            attrs: if goes { given.attrs } else { QpAttrs::default() },
+        };
+        let new = NewQp {
+            request,
+            parts,
+            caps,
+            sizes,
+            memory,
+            slot,
+            given,
+        };
+        Ok((new, reservation))
+    }
+
+    /// The device has answered: the queue pair exists.
+    pub(crate) fn finish<'c>(
+        self,
+        call: &mut Handling<'c, P>,
+        reservation: Reservation<'c, Verbena<P>>,
+        answer: Result<HandleRsp, CommandError>,
+    ) -> Outcome {
+        let hardware = call.device();
+        let NewQp {
+            request,
+            parts,
+            mut caps,
+            sizes,
+            memory,
+            slot,
+            given,
+        } = self;
+        let response = answer.map_err(|error| qp_attrs::failure_of(call, error, offset_of!(CreateQpReq, attrs)))?;
+        let queue_pair = Qp {
+            qpn: Qpn::truncate(response.handle),
+            sizes,
+            cookie: request.cookie,
+            memory,
+            slot,
+            pd: parts.pd.id(),
+            send_cq: parts.send_cq.id(),
+            recv_cq: parts.recv_cq.id(),
+            srq: parts.srq.as_ref().map(|srq| srq.id()),
+            owner: Owner::default(),
+        };
+        let (qpn, rings) = (queue_pair.qpn, queue_pair.rings(reservation.id()));
+        let mut parents = [&parts.pd; MAX_PARENTS];
+        let all = [&parts.send_cq, &parts.recv_cq, &parts.doorbell];
+        let all = all.into_iter().chain(&parts.srq).chain(&parts.memory);
+        // The protection domain is the first.
+        let mut count = 1;
+        for (place, parent) in parents[1..].iter_mut().zip(all) {
+            *place = parent;
+            count += 1;
+        }
+        let object = call.publish(reservation, Some(Payload::Qp(queue_pair)), &parents[..count]);
+        // From here on the dispatcher ends the queue pair if anything fails.
+        hardware.enlist(Kind::Qp, response.handle, object)?;
+        if given.attrs.state != QpState::RESET.0 && request.mask == 0 {
+            let mut attrs = given.attrs;
+            attrs.cur_state = QpState::RESET.0;
+            let mask = given.mask | verbena_hw::qp::attr::CUR_STATE;
+            let request = ModifyQpReq { qpn, mask, attrs };
+            transition(call, &request)?;
+        }
+
+        caps.max_send_wr = 1 << sizes.send_entries;
+        caps.max_recv_wr = sizes.recv_count();
+        call.put(qp::CAPS, &caps)?;
+        call.put(qp::QPN, &qpn.get())?;
+        call.put(QP_RINGS, &rings)
+    }
+}
+
+pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let offer = begun::offer(call)?;
+    let (new, reservation) = NewQp::prepare(call)?;
+    if let Some(offer) = offer {
+        return offer.create(new, reservation);
+    }
+    let answer = call.device().command(Opcode::CREATE_QP, new.request());
+    new.finish(call, reservation, answer)
+}
+
+/// One MODIFY_QP.
+fn transition<P: Platform>(call: &Handling<'_, P>, request: &ModifyQpReq) -> Outcome {
+    let moved = call.device().command(Opcode::MODIFY_QP, request);
+    moved.map_err(|error| qp_attrs::failure(call, error))
 }
 
 pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let offer = begun::offer(call)?;
     let Payload::Qp(queue_pair) = call.payload() else {
         unreachable!("the dispatcher checked the class")
     };
@@ -333,7 +397,15 @@ pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     if queue_pair.owner.get().is_some() && !ends {
         return Err(Failure::new(Errno::EBUSY, Reason::IN_USE));
     }
-    transition(call, queue_pair.qpn, given.mask, given.attrs)
+    let request = ModifyQpReq {
+        qpn: queue_pair.qpn,
+        mask: given.mask,
+        attrs: given.attrs,
+    };
+    match offer {
+        Some(offer) => offer.modify(&request),
+        None => transition(call, &request),
+    }
 }
 
 pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {

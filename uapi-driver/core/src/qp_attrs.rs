@@ -235,10 +235,14 @@ pub(crate) fn check_way<P: Platform>(call: &Handling<'_, P>, kind: QpType, given
 
 /// What the device's refusal of a MODIFY_QP means, with the attribute's name.
 pub(crate) fn failure<P: Platform>(call: &Handling<'_, P>, error: CommandError) -> Failure {
+    failure_of(call, error, offset_of!(ModifyQpReq, attrs))
+}
+
+/// The same, of any command whose attributes stand at `attrs_at` in its request.
+pub(crate) fn failure_of<P: Platform>(call: &Handling<'_, P>, error: CommandError, attrs_at: usize) -> Failure {
     let CommandError::Refused { status, detail, .. } = error else {
         return error.into();
     };
-    let attrs_at = offset_of!(ModifyQpReq, attrs);
     match status {
         Status::BAD_TRANSITION => call
             .fail(qp::STATE, Errno::EINVAL, Reason::BAD_STATE)

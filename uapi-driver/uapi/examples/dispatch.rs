@@ -13,6 +13,7 @@
 //! `only` calls a method that is about no object, `object` one that looks an object up in the context's store as well,
 //! `nothing` calls nothing: what the loop itself costs.
 
+use core::convert::Infallible;
 use rdma_uapi::client::Builder;
 use rdma_uapi::event::FdObject;
 use rdma_uapi::failure::Outcome;
@@ -94,6 +95,8 @@ impl Driver for Empty {
     type Device = ();
     type Context = ();
     type Object = ();
+    type Pending = Infallible;
+    type Chain = ();
 
     fn ports(_: &()) -> u32 {
         0

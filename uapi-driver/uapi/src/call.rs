@@ -16,6 +16,7 @@ use crate::failure::{Failure, Outcome, Reason};
 use crate::host::Host;
 use crate::object::{Body, Object, ObjectRef};
 use crate::parse::{Found, Index};
+use crate::pipeline::{InChain, Offer};
 use crate::schema::{class_flags, Attr, Payload, Shape};
 use crate::sys::{Arc, ArcRoom, Mutex};
 use crate::table::Method;
@@ -30,7 +31,7 @@ pub struct Call<'c, D: Driver> {
     index: &'c Index,
     object: Option<ObjectRef<D>>,
     fd: Option<&'c FdObject<D>>,
-    chain: Option<&'c [ObjectId]>,
+    chain: Option<&'c InChain<'c, D>>,
     answer: Option<u32>,
     created: Option<ObjectRef<D>>,
 }
@@ -41,6 +42,33 @@ pub struct Reservation<'c, D: Driver> {
     id: ObjectId,
     room: Option<ArcRoom<Object<D>>>,
     reporting: Option<Mutex<Reporting<D::Host>>>,
+}
+
+/// What a [`Reservation`] is without its context, whose store keeps the id. It must become one again.
+pub(crate) struct Rest<D: Driver> {
+    id: ObjectId,
+    room: Option<ArcRoom<Object<D>>>,
+    reporting: Option<Mutex<Reporting<D::Host>>>,
+}
+
+impl<'c, D: Driver> Reservation<'c, D> {
+    pub(crate) fn detach(mut self) -> Rest<D> {
+        Rest {
+            id: self.id,
+            room: self.room.take(),
+            reporting: self.reporting.take(),
+        }
+    }
+
+    pub(crate) fn attach(context: &'c Context<D>, rest: Rest<D>) -> Self {
+        let Rest { id, room, reporting } = rest;
+        Reservation {
+            context,
+            id,
+            room,
+            reporting,
+        }
+    }
 }
 
 impl<D: Driver> Reservation<'_, D> {
@@ -66,7 +94,7 @@ impl<'c, D: Driver> Call<'c, D> {
         index: &'c Index,
         object: Option<ObjectRef<D>>,
         fd: Option<&'c FdObject<D>>,
-        chain: Option<&'c [ObjectId]>,
+        chain: Option<&'c InChain<'c, D>>,
     ) -> Self {
         Call {
             context,
@@ -270,6 +298,31 @@ impl<'c, D: Driver> Call<'c, D> {
             value.as_mut_bytes().copy_from_slice(&payload[at..at + size_of::<T>()]);
         }
         Ok(value)
+    }
+
+    /// As many elements of an array input as there is room for, from element `n`; it must have so many.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT, for one by pointer.
+    ///
+    /// # Panics
+    ///
+    /// If it has not that many.
+    pub fn elements<T: Payload>(&self, attr: Attr<[T]>, n: usize, into: &mut [T]) -> Outcome {
+        let found = self.find(attr.id()).expect("the caller has counted the elements");
+        let (at, length) = (n * size_of::<T>(), size_of_val(into));
+        if found.by_pointer {
+            let given = self.pointer(&found);
+            assert!(
+                (at + length) as u64 <= given.length,
+                "the caller has counted the elements"
+            );
+            return self.copy_in(attr, given.addr.wrapping_add(at as u64), into.as_mut_bytes());
+        }
+        let payload = &self.message[found.start..found.end];
+        into.as_mut_bytes().copy_from_slice(&payload[at..at + length]);
+        Ok(())
     }
 
     /// The object that an input names, in use by this call until dropped.
@@ -481,6 +534,16 @@ impl<'c, D: Driver> Call<'c, D> {
     /// Whether the call is a command of a chain.
     pub(crate) fn in_chain(&self) -> bool {
         self.chain.is_some()
+    }
+
+    /// The offer to begin the command now and to leave its end for later, if there is one: see [`crate::pipeline`].
+    pub fn offer(&self) -> Option<&'c Offer<'c, D>> {
+        self.chain?.offer.as_ref()
+    }
+
+    /// The object that the call is about, which the call does not hold any more.
+    pub(crate) fn into_object(self) -> Option<ObjectRef<D>> {
+        self.object
     }
 
     /// The call succeeded: the header says so. The message.

@@ -16,10 +16,12 @@ use crate::gate::Gate;
 use crate::host::Host;
 use crate::object::{Body, Object, ObjectRef};
 use crate::parse::{self, Index, Words};
+use crate::pipeline::InChain;
 use crate::schema::{Access, MethodSchema, Target};
 use crate::store::Store;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{self, Arc, ArcRoom, Mutex, Vec};
+use crate::table::Method;
 use crate::trace::Watched;
 use crate::wire::{self, Header, ObjectId, HEADER};
 use zerocopy::{FromBytes, IntoBytes};
@@ -168,51 +170,52 @@ impl<D: Driver> Context<D> {
         message: &mut [u8],
         give_back: &mut GiveBack<'_>,
     ) -> Result<(), Errno> {
-        Self::run(this, fd, method, message, None, give_back).map_err(Errno::from)
+        Self::run::<false>(this, fd, method, message, None, give_back).map_err(Errno::from)
     }
 
-    /// One command, and its answer given back; in a chain, with the objects that the commands before it created.
-    pub(crate) fn run(
+    /// One command, and its answer given back; in a chain, with the objects that the commands before it created. `CHAINED`:
+    /// it is in one; so that what is in none carries nothing of chains along.
+    pub(crate) fn run<const CHAINED: bool>(
         this: &Arc<Self>,
         fd: Option<&FdObject<D>>,
         method: u32,
         message: &mut [u8],
-        chain: Option<&[ObjectId]>,
+        chain: Option<&InChain<'_, D>>,
         give_back: &mut GiveBack<'_>,
     ) -> Outcome {
         if this.device.tracers().any() {
-            return Self::run_watched(this, fd, method, message, chain, give_back);
+            return Self::run_watched::<CHAINED>(this, fd, method, message, chain, give_back);
         }
-        Self::run_unwatched(this, fd, method, message, chain, give_back)
+        Self::run_unwatched::<CHAINED>(this, fd, method, message, chain, give_back)
     }
 
     /// The same, and tells those who observe the device.
     #[cold]
     #[inline(never)]
-    fn run_watched(
+    fn run_watched<const CHAINED: bool>(
         this: &Arc<Self>,
         fd: Option<&FdObject<D>>,
         method: u32,
         message: &mut [u8],
-        chain: Option<&[ObjectId]>,
+        chain: Option<&InChain<'_, D>>,
         give_back: &mut GiveBack<'_>,
     ) -> Outcome {
         let watched = Watched::begin(this, chain.is_some(), fd.is_some());
-        let outcome = Self::run_unwatched(this, fd, method, message, chain, give_back);
+        let outcome = Self::run_unwatched::<CHAINED>(this, fd, method, message, chain, give_back);
         watched.end(this, method, message, &outcome);
         outcome
     }
 
     #[inline]
-    fn run_unwatched(
+    fn run_unwatched<const CHAINED: bool>(
         this: &Arc<Self>,
         fd: Option<&FdObject<D>>,
         method: u32,
         message: &mut [u8],
-        chain: Option<&[ObjectId]>,
+        chain: Option<&InChain<'_, D>>,
         give_back: &mut GiveBack<'_>,
     ) -> Outcome {
-        match Self::execute(this, fd, method, message, chain, give_back) {
+        match Self::execute::<CHAINED>(this, fd, method, message, chain, give_back) {
             Ok(()) => Ok(()),
             // The answer was given, or could not be.
             Err(Failed::Giving(failure)) => Err(failure),
@@ -224,14 +227,15 @@ impl<D: Driver> Context<D> {
         }
     }
 
-    fn execute(
+    fn execute<const CHAINED: bool>(
         this: &Arc<Self>,
         fd: Option<&FdObject<D>>,
         method: u32,
         message: &mut [u8],
-        chain: Option<&[ObjectId]>,
+        chain: Option<&InChain<'_, D>>,
         give_back: &mut GiveBack<'_>,
     ) -> Result<(), Failed> {
+        let chain = if CHAINED { chain } else { None };
         let _pass = match this.gate.enter() {
             Ok(pass) => pass,
             Err(_) => return this.destroy_removed(method, message, chain, give_back),
@@ -273,7 +277,7 @@ impl<D: Driver> Context<D> {
         self: &Arc<Self>,
         method: u32,
         message: &mut [u8],
-        chain: Option<&[ObjectId]>,
+        chain: Option<&InChain<'_, D>>,
         give_back: &mut GiveBack<'_>,
     ) -> Result<(), Failed> {
         // A command of a chain is inside the gate that is waited for below.
@@ -296,9 +300,25 @@ impl<D: Driver> Context<D> {
         give_back(call.finish()).map_err(|errno| Failed::Giving(not_given(errno)))
     }
 
+    /// Passes the gate of the calls.
+    pub(crate) fn enter(&self) -> Outcome<impl Sized + '_> {
+        self.gate.enter()
+    }
+
+    /// A method, by class and number.
+    pub(crate) fn method(&self, class: u16, method: u32) -> Outcome<&Method<D>> {
+        let class = self.device.table().class(class).ok_or_else(|| no_class::<D>(class))?;
+        class.called(method).ok_or_else(no_method)
+    }
+
+    /// Whether anything has to be asked before an open method is called ([`Context::may_call`]).
+    pub(crate) fn must_ask(&self) -> bool {
+        self.features.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether this caller may call this method now.
     #[inline(never)]
-    fn may_call(&self, class: u16, method: &MethodSchema) -> Outcome {
+    pub(crate) fn may_call(&self, class: u16, method: &MethodSchema) -> Outcome {
         let asks = class == class::INTERFACE && method.number == wire::method::MODIFY;
         if !asks && self.features.load(Ordering::Relaxed) == FRESH {
             self.features.fetch_and(!FRESH, Ordering::Relaxed);
@@ -323,12 +343,12 @@ impl<D: Driver> Context<D> {
         }
     }
 
-    fn target(
+    pub(crate) fn target(
         &self,
         target: Target,
         fd: Option<&FdObject<D>>,
         header: &Header,
-        chain: Option<&[ObjectId]>,
+        chain: Option<&InChain<'_, D>>,
     ) -> Outcome<Option<ObjectRef<D>>> {
         let wrong_fd = || Err(Failure::new(Errno::EINVAL, Reason::WRONG_FD).at(wire::FIELD_CLASS, 2));
         if fd.is_some() != (target == Target::Fd) {
@@ -593,16 +613,16 @@ impl From<Failure> for Failed {
 }
 
 #[cold]
-fn not_given(errno: Errno) -> Failure {
+pub(crate) fn not_given(errno: Errno) -> Failure {
     Failure::new(errno, Reason::BAD_POINTER)
 }
 
 const FIELD_OBJECT_OFFSET: u16 = 4;
 
 /// The object that an id in a message means: in a chain it may be the one that an earlier command created.
-pub(crate) fn resolve(id: ObjectId, chain: Option<&[ObjectId]>) -> Outcome<ObjectId> {
+pub(crate) fn resolve<D: Driver>(id: ObjectId, chain: Option<&InChain<'_, D>>) -> Outcome<ObjectId> {
     match chain {
-        Some(created) if id.0 & ObjectId::CHAIN != 0 => {
+        Some(InChain { created, .. }) if id.0 & ObjectId::CHAIN != 0 => {
             let command = (id.0 & !ObjectId::CHAIN) as usize;
             match created.get(command) {
                 Some(&id) if id != ObjectId::NONE => Ok(id),
@@ -638,7 +658,7 @@ pub(crate) fn check_length(length: usize) -> Outcome {
 
 /// The length, class and object id of a message whose header is right, and the message in words.
 #[inline]
-fn check_header(message: &[u8]) -> Outcome<(Header, &Words)> {
+pub(crate) fn check_header(message: &[u8]) -> Outcome<(Header, &Words)> {
     let (Ok((header, _)), Ok(words)) = (Header::read_from_prefix(message), Words::ref_from_bytes(message)) else {
         return Err(wrong_header(message));
     };

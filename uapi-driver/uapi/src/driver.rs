@@ -2,6 +2,7 @@
 
 //! What a driver brings: its ids, its state, its payload for an object, its table of what it adds, replaces, removes.
 
+use crate::call::{Call, Reservation};
 use crate::context::Context;
 use crate::device::Device;
 use crate::failure::Outcome;
@@ -31,6 +32,13 @@ pub trait Driver: Sized + Send + Sync + 'static {
     type Context: Send + Sync;
     /// What it keeps for an object: usually an enum with one variant a class.
     type Object: Send + Sync;
+    /// What it keeps for a command that it has begun and not finished ([`crate::pipeline`]). [`Infallible`] if it begins
+    /// none.
+    ///
+    /// [`Infallible`]: core::convert::Infallible
+    type Pending: Send;
+    /// What it keeps for a chain while it is executed.
+    type Chain: Default;
 
     /// Ports of the device.
     fn ports(device: &Self::Device) -> u32;
@@ -46,6 +54,28 @@ pub trait Driver: Sized + Send + Sync + 'static {
     fn memory(_object: &Self::Object) -> Memory {
         Memory::default()
     }
+
+    /// Whether the handler of this method takes an offer ([`crate::Call::offer`]) to begin a command and leave its end for later.
+    fn defers(_class: u16, _method: u8) -> bool {
+        false
+    }
+
+    /// Waits for the end of a command that was begun, and does what its handler would have done then. A CREATE's id and
+    /// memory are those that the handler had reserved. Called once for every command that was begun.
+    ///
+    /// # Errors
+    ///
+    /// What the command's end says.
+    fn finish<'c>(
+        _call: &mut Call<'c, Self>,
+        _pending: Self::Pending,
+        _reservation: Option<Reservation<'c, Self>>,
+    ) -> Outcome {
+        unreachable!("a driver that begins commands can finish them")
+    }
+
+    /// A chain is over; nothing of it is under way.
+    fn chain_over(_device: &Device<Self>, _chain: Self::Chain) {}
 
     /// A context ends; all its objects are gone already.
     fn close(device: &Device<Self>, context: &Self::Context);

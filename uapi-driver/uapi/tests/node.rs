@@ -4,6 +4,7 @@
 
 mod support;
 
+use core::convert::Infallible;
 use rdma_uapi::class::{self, interface};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::schema::{class_flags, Access, Attr, ClassSchema, MethodSchema, Target};
@@ -49,6 +50,8 @@ impl Driver for Node {
     type Device = u32;
     type Context = ();
     type Object = ();
+    type Pending = Infallible;
+    type Chain = ();
 
     fn ports(_: &u32) -> u32 {
         0

@@ -6,7 +6,7 @@ use crate::admin::{cq, device, flow, multicast, mw, objects, srq, xrcd, Failure,
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::qp::modify;
-use verbena_hw::admin::{Command, Opcode, Status};
+use verbena_hw::admin::{Command, Opcode, Status, LINK_BEGIN};
 use zerocopy::FromBytes;
 
 /// What became of a command.
@@ -22,7 +22,8 @@ pub(crate) const IN_HEADER: u32 = u32::MAX;
 
 /// The request of a command: its type's bytes, and zeros to the payload's end.
 fn request<T: FromBytes>(command: &Command) -> Result<T, Failure> {
-    if command.reserved0 != 0 || command.reserved1 != 0 {
+    let unlinked = command.link == 0 && command.flags != 0;
+    if command.reserved0 != 0 || command.reserved1 != 0 || command.flags & !LINK_BEGIN != 0 || unlinked {
         return Err(Failure::reserved(IN_HEADER));
     }
     let (request, rest) =
@@ -31,6 +32,11 @@ fn request<T: FromBytes>(command: &Command) -> Result<T, Failure> {
         Some(at) => Err(Failure::reserved((size_of::<T>() + at) as u32)),
         None => Ok(request),
     }
+}
+
+/// Whether the command may go on over several polls.
+pub(crate) fn takes_time(opcode: Opcode) -> bool {
+    matches!(opcode, Opcode::CREATE_MR | Opcode::MODIFY_MR)
 }
 
 /// Executes a command, or begins to.

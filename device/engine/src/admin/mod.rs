@@ -34,7 +34,7 @@ use core::sync::atomic::{fence, Ordering};
 use execute::Executed;
 use memory::Registration;
 use std::collections::VecDeque;
-use verbena_hw::admin::{AdminRecord, Command, Completion, Status, PAYLOAD};
+use verbena_hw::admin::{AdminRecord, Command, Completion, Status, LINKS, LINK_BEGIN, PAYLOAD};
 use verbena_hw::regs;
 use verbena_hw::ring::{phase, slot};
 use vm_memory::VolatileSlice;
@@ -119,6 +119,8 @@ pub(crate) struct AdminQueue {
     done: VecDeque<Completion>,
     /// A register write, or the record, may have made work.
     pub(crate) pending: bool,
+    /// Bit `n` set: a command of link `n` has failed since the link was begun.
+    failed_links: u64,
 }
 
 /// Offsets in the record. The struct's own fields are atomics in shared memory, so it is never copied whole.
@@ -296,13 +298,42 @@ fn fetch<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, budget: &mut Budget) {
             return;
         }
         hca.admin.sq_consumer = hca.admin.sq_consumer.wrapping_add(1);
-        match execute::execute(hca, cx, &command) {
+        let executed = match command.link {
+            0 => execute::execute(hca, cx, &command),
+            _ => linked(hca, cx, &command),
+        };
+        match executed {
             Executed::Now(result) => finish(hca, command.id, result),
             Executed::Started(registration) => {
                 hca.admin.running.push((command.id, registration));
             }
         }
     }
+}
+
+/// Executes a command of a link, unless one before it has failed.
+fn linked<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Executed {
+    if command.link > LINKS {
+        return Executed::Now(Err(Failure::bad_field(execute::IN_HEADER)));
+    }
+    let bit = 1u64 << command.link;
+    if command.flags & LINK_BEGIN != 0 {
+        hca.admin.failed_links &= !bit;
+    }
+    let executed = if hca.admin.failed_links & bit != 0 {
+        Executed::Now(Err(Failure {
+            status: Status::CANCELED,
+            detail: 0,
+        }))
+    } else if execute::takes_time(command.opcode) {
+        Executed::Now(Err(Failure::bad_field(execute::IN_HEADER)))
+    } else {
+        execute::execute(hca, cx, command)
+    };
+    if let Executed::Now(Err(_)) = executed {
+        hca.admin.failed_links |= bit;
+    }
+    executed
 }
 
 fn finish(hca: &mut Hca, id: u16, result: Result<Reply, Failure>) {

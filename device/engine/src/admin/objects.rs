@@ -11,21 +11,21 @@ use crate::eq::Eq;
 use crate::hca::{Cx, Hca, Pd};
 use crate::limits;
 use crate::qp::xrc::Domain;
-use crate::qp::{Qp, Requester, Responder, Wait};
+use crate::qp::{modify, Qp, Requester, Responder, Wait};
 use crate::ram;
 use crate::ring::Ring;
 use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::{
-    CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateQpReq, HandleReq, HandleRsp, QueryCqRsp, QueryQpRsp,
-    QP_SIGNAL_ALL,
+    CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateQpReq, HandleReq, HandleRsp, ModifyQpReq, QueryCqRsp,
+    QueryQpRsp, QP_SIGNAL_ALL,
 };
 use verbena_hw::cqe::{self, CqRecord, Cqe};
 use verbena_hw::doorbell::{PAGES, PAGE_SIZE, SLOTS};
 use verbena_hw::eqe::{self, Eqe};
 use verbena_hw::id::{Cqn, Eqn, Pdn, Qpn, Srqn};
 use verbena_hw::pci::MSIX_VECTORS;
-use verbena_hw::qp::{QpAttrs, QpState, QpType};
+use verbena_hw::qp::{attr, QpAttrs, QpState, QpType};
 use verbena_hw::regs::EVENT_QUEUES;
 use verbena_hw::ring::PageList;
 use verbena_hw::wqe::{
@@ -262,9 +262,32 @@ macro_rules! at_qp {
 
 /// CREATE_QP.
 pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQpReq) -> Result<Reply, Failure> {
-    if req.qp_type == QpType::XRC_TGT {
-        return xrcd::create_target(hca, req);
+    if req.reserved2 != 0 {
+        return Err(Failure::reserved(at_qp!(reserved2)));
     }
+    if req.mask == 0 && req.attrs != QpAttrs::default() {
+        return Err(Failure::reserved(at_qp!(attrs)));
+    }
+    let number = match req.qp_type {
+        QpType::XRC_TGT => xrcd::create_target(hca, req)?,
+        _ => create_with_queues(hca, cx, req)?,
+    };
+    if req.mask != 0 {
+        if let Err(failure) = on_its_way(hca, cx, req, number) {
+            let request = HandleReq {
+                handle: number,
+                reserved: 0,
+            };
+            let ended = destroy_qp(hca, cx, &request);
+            assert!(ended.is_ok(), "nothing stands on a queue pair that nobody knows");
+            return Err(failure);
+        }
+    }
+    Ok(created(number))
+}
+
+/// A queue pair of any other type than an XRC target, in RESET: its number.
+fn create_with_queues<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQpReq) -> Result<u32, Failure> {
     check_qp_shape(req)?;
     if hca.pds.get(req.pdn.0).is_none() {
         return Err(Failure::no_such_object(at_qp!(pdn)));
@@ -342,7 +365,7 @@ pub(crate) fn create_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQ
         let bound = page.bind(req.slot, Qpn::truncate(number));
         assert!(bound, "the slot was free a moment ago");
     }
-    Ok(created(number))
+    Ok(number)
 }
 
 /// A queue pair in RESET.
@@ -381,6 +404,28 @@ pub(crate) fn new_qp(req: &CreateQpReq, number: u32, sq: Ring, rq: Option<Ring>)
             ..Domain::default()
         },
     })
+}
+
+/// Moves a new queue pair from RESET to where its CREATE says.
+fn on_its_way<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQpReq, number: u32) -> Result<(), Failure> {
+    let request = ModifyQpReq {
+        qpn: Qpn::truncate(number),
+        mask: req.mask | attr::CUR_STATE,
+        attrs: QpAttrs {
+            cur_state: QpState::RESET.0,
+            ..req.attrs
+        },
+    };
+    // The attributes' offsets are those in the request that they came in.
+    let moved = (offset_of!(CreateQpReq, attrs) - offset_of!(ModifyQpReq, attrs)) as u32;
+    match modify::modify(hca, cx, &request) {
+        Ok(_) => Ok(()),
+        Err(failure) if matches!(failure.status, Status::BAD_FIELD | Status::RESERVED_FIELD) => Err(Failure {
+            detail: failure.detail + moved,
+            ..failure
+        }),
+        Err(failure) => Err(failure),
+    }
 }
 
 fn has_receive_queue(req: &CreateQpReq) -> bool {

@@ -39,8 +39,8 @@ pub(crate) fn count(hca: &mut Hca, xrcdn: u32, by: i32) {
     }
 }
 
-/// CREATE_QP of an XRC target.
-pub(crate) fn create_target(hca: &mut Hca, req: &CreateQpReq) -> Result<Reply, Failure> {
+/// CREATE_QP of an XRC target, in RESET: its number.
+pub(crate) fn create_target(hca: &mut Hca, req: &CreateQpReq) -> Result<u32, Failure> {
     macro_rules! at {
         ($field:ident) => {
             offset_of!(CreateQpReq, $field) as u32
@@ -85,8 +85,7 @@ pub(crate) fn create_target(hca: &mut Hca, req: &CreateQpReq) -> Result<Reply, F
     if let Some(eq) = hca.eq_mut(req.eqn) {
         eq.users += 1;
     }
-    let number = hca.qps.insert_with(|number| new_qp(req, number, Ring::none(), None));
-    Ok(created(number))
+    Ok(hca.qps.insert_with(|number| new_qp(req, number, Ring::none(), None)))
 }
 
 /// DESTROY_QP of an XRC target, which is out of the table already.

@@ -456,6 +456,9 @@ impl Guest {
             eqn: self.eqn,
             xrcdn: 0,
             reserved: [0; 4],
+            mask: 0,
+            reserved2: 0,
+            attrs: QpAttrs::default(),
         }
     }
 

@@ -11,6 +11,7 @@ mod fast_registration;
 mod hostile;
 mod inspect;
 mod isolation;
+mod links;
 mod memory;
 mod multicast;
 mod operations;

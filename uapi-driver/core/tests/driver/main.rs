@@ -6,6 +6,7 @@ mod bench;
 
 mod admin_queue;
 mod bring_up;
+mod chains;
 mod changes;
 mod classes;
 mod datagrams;

@@ -100,6 +100,8 @@ impl Driver for Echo {
     type Device = ();
     type Context = ();
     type Object = ();
+    type Pending = core::convert::Infallible;
+    type Chain = ();
 
     fn ports(_: &()) -> u32 {
         0

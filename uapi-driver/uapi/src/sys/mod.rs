@@ -53,6 +53,21 @@ impl<T: Copy> Vec<T> {
         }
         Ok(())
     }
+
+    /// Makes it `len` long if it is shorter, with zeros where it grows.
+    ///
+    /// # Errors
+    ///
+    /// No memory; then it may have grown by part of it.
+    pub fn at_least(&mut self, len: usize) -> Result<(), NoMemory>
+    where
+        T: Default,
+    {
+        if self.len() < len {
+            self.resize(len, T::default())?;
+        }
+        Ok(())
+    }
 }
 
 impl<T> Vec<T> {

@@ -5,6 +5,7 @@
 //! PD, because an abacus has only four frames.
 
 use super::Bench;
+use core::convert::Infallible;
 use rdma_uapi::class::{self, event_queue::kind, COOKIE, EVENT_QUEUE_OF};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::schema::{class_flags, Access, Attr, ClassSchema, MethodSchema, Target};
@@ -154,6 +155,8 @@ impl Driver for Abacus {
     type Device = State;
     type Context = ();
     type Object = Tally;
+    type Pending = Infallible;
+    type Chain = ();
 
     fn ports(_: &State) -> u32 {
         0

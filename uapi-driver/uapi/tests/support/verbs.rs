@@ -3,6 +3,7 @@
 //! A driver with the classes of a real HCA and no hardware: it writes down what it is told to do.
 
 use super::{Bench, Pinned};
+use core::convert::Infallible;
 use rdma_uapi::class::{self, cq, device, mr, port, qp};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::sys::Arc;
@@ -102,6 +103,8 @@ impl Driver for Verbs {
     type Device = State;
     type Context = ();
     type Object = Thing;
+    type Pending = Infallible;
+    type Chain = ();
 
     fn ports(_: &State) -> u32 {
         2

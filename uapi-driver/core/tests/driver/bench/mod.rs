@@ -14,7 +14,7 @@ use rdma_uapi::schema::Access;
 use rdma_uapi::sys::NoMemory;
 use rdma_uapi::{Driver, Errno, Failure, Host, Reason};
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -95,6 +95,8 @@ pub struct Inner {
     pub model: Box<dyn Model>,
     /// User pages: address in the process, page of the memory.
     user: Mutex<BTreeMap<u64, usize>>,
+    /// Those that the process may not write.
+    read_only: Mutex<BTreeSet<u64>>,
     pub charged: AtomicU64,
     pub charge_limit: AtomicU64,
     pub pinned: AtomicUsize,
@@ -124,6 +126,7 @@ impl Bench {
             ram,
             model: Box::new(model),
             user: Mutex::default(),
+            read_only: Mutex::default(),
             charged: AtomicU64::new(0),
             charge_limit: AtomicU64::new(u64::MAX),
             pinned: AtomicUsize::new(0),
@@ -164,6 +167,11 @@ impl Bench {
             user.insert(addr + n as u64 * PAGE, first + n * step);
         }
         addr
+    }
+
+    /// From now on the process may not write this page of its memory.
+    pub fn protect(&self, addr: u64) {
+        self.0.read_only.lock().unwrap().insert(addr / PAGE);
     }
 
     /// The DMA address of a byte of the process's memory.
@@ -246,6 +254,10 @@ impl Host for Bench {
     }
 
     fn copy_out(&self, _: &(), addr: u64, from: &[u8]) -> Result<(), Errno> {
+        let pages = addr / PAGE..=(addr + from.len() as u64).saturating_sub(1) / PAGE;
+        if self.0.read_only.lock().unwrap().range(pages).next().is_some() {
+            return Err(Errno::EFAULT);
+        }
         self.each_byte(addr, from.len(), |n, word, shift| {
             let old = word.load(Ordering::Relaxed) & !(0xff << shift);
             word.store(old | u64::from(from[n]) << shift, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::Mutex;
-use verbena_hw::admin::{Command, Completion, Opcode, Status};
+use verbena_hw::admin::{Command, Completion, Opcode, Status, LINK_BEGIN};
 use verbena_hw::cmd::{CreateMrRsp, QueryDeviceRsp};
 use verbena_hw::eqe::Eqe;
 use verbena_hw::id::Key;
@@ -52,6 +52,8 @@ struct State {
     seen: Vec<Command>,
     refusals: VecDeque<(Opcode, Status, u32)>,
     hold: bool,
+    caps: u64,
+    failed_links: u64,
     held: Vec<Completion>,
     eq_tails: [u32; 16],
     eq_rings: [u64; 16],
@@ -70,6 +72,13 @@ impl Scripted {
         device
     }
 
+    /// One that knows links.
+    pub fn linking() -> Self {
+        let device = Scripted::default();
+        device.0.lock().unwrap().caps = regs::CAP_ADMIN_LINK;
+        device
+    }
+
     pub fn set(&self, fault: Fault) {
         self.0.lock().unwrap().fault = Some(fault);
     }
@@ -77,6 +86,13 @@ impl Scripted {
     /// The next command of that kind ends like this.
     pub fn refuse(&self, opcode: Opcode, status: Status, detail: u32) {
         self.0.lock().unwrap().refusals.push_back((opcode, status, detail));
+    }
+
+    /// The same, after as many that it executes.
+    pub fn refuse_nth(&self, opcode: Opcode, n: usize, status: Status, detail: u32) {
+        let mut state = self.0.lock().unwrap();
+        state.refusals.extend((0..n).map(|_| (opcode, Status::OK, 0)));
+        state.refusals.push_back((opcode, status, detail));
     }
 
     /// From now on completions are kept back.
@@ -151,7 +167,21 @@ impl State {
                 }
                 _ => {}
             }
-            let completion = self.answer(&command);
+            let bit = 1u64 << command.link;
+            if command.flags & LINK_BEGIN != 0 {
+                self.failed_links &= !bit;
+            }
+            let mut completion = if command.link != 0 && self.failed_links & bit != 0 {
+                Completion::new_zeroed()
+            } else {
+                self.answer(&command)
+            };
+            if command.link != 0 && self.failed_links & bit != 0 {
+                (completion.id, completion.status) = (command.id, Status::CANCELED);
+            }
+            if command.link != 0 && completion.status != Status::OK {
+                self.failed_links |= bit;
+            }
             if self.hold {
                 self.held.push(completion);
             } else {
@@ -168,8 +198,10 @@ impl State {
         }
         if let Some(n) = self.refusals.iter().position(|(opcode, ..)| *opcode == command.opcode) {
             let (_, status, detail) = self.refusals.remove(n).unwrap();
-            (completion.status, completion.detail) = (status, detail);
-            return completion;
+            if status != Status::OK {
+                (completion.status, completion.detail) = (status, detail);
+                return completion;
+            }
         }
         match command.opcode {
             Opcode::QUERY_DEVICE => {
@@ -223,6 +255,7 @@ impl State {
         *self = State {
             status: regs::STATUS_READY,
             fault: self.fault,
+            caps: self.caps,
             next: self.next,
             refusals: std::mem::take(&mut self.refusals),
             seen: std::mem::take(&mut self.seen),
@@ -241,7 +274,7 @@ impl Model for Scripted {
             (regs::MAGIC, _) => regs::MAGIC_VALUE.into(),
             (regs::VERSION, Fault::Version(version)) => version.into(),
             (regs::VERSION, _) => regs::VERSION_VALUE.into(),
-            (regs::CAPS, _) => regs::CAP_DOORBELL_BITMAP | regs::CAP_LARGE_PAGES,
+            (regs::CAPS, _) => regs::CAP_DOORBELL_BITMAP | regs::CAP_LARGE_PAGES | state.caps,
             (regs::STATUS, _) => state.status.into(),
             (regs::HEALTH, _) => state.health.into(),
             _ => state.values.get(&offset).copied().unwrap_or(0),

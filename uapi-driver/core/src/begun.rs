@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
+
+//! Commands of a chain that are under way together: what the driver keeps for the chain, and for each of them.
+//!
+//! The device executes commands in their order, so those of one chain do what they would have done one after the other. A
+//! chain that stops at a failure sends them in a link: the device then executes none behind one that failed.
+
+use crate::admin::{Begun, Linked};
+use crate::driver::Handling;
+use crate::platform::Platform;
+use crate::qp::NewQp;
+use crate::{Device, Verbena};
+use core::cell::Cell;
+use rdma_uapi::class;
+use rdma_uapi::failure::Outcome;
+use rdma_uapi::wire::method;
+use rdma_uapi::{Failure, Offer, Reservation};
+use verbena_hw::admin::Opcode;
+use zerocopy::{Immutable, IntoBytes};
+
+/// What Verbena keeps for a chain: its link, 0 before it has one.
+#[derive(Default)]
+pub struct Chain {
+    link: Cell<u8>,
+}
+
+/// What Verbena keeps for a command that has begun.
+pub struct Pending<P: Platform>(Kind<P>);
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a chain has few of them, and no time to allocate each"
+)]
+enum Kind<P: Platform> {
+    /// A queue pair that is being made.
+    New(NewQp<P>, Begun),
+    /// One that is being moved.
+    Move(Begun),
+}
+
+/// Whether commands of this kind can begin without being waited for.
+pub(crate) fn defers(class: u16, number: u8) -> bool {
+    let queue_pair = (class::QP_RC..=class::QP_UD).contains(&class);
+    queue_pair && (number == method::CREATE || number == method::MODIFY)
+}
+
+/// An offer that is going to be taken: it comes with the right to have one more command in flight.
+pub(crate) struct Taking<'c, P: Platform> {
+    offer: &'c Offer<'c, Verbena<P>>,
+    linked: Linked,
+    device: &'c crate::Hardware<P>,
+    /// The right is not used yet.
+    unused: bool,
+}
+
+impl<P: Platform> Drop for Taking<'_, P> {
+    fn drop(&mut self) {
+        if self.unused {
+            self.device.admin.forgo();
+        }
+    }
+}
+
+/// The offer that the call has, if it has one.
+///
+/// # Errors
+///
+/// There is one, and it cannot be taken now: the command is to be executed in its turn.
+pub(crate) fn offer<'c, P: Platform>(call: &Handling<'c, P>) -> Outcome<Option<Taking<'c, P>>> {
+    let Some(offer) = call.offer() else { return Ok(None) };
+    let device = call.device();
+    let not_now = || Failure::device(rdma_uapi::Errno::EBUSY, 0);
+    if !device.links || !device.admin.may_begin() {
+        return Err(not_now());
+    }
+    let mut taking = Taking {
+        offer,
+        linked: Linked::default(),
+        device,
+        unused: true,
+    };
+    if offer.stops() {
+        let link = &offer.chain().link;
+        if link.get() == 0 {
+            link.set(device.admin.take_link().ok_or_else(not_now)?);
+        }
+        taking.linked = Linked {
+            link: link.get(),
+            begins: offer.is_first(),
+        };
+    }
+    Ok(Some(taking))
+}
+
+impl<P: Platform> Taking<'_, P> {
+    fn begin<Req: IntoBytes + Immutable>(&mut self, opcode: Opcode, request: &Req) -> Outcome<Begun> {
+        self.unused = false;
+        Ok(self.device.admin.begin(opcode, request, self.linked)?)
+    }
+
+    /// Begins to make a queue pair.
+    pub(crate) fn create(mut self, new: NewQp<P>, reservation: Reservation<'_, Verbena<P>>) -> Outcome {
+        let begun = self.begin(Opcode::CREATE_QP, new.request())?;
+        self.offer.take(Pending(Kind::New(new, begun)), Some(reservation));
+        Ok(())
+    }
+
+    /// Begins to move one.
+    pub(crate) fn modify(mut self, request: &verbena_hw::cmd::ModifyQpReq) -> Outcome {
+        let begun = self.begin(Opcode::MODIFY_QP, request)?;
+        self.offer.take(Pending(Kind::Move(begun)), None);
+        Ok(())
+    }
+}
+
+/// Waits for the end of a command, and does what there is to do then.
+pub(crate) fn finish<'c, P: Platform>(
+    call: &mut Handling<'c, P>,
+    pending: Pending<P>,
+    reservation: Option<Reservation<'c, Verbena<P>>>,
+) -> Outcome {
+    let admin = &call.device().admin;
+    match (pending.0, reservation) {
+        (Kind::New(new, begun), Some(reservation)) => {
+            let answer = admin.finish(begun);
+            new.finish(call, reservation, answer)
+        }
+        (Kind::Move(begun), None) => {
+            let moved: Result<(), _> = admin.finish(begun);
+            moved.map_err(|error| crate::qp_attrs::failure(call, error))
+        }
+        _ => unreachable!("a CREATE has a reservation, and nothing else has"),
+    }
+}
+
+/// A chain is over.
+pub(crate) fn chain_over<P: Platform>(device: &Device<P>, chain: Chain) {
+    if chain.link.get() != 0 {
+        device.state().admin.give_link(chain.link.get());
+    }
+}
