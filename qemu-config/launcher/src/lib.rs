@@ -29,6 +29,7 @@ pub mod qemu;
 pub mod session;
 pub mod setup;
 pub mod tree;
+pub mod ucx;
 pub mod valgrind;
 
 pub use build::Checkout;

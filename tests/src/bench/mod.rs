@@ -13,6 +13,7 @@ pub mod native;
 pub mod performance;
 pub mod picture;
 pub mod rdma_rxe;
+mod ucx;
 
 use crate::scenario;
 use crate::stage::Stage;

@@ -2,7 +2,7 @@
 //! The fast path without a guest (P1 to P6, P9): `verbena-perf` on one processor, the device's worker on another, and the
 //! limits of the machine measured by the same program in the same run.
 
-use super::Row;
+use super::{ucx, Row};
 use crate::stage::Stage;
 use anyhow::{bail, ensure, Context, Result};
 use std::path::Path;
@@ -105,6 +105,12 @@ pub(super) fn rows(stage: &Stage) -> Result<(Vec<Row>, Vec<Figure>)> {
             4.0,
         ),
     ];
+    rows.push(Row::plain(
+        "P3",
+        "a raw ring in shared memory, 64 B a message",
+        latency.value("limits", 0, 1)?,
+        "M/s",
+    ));
     for qps in [1, MANY] {
         let case = format!("WRITEs of 8 B in batches of 32, {qps} queue pairs");
         rows.push(Row::at_least(
@@ -156,6 +162,7 @@ pub(super) fn rows(stage: &Stage) -> Result<(Vec<Row>, Vec<Figure>)> {
         mixed.p99.unwrap_or(f64::NAN),
         "us",
     ));
+    rows.extend(ucx::rows(stage, [DEVICE_CPU, PROGRAM_CPU])?);
     let figures = [latency.0, rate.0, bandwidth.0, turns.0].concat();
     Ok((rows, figures))
 }

@@ -38,43 +38,107 @@ struct Line(AtomicU64);
 /// Round trips of a repetition.
 const TRIPS: u64 = 200_000;
 
+/// Runs `there` on another of the processors and `here` on this one; `there` is given no chance to lag behind: `here` begins
+/// when it runs. `here` is told how to see that there is nobody to wait for any more.
+fn on_two<T>(processors: &CpuSet, there: impl FnOnce() + Send, here: impl FnOnce(&dyn Fn() -> bool) -> T) -> Result<T> {
+    let this = rustix::thread::sched_getcpu();
+    let other = (0..CpuSet::MAX_CPU).find(|&cpu| cpu != this && processors.is_set(cpu));
+    let other = other.context("there is one processor only: nothing goes back and forth")?;
+    let ready = Line::default();
+    thread::scope(|scope| {
+        let partner = scope.spawn(|| {
+            let pinned = pin(other);
+            ready.0.store(1, Ordering::Release);
+            pinned?;
+            there();
+            Ok(())
+        });
+        wait(&ready.0, 1);
+        let result = here(&|| partner.is_finished());
+        let partner: Result<()> = partner.join().expect("the partner does not panic");
+        partner.map(|()| result)
+    })
+}
+
 /// Round trip of one cache line between this thread and one on another of the processors, in microseconds.
 ///
 /// # Errors
 ///
 /// There is no other one.
 pub fn cache_line(processors: &CpuSet) -> Result<Sample> {
-    let here = rustix::thread::sched_getcpu();
-    let other = (0..CpuSet::MAX_CPU).find(|&cpu| cpu != here && processors.is_set(cpu));
-    let other = other.context("there is one processor only: nothing goes back and forth")?;
-    let (ball, ready) = (Line::default(), Line::default());
-    thread::scope(|scope| {
-        let partner = scope.spawn(|| {
-            let pinned = pin(other);
-            ready.0.store(1, Ordering::Release);
-            pinned?;
-            for trip in 0..TRIPS {
-                wait(&ball.0, 2 * trip + 1);
-                ball.0.store(2 * trip + 2, Ordering::Release);
-            }
-            Ok(())
-        });
-        wait(&ready.0, 1);
+    let ball = Line::default();
+    let there = || {
+        for trip in 0..TRIPS {
+            wait(&ball.0, 2 * trip + 1);
+            ball.0.store(2 * trip + 2, Ordering::Release);
+        }
+    };
+    let here = |alone: &dyn Fn() -> bool| {
         let begun = Instant::now();
         for trip in 0..TRIPS {
             ball.0.store(2 * trip + 1, Ordering::Release);
             while ball.0.load(Ordering::Acquire) != 2 * trip + 2 {
                 // A partner that could not be pinned has ended.
-                if partner.is_finished() {
+                if alone() {
                     break;
                 }
                 spin_loop();
             }
         }
-        let nanos = begun.elapsed().as_nanos() as f64 / TRIPS as f64;
-        let partner: Result<()> = partner.join().expect("the partner does not panic");
-        partner.map(|()| Sample::of(nanos / 1000.0))
-    })
+        begun.elapsed().as_nanos() as f64 / TRIPS as f64
+    };
+    Ok(Sample::of(on_two(processors, there, here)? / 1000.0))
+}
+
+/// Entries of the raw ring: what fits the first cache next to the rest.
+const RING: u64 = 256;
+
+/// Messages of a repetition.
+const RING_MESSAGES: u64 = 4_000_000;
+
+/// Messages a second, in millions, over the least that a queue in shared memory can be: one producer, one consumer, entries of
+/// one cache line that say themselves when they are valid, a counter the other way that is read when the ring looks full.
+///
+/// # Errors
+///
+/// There is no second processor.
+pub fn ring(processors: &CpuSet) -> Result<Sample> {
+    /// A sequence number and a word of data.
+    #[repr(align(64))]
+    #[derive(Default)]
+    struct Entry([AtomicU64; 2]);
+    let ring: Vec<Entry> = (0..RING).map(|_| Entry::default()).collect();
+    let consumed = Line::default();
+    let there = || {
+        let mut sum = 0u64;
+        for n in 0..RING_MESSAGES {
+            let [sequence, data] = &ring[(n % RING) as usize].0;
+            wait(sequence, n + 1);
+            sum = sum.wrapping_add(data.load(Ordering::Relaxed));
+            if n % (RING / 8) == RING / 8 - 1 {
+                consumed.0.store(n + 1, Ordering::Release);
+            }
+        }
+        consumed.0.store(RING_MESSAGES, Ordering::Release);
+        std::hint::black_box(sum);
+    };
+    let here = |alone: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        let mut free = RING;
+        for n in 0..RING_MESSAGES {
+            while n == free && !alone() {
+                free = consumed.0.load(Ordering::Acquire) + RING;
+            }
+            let [sequence, data] = &ring[(n % RING) as usize].0;
+            data.store(n, Ordering::Relaxed);
+            sequence.store(n + 1, Ordering::Release);
+        }
+        while consumed.0.load(Ordering::Acquire) != RING_MESSAGES && !alone() {
+            spin_loop();
+        }
+        RING_MESSAGES as f64 / begun.elapsed().as_nanos() as f64 * 1000.0
+    };
+    Ok(Sample::of(on_two(processors, there, here)?))
 }
 
 fn wait(word: &AtomicU64, value: u64) {

@@ -21,7 +21,7 @@ use world::World;
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Test {
-    /// The machine: round trip of a cache line between two cores, copying memory.
+    /// The machine: round trip of a cache line between two cores, a ring in memory that both share, copying memory.
     Limits,
     /// RDMA WRITE: from posting to the polled completion.
     WriteLat,
@@ -80,7 +80,7 @@ pub struct Figure {
     pub test: String,
     /// Bytes of a message.
     pub size: usize,
-    /// Queue pairs that sent.
+    /// Queue pairs that sent; of `limits` 0, and 1 for the raw ring.
     pub qps: u32,
     /// The median of the repetitions.
     pub value: f64,
@@ -252,6 +252,8 @@ fn one(ctx: &Context, test: Test, options: &Options, processors: &CpuSet) -> Res
                 if figures.is_empty() {
                     let samples = repeat(Box::new(|| limits::cache_line(processors)))?;
                     figures.push(Figure::new(test, 0, 0, "us", samples));
+                    let samples = repeat(Box::new(|| limits::ring(processors)))?;
+                    figures.push(Figure::new(test, 0, 1, "M/s", samples));
                 }
                 let samples = repeat(Box::new(|| Ok(limits::copy(size, iters))))?;
                 figures.push(Figure::new(test, size, 0, "GB/s", samples));
@@ -306,10 +308,11 @@ impl fmt::Display for Table<'_> {
         )?;
         for figure in self.0 {
             let p99 = figure.p99.map(|p99| format!("{p99:.3}")).unwrap_or_default();
-            let name = match (figure.test.as_str(), figure.size) {
-                ("limits", 0) => "cache line",
-                ("limits", _) => "memcpy",
-                (name, _) => name,
+            let name = match (figure.test.as_str(), figure.size, figure.qps) {
+                ("limits", 0, 0) => "cache line",
+                ("limits", 0, _) => "raw ring",
+                ("limits", ..) => "memcpy",
+                (name, ..) => name,
             };
             writeln!(
                 f,
