@@ -22,7 +22,7 @@ use crate::{ah, cm_id, cq, device, doorbell, flow, mcast, mr, mw, pd, qp, schema
 use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::schema::AttrSchema;
+use rdma_uapi::schema::{Access, AttrSchema};
 use rdma_uapi::sys::{Arc, Box};
 use rdma_uapi::table::{Additions, ClassOps, Extension};
 use rdma_uapi::wire::{method, DriverId};
@@ -238,7 +238,7 @@ impl<P: Platform> Driver for Verbena<P> {
             Extension {
                 class: class::DEVICE,
                 method: method::QUERY,
-                attrs: &[schema::DUMP.output().by_pointer()],
+                attrs: &[schema::DUMP.output().by_pointer().needs(Access::NetAdmin)],
             },
             extension(class::CQ, method::CREATE, NEW_CQ),
             extension(class::CQ, method::QUERY, CQ),

@@ -9,12 +9,12 @@ use crate::CommandError;
 use core::mem::offset_of;
 use rdma_uapi::class::qp;
 use rdma_uapi::failure::Outcome;
-use rdma_uapi::schema::{Access, Attr};
+use rdma_uapi::schema::Attr;
 use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::ModifyQpReq;
 use verbena_hw::id::{Gid, Psn, Qpn};
-use verbena_hw::qp::{attr, way, Mtu, Path, QpAttrs, QpState, QpType, Transition, QKEY_CONTROLLED};
+use verbena_hw::qp::{attr, way, Mtu, Path, QpAttrs, QpState, QpType, Transition};
 
 /// Attributes that a message gives.
 pub(crate) struct Given {
@@ -140,9 +140,6 @@ impl Given {
         let mtu = number(qp::PATH_MTU, attr::PATH_MTU, 4096)?;
         if mask & attr::PATH_MTU != 0 {
             attrs.path_mtu = mtu_code(mtu).ok_or_else(|| call.out_of_range(qp::PATH_MTU))?.0;
-        }
-        if attrs.qkey & QKEY_CONTROLLED != 0 && !call.host().may(call.context().owner(), Access::NetRaw) {
-            return Err(call.fail(qp::QKEY, Errno::EPERM, Reason::NOT_PERMITTED));
         }
         given.mask = mask;
         given.read_path(call)?;

@@ -115,7 +115,7 @@ pub const CQ_RING: Attr<CqRing> = Attr::new(driver_attr(ID, 3), "verbena_cq_ring
 pub const QP_RINGS: Attr<QpRings> = Attr::new(driver_attr(ID, 4), "verbena_qp_rings");
 /// Comes back in every completion of the queue pair ([`verbena_hw::cqe::Cqe::cookie`]).
 pub const CQE_COOKIE: Attr<u64> = Attr::new(driver_attr(ID, 5), "verbena_cqe_cookie");
-/// The device's own state, as JSON: registers, queues, objects. Of all contexts, so it takes CAP_NET_ADMIN.
+/// The device's own state, as JSON: registers, queues, objects. Of all contexts.
 pub const DUMP: Attr<str> = Attr::text(driver_attr(ID, 6), "verbena_dump");
 /// A shared receive queue's memory. A MODIFY that resizes must ask for it: the queue is in new memory then.
 pub const SRQ_RING: Attr<SrqRing> = Attr::new(driver_attr(ID, 7), "verbena_srq_ring");

@@ -50,6 +50,8 @@ pub struct AttrListing {
     pub flags: u16,
     /// Its type, for people.
     pub ty: String,
+    /// What giving it or asking for it takes, for people; empty: nothing.
+    pub takes: String,
 }
 
 impl Interface {
@@ -84,6 +86,7 @@ impl Interface {
                             name,
                             flags: record.flags,
                             ty,
+                            takes: takes(record),
                         });
                     }
                 }
@@ -113,6 +116,21 @@ fn type_name(attr: &Record, structure: Option<&Record>) -> String {
     }
 }
 
+/// What an attribute takes.
+fn takes(attr: &Record) -> String {
+    let capability = match attr.access {
+        listing::access::ANY => return String::new(),
+        listing::access::NET_ADMIN => "CAP_NET_ADMIN".to_owned(),
+        listing::access::NET_RAW => "CAP_NET_RAW".to_owned(),
+        listing::access::SYS_ADMIN => "CAP_SYS_ADMIN".to_owned(),
+        other => format!("access {other}"),
+    };
+    match attr.bit {
+        0 => capability,
+        bit => format!("{capability} if bit {} is set", bit - 1),
+    }
+}
+
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let experimental = if self.features & feature::EXPERIMENTAL != 0 {
@@ -137,9 +155,13 @@ impl fmt::Display for Interface {
                     } else {
                         ""
                     };
+                    let takes = match attr.takes.as_str() {
+                        "" => String::new(),
+                        takes => format!(", takes {takes}"),
+                    };
                     writeln!(
                         f,
-                        "      {:#06x} {}: {} ({direction}{required})",
+                        "      {:#06x} {}: {} ({direction}{required}{takes})",
                         attr.id, attr.name, attr.ty
                     )?;
                 }

@@ -17,13 +17,13 @@ use crate::host::Host;
 use crate::object::{Body, Object, ObjectRef};
 use crate::parse::{self, Index, Words};
 use crate::pipeline::InChain;
-use crate::schema::{Access, MethodSchema, Target};
+use crate::schema::{Access, AttrSchema, Target};
 use crate::store::Store;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{self, Arc, ArcRoom, Mutex, Vec};
 use crate::table::Method;
 use crate::trace::Watched;
-use crate::wire::{self, Header, ObjectId, HEADER};
+use crate::wire::{self, AttrHead, Header, ObjectId, ATTR_HEAD, HEADER};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// [`Context::features`] before the first call.
@@ -248,7 +248,7 @@ impl<D: Driver> Context<D> {
             .ok_or_else(|| no_class::<D>(header.class))?;
         let method = class.called(method).ok_or_else(no_method)?;
         if !method.open || this.features.load(Ordering::Relaxed) != 0 {
-            this.may_call(method.class.id, method.schema)?;
+            this.may_call(method, message)?;
         }
         let mut index = Index::EMPTY;
         parse::attributes(words, &method.layout, &mut index)?;
@@ -318,16 +318,49 @@ impl<D: Driver> Context<D> {
 
     /// Whether this caller may call this method now.
     #[inline(never)]
-    pub(crate) fn may_call(&self, class: u16, method: &MethodSchema) -> Outcome {
-        let asks = class == class::INTERFACE && method.number == wire::method::MODIFY;
+    pub(crate) fn may_call(&self, method: &Method<D>, message: &[u8]) -> Outcome {
+        let schema = method.schema;
+        let asks = method.class.id == class::INTERFACE && schema.number == wire::method::MODIFY;
         if !asks && self.features.load(Ordering::Relaxed) == FRESH {
             self.features.fetch_and(!FRESH, Ordering::Relaxed);
         }
-        if method.number >= wire::method::EXPERIMENTAL && self.features() & feature::EXPERIMENTAL == 0 {
+        if schema.number >= wire::method::EXPERIMENTAL && self.features() & feature::EXPERIMENTAL == 0 {
             return Err(Failure::new(Errno::EOPNOTSUPP, Reason::EXPERIMENTAL).at(wire::FIELD_METHOD, 0));
         }
-        if method.access != Access::Any && !self.device.host().may(&self.owner, method.access) {
+        if schema.access != Access::Any && !self.device.host().may(&self.owner, schema.access) {
             return Err(Failure::new(Errno::EPERM, Reason::NOT_PERMITTED).at(wire::FIELD_METHOD, 0));
+        }
+        if method.guarded.is_empty() {
+            return Ok(());
+        }
+        match Words::ref_from_bytes(message) {
+            Ok(words) => self.may_give(&method.guarded, words),
+            // The header has been checked: a message is of whole words.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether this caller may give the attributes that a message has. It has not been parsed: what is wrong with it, the
+    /// parser will say.
+    fn may_give(&self, guarded: &[&AttrSchema], message: &Words) -> Outcome {
+        let mut at = HEADER / wire::ALIGN;
+        while let Some(&word) = message.get(at) {
+            let head: AttrHead = zerocopy::transmute!(word);
+            let length = usize::from(head.length);
+            if length < ATTR_HEAD {
+                break;
+            }
+            let id = head.id & wire::ATTR_ID;
+            if let Some(attr) = guarded.iter().find(|attr| attr.spec.id == id) {
+                // A value that is shorter is refused by the parser; so is one by pointer.
+                let [value, _]: [u32; 2] = message.get(at + 1).map_or([0; 2], |&word| zerocopy::transmute!(word));
+                let counts = attr.bit == 0 || value >> (attr.bit - 1) & 1 != 0;
+                if counts && !self.device.host().may(&self.owner, attr.access) {
+                    let failure = Failure::new(Errno::EPERM, Reason::NOT_PERMITTED);
+                    return Err(failure.at(id, (at * wire::ALIGN) as u16));
+                }
+            }
+            at += wire::align(length) / wire::ALIGN;
         }
         Ok(())
     }

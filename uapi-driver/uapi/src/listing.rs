@@ -34,10 +34,10 @@ payload! {
         unit: u16,
         /// Method: [`target`].
         target: u16,
-        /// Method: [`access`].
+        /// Method, attribute: [`access`].
         access: u16,
-        /// Zero.
-        reserved: u16,
+        /// Attribute: `access` is needed only for values with this bit, counted from 1; 0: for every value.
+        bit: u16,
         /// The name, padded with zeros.
         name: [u8; 40],
     }
@@ -148,11 +148,22 @@ impl Record {
     }
 }
 
+fn access_number(access: Access) -> u16 {
+    match access {
+        Access::Any => access::ANY,
+        Access::NetAdmin => access::NET_ADMIN,
+        Access::NetRaw => access::NET_RAW,
+        Access::SysAdmin => access::SYS_ADMIN,
+    }
+}
+
 fn attr<E>(of: &AttrSchema, give: &mut impl FnMut(&Record) -> Result<(), E>) -> Result<(), E> {
     let mut record = Record::new(kind::ATTR, of.spec.id, of.spec.name);
     record.flags = of.flags;
     record.min = of.min;
     record.size = of.size;
+    record.access = access_number(of.access);
+    record.bit = of.bit;
     let mut structure = None;
     let mut takes: &[u16] = &[];
     match &of.spec.shape {
@@ -216,12 +227,7 @@ pub fn records<D: Driver, E>(table: &Table<D>, mut give: impl FnMut(&Record) -> 
                 Target::Numbered => target::NUMBERED,
                 Target::Fd => target::FD,
             };
-            record.access = match schema.access {
-                Access::Any => access::ANY,
-                Access::NetAdmin => access::NET_ADMIN,
-                Access::NetRaw => access::NET_RAW,
-                Access::SysAdmin => access::SYS_ADMIN,
-            };
+            record.access = access_number(schema.access);
             give(&record)?;
             for of in method.attrs() {
                 attr(of, &mut give)?;

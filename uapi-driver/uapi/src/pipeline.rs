@@ -235,7 +235,7 @@ fn try_begin<D: Driver>(
     let (header, words) = check_header(message)?;
     let method = context.method(header.class, method)?;
     if !method.open || context.must_ask() {
-        context.may_call(method.class.id, method.schema)?;
+        context.may_call(method, message)?;
     }
     let mut index = Index::EMPTY;
     parse::attributes(words, &method.layout, &mut index)?;

@@ -273,6 +273,10 @@ pub struct AttrSchema {
     pub min: u16,
     /// The size known now; [`UNBOUNDED`] for arrays and texts.
     pub size: u16,
+    /// What the caller needs to give it, or to ask for it.
+    pub access: Access,
+    /// That counts only for values with this bit, counted from 1; 0: for every value. Of a number of 32 bits.
+    pub bit: u16,
 }
 
 /// [`AttrSchema::size`] of what has no fixed size.
@@ -285,7 +289,28 @@ impl AttrSchema {
             Shape::Object(_) => (4, 4),
             Shape::Many(_) | Shape::Text => (0, UNBOUNDED),
         };
-        AttrSchema { spec, flags, min, size }
+        AttrSchema {
+            spec,
+            flags,
+            min,
+            size,
+            access: Access::Any,
+            bit: 0,
+        }
+    }
+
+    /// The same, for callers with `access` only.
+    pub const fn needs(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// The same, for callers with `access` only if the value has `bit`, counted from 1. It is a number of 32 bits.
+    pub const fn needs_if(mut self, access: Access, bit: u16) -> Self {
+        assert!(matches!(self.spec.shape, Shape::One(Type::U32)) && bit >= 1 && bit <= 32);
+        self.access = access;
+        self.bit = bit;
+        self
     }
 
     /// The same, and it may be given by pointer.
@@ -322,7 +347,7 @@ pub enum Target {
     Fd,
 }
 
-/// What a caller needs for a method.
+/// What a caller needs for a method, or for an attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Whoever could open the device.

@@ -111,6 +111,8 @@ pub struct Method<D: Driver> {
     pub(crate) open: bool,
     /// It is about no object that exists yet, or about the only one: there is nothing to look up.
     pub(crate) lone: bool,
+    /// Attributes that not everybody may give: then the method is not open.
+    pub(crate) guarded: Vec<&'static AttrSchema>,
     pub(crate) extension: &'static [AttrSchema],
     pub(crate) layout: Layout,
 }
@@ -119,6 +121,15 @@ impl<D: Driver> Method<D> {
     /// Its description, without what the driver adds.
     pub fn schema(&self) -> &'static MethodSchema {
         self.schema
+    }
+
+    /// Notes what an attribute takes.
+    fn guard(&mut self, attr: &'static AttrSchema) -> Result<(), NoMemory> {
+        if attr.access != Access::Any {
+            self.guarded.push(attr)?;
+            self.open = false;
+        }
+        Ok(())
     }
 
     /// Its attributes: the schema's, then the driver's.
@@ -274,6 +285,7 @@ impl<D: Driver> Table<D> {
         };
         method.extension = extension.attrs;
         for attr in extension.attrs {
+            method.guard(attr)?;
             if attr.spec.id & wire::ATTR_DRIVER == 0 {
                 return Err(Refusal::BadAttr(extension.class, extension.method, attr.spec.id));
             }
@@ -300,21 +312,25 @@ impl<D: Driver> Class<D> {
         }
         let schema = self.schema.method(number).ok_or(Refusal::NoSuchMethod(id, number))?;
         let mut layout = Layout::new(D::ID);
-        for attr in schema.attrs {
-            add(&mut layout, attr, id, number)?;
-        }
         let open = schema.access == Access::Any && number < wire::method::EXPERIMENTAL;
         let lone = matches!(schema.target, Target::New | Target::Only);
-        *place = Some(try_box(Method {
+        let mut method = try_box(Method {
             handler,
             replaced: None,
             schema,
             class: self.schema,
             open,
             lone,
+            guarded: Vec::new(),
             extension: &[],
-            layout,
-        })?);
+            layout: Layout::new(D::ID),
+        })?;
+        for attr in schema.attrs {
+            method.guard(attr)?;
+            add(&mut layout, attr, id, number)?;
+        }
+        method.layout = layout;
+        *place = Some(method);
         Ok(())
     }
 }

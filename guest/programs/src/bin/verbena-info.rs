@@ -70,7 +70,7 @@ fn classes(ctx: &Context, as_json: bool) -> Result<()> {
                     let attrs: Vec<_> = method
                         .attrs
                         .iter()
-                        .map(|attr| json!({"id": attr.id, "name": attr.name, "type": attr.ty, "flags": attr.flags}))
+                        .map(|attr| json!({"id": attr.id, "name": attr.name, "type": attr.ty, "flags": attr.flags, "takes": attr.takes}))
                         .collect();
                     json!({"number": method.number, "name": method.name, "attributes": attrs})
                 })

@@ -5,10 +5,11 @@
 use crate::bench::client::{App, CAPS};
 use crate::bench::scripted::Scripted;
 use crate::bench::Bench;
-use rdma_uapi::class::{self, qp};
+use rdma_uapi::class::{self, interface, qp};
 use rdma_uapi::client::Builder;
+use rdma_uapi::listing::{self, Record};
 use rdma_uapi::wire::method;
-use rdma_uapi::{Errno, Failure, Reason};
+use rdma_uapi::{Errno, Failure, Host, Reason};
 use std::sync::atomic::Ordering;
 use verbena_core::schema;
 use verbena_hw::admin::{Command, Opcode};
@@ -93,6 +94,62 @@ fn u23_a_q_key_for_the_privileged_takes_a_privilege() {
     assert_eq!(failure.errno, Errno::EPERM);
     app.bench.0.privileged.store(true, Ordering::Relaxed);
     with(1 << 31).unwrap();
+}
+
+#[test]
+fn u23_what_an_attribute_takes_is_listed() {
+    let app = App::start(Bench::new(Scripted::default()));
+    let room = app.bench.user_buffer(32, false);
+    let size = 32 * 4096;
+    let answer = app.call(method::QUERY, class::INTERFACE, 0, |m| {
+        m.by_pointer(interface::LISTING, room, size);
+    });
+    let answer = answer.unwrap();
+    let written = answer.reply().answered(interface::LISTING.id()).unwrap();
+    assert!(!written.truncated);
+    let written = written.written;
+    let mut bytes = vec![0; written as usize];
+    app.bench.copy_in(&(), room, &mut bytes).unwrap();
+    let records: Vec<_> = bytes
+        .chunks_exact(size_of::<Record>())
+        .map(|bytes| Record::read_from_bytes(bytes).unwrap())
+        .collect();
+    let rules: Vec<_> = records
+        .iter()
+        .filter(|record| record.kind == listing::kind::ATTR && record.access != listing::access::ANY)
+        .map(|record| (record.name(), record.access, record.bit))
+        .collect();
+    let dump = (schema::DUMP.spec.name, listing::access::NET_ADMIN, 0);
+    assert_eq!(rules.iter().filter(|&&rule| rule == dump).count(), 1);
+    let qkey = (qp::QKEY.spec.name, listing::access::NET_RAW, 32);
+    assert!(
+        rules.len() > 1 && rules.iter().all(|&rule| rule == dump || rule == qkey),
+        "{rules:?}"
+    );
+}
+
+#[test]
+fn u23_a_message_that_is_wrong_is_no_way_around_an_attributes_rule() {
+    let app = App::start(Bench::new(Scripted::default()));
+    app.bench.0.privileged.store(false, Ordering::Relaxed);
+    let parts = app.parts();
+    let refused = |more: &dyn Fn(&mut Builder<'_>)| {
+        let failure = app.call(method::CREATE, class::QP_UD, 0, |m| {
+            parts.put(m);
+            more(m);
+        });
+        failure.map(drop).unwrap_err()
+    };
+    // Behind one that is harmless, the second of the two is found too.
+    let failure = refused(&|m| {
+        m.put(qp::QKEY, &1).put(qp::QKEY, &u32::MAX);
+    });
+    assert_eq!((failure.reason, failure.attr), (Reason::NOT_PERMITTED, qp::QKEY.id()));
+    // Nobody is refused for what is not there.
+    let failure = refused(&|m| {
+        m.put(qp::QKEY, &1);
+    });
+    assert_eq!(failure.reason, Reason::MISSING);
 }
 
 #[test]

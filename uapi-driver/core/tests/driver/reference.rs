@@ -207,12 +207,13 @@ impl Page<'_> {
             Target::Numbered => "a number, from 1",
             Target::Fd => "the object's own descriptor, object 0",
         };
-        let access = match schema.access {
+        let takes = |access| match access {
             Access::Any => "",
             Access::NetAdmin => "; takes CAP_NET_ADMIN",
             Access::NetRaw => "; takes CAP_NET_RAW",
             Access::SysAdmin => "; takes CAP_SYS_ADMIN",
         };
+        let access = takes(schema.access);
         let ioctl = wire::ioctl(number);
         writeln!(
             self.out,
@@ -247,6 +248,11 @@ impl Page<'_> {
                 String::new()
             };
             let (id, name) = (attr.spec.id, attr.spec.name);
+            let rule = match (takes(attr.access).trim_start_matches("; takes "), attr.bit) {
+                ("", _) => String::new(),
+                (capability, 0) => format!(" Takes {capability}."),
+                (capability, bit) => format!(" Takes {capability} if bit {} is set.", bit - 1),
+            };
             let id = if id & ATTR_DRIVER != 0 {
                 format!("{id:#06x}")
             } else {
@@ -255,7 +261,7 @@ impl Page<'_> {
             let what = self.words.attr(class, name);
             writeln!(
                 self.out,
-                "| {id} | `{name}` | {} | {shape}{grown} | {what} |",
+                "| {id} | `{name}` | {} | {shape}{grown} | {what}{rule} |",
                 flags.join(", ")
             )
             .unwrap();

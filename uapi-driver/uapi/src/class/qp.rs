@@ -136,7 +136,7 @@ pub const RATE_LIMIT: Attr<u32> = Attr::new(38, "rate_limit");
 /// Whether the send queue is draining.
 pub const SQ_DRAINING: Attr<u32> = Attr::new(39, "sq_draining");
 
-/// The Q_Key: what a datagram must have to be received. One with bit 31 set takes CAP_NET_RAW to set.
+/// The Q_Key: what a datagram must have to be received.
 pub const QKEY: Attr<u32> = Attr::new(40, "qkey");
 
 const RC_MODIFY: &[AttrSchema] = &[
@@ -202,7 +202,8 @@ const UD_MODIFY: &[AttrSchema] = &[
     CURRENT_STATE.input(),
     PORT.input(),
     PKEY_INDEX.input(),
-    QKEY.input(),
+    // The upper half is for those who may speak for the system (a controlled Q_Key; Linux asks the same).
+    QKEY.input().needs_if(Access::NetRaw, 32),
     SQ_PSN.input(),
     SQD_NOTIFY.input(),
 ];
