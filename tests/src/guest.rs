@@ -48,6 +48,10 @@ const SHARED: &[Scenario<World>] = &[
         run: traced_program,
     },
     Scenario {
+        name: "u23_raw_ethernet_takes_cap_net_raw",
+        run: raw_as_nobody,
+    },
+    Scenario {
         name: "u19_fast_path_makes_no_system_call",
         run: no_system_call,
     },
@@ -359,6 +363,24 @@ fn traced_program(world: &mut World) -> Result<()> {
         !nobody.is_success() && nobody.stderr.contains("EPERM"),
         "an ordinary user traces: {}",
         nobody.stderr
+    );
+    Ok(())
+}
+
+/// An ordinary user gets datagrams, and no frames.
+fn raw_as_nobody(world: &mut World) -> Result<()> {
+    let conformance = |case: &str| {
+        let argv = ["verbena-conformance", "--attach", "kernel", "--filter", case];
+        world.guest.run(&Program::new(argv).user(65534))
+    };
+    let datagrams = conformance("h09_immediate_data_and_nothing_else")?;
+    ensure!(datagrams.is_success(), "{}{}", datagrams.stdout, datagrams.stderr);
+    let frames = conformance("h04_raw_a_queue_pair_has_no_attributes_of_a_connection")?;
+    ensure!(
+        !frames.is_success() && frames.stdout.contains("EPERM"),
+        "an ordinary user makes a raw queue pair: {}{}",
+        frames.stdout,
+        frames.stderr
     );
     Ok(())
 }

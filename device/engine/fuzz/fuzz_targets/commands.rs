@@ -7,12 +7,13 @@
 use arbitrary::Arbitrary;
 use core::time::Duration;
 use libfuzzer_sys::fuzz_target;
+use verbena_engine::testing::attrs;
 use verbena_engine_fuzz::{Arena, SECOND, SECOND_LEN};
 use verbena_hw::admin::{Command, Opcode, PAYLOAD};
 use verbena_hw::cmd::{
-    BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateFlowReq, CreateMrReq, CreateMwReq, HandleReq, ModifyQpReq,
+    BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateFlowReq, CreateMrReq, CreateMwReq, HandleReq,
+    ModifyQpReq,
 };
-use verbena_engine::testing::attrs;
 use verbena_hw::flow::FlowType;
 use verbena_hw::mw::MwType;
 use verbena_hw::qp::QpType;
