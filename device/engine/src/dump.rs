@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The device's state for people and tools: one set of structures, as JSON and as text.
 
+mod counter;
 mod flow;
 mod mw;
 mod srq;
 mod xrcd;
 
+pub use counter::CounterSetDump;
 pub(crate) use flow::flows_to;
 pub use flow::FlowDump;
 pub use mw::MwDump;
@@ -95,6 +97,9 @@ pub struct HcaDump {
     /// Queue pairs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub qps: Vec<QpDump>,
+    /// Counter sets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub counter_sets: Vec<CounterSetDump>,
     /// Flow rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub flows: Vec<FlowDump>,
@@ -167,6 +172,8 @@ pub struct ObjectsDump {
     pub qps: usize,
     /// Flow rules.
     pub flows: usize,
+    /// Counter sets.
+    pub counter_sets: usize,
 }
 
 /// A doorbell page.
@@ -486,6 +493,7 @@ impl HcaDump {
                 xrcds: hca.xrcds.len(),
                 qps: hca.qps.len(),
                 flows: hca.flows.len(),
+                counter_sets: hca.counter_sets.sets.len(),
             },
             doorbells: Vec::new(),
             eqs: Vec::new(),
@@ -496,6 +504,7 @@ impl HcaDump {
             xrcds: xrcd::xrcds(hca, select),
             qps: qps(hca, select),
             flows: flow::flows(hca, select),
+            counter_sets: counter::counter_sets(hca, select),
             counters: Vec::new(),
             errors: Vec::new(),
         };
@@ -654,8 +663,8 @@ impl Display for HcaDump {
         let n = &self.objects;
         writeln!(
             f,
-            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} MW, {} SRQ, {} XRCD, {} QP, {} flow rules",
-            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.mws, n.srqs, n.xrcds, n.qps, n.flows
+            "  objects: {} PD, {} doorbell pages, {} EQ, {} CQ, {} MR, {} MW, {} SRQ, {} XRCD, {} QP, {} flow rules, {} counter sets",
+            n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.mws, n.srqs, n.xrcds, n.qps, n.flows, n.counter_sets
         )?;
         for d in &self.doorbells {
             writeln!(f, "  doorbell page {} at {:#x}, {} slots", d.index, d.addr, d.users)?;
@@ -724,6 +733,9 @@ impl Display for HcaDump {
                 place(&qp.rq),
                 qp.waits
             )?;
+        }
+        for set in &self.counter_sets {
+            writeln!(f, "  {set}")?;
         }
         for flow in &self.flows {
             writeln!(f, "  {flow}")?;

@@ -2,6 +2,7 @@
 //! One HCA: its objects, and what several of them do together: completing, raising events, failing.
 
 use crate::admin::AdminQueue;
+use crate::counter_set::{CounterSets, Tally};
 use crate::counters::{Counter, Counters};
 use crate::cq::{self, Cq, CqFault, Notify};
 use crate::doorbell::DoorbellTable;
@@ -99,6 +100,7 @@ pub(crate) struct Hca {
     /// Memberships of its queue pairs in multicast groups.
     pub(crate) memberships: u32,
     pub(crate) flows: FlowTable,
+    pub(crate) counter_sets: CounterSets,
     pub(crate) counters: Counters,
     pub(crate) incidents: Incidents,
     /// Extents of all rings and regions, limited by [`limits::EXTENTS`].
@@ -129,6 +131,7 @@ impl Hca {
             gsi: None,
             memberships: 0,
             flows: FlowTable::new(),
+            counter_sets: CounterSets::new(limits::COUNTER_SETS),
             counters: Counters::default(),
             incidents: Incidents::default(),
             extents: 0,
@@ -246,8 +249,10 @@ impl Hca {
         let cqn = qp.sign(&mut cqe, side, cx.now);
         if cqe.status == cqe::Status::WR_FLUSH_ERR.0 {
             self.counters.count(Counter::FlushedWrs);
+            self.tally(qpn, Tally::FlushedWrs, 1);
         } else if cqe.status != cqe::Status::SUCCESS.0 {
             self.counters.count(Counter::CompletionErr);
+            self.tally(qpn, Tally::CompletionErr, 1);
             let failed = (cqe.status, cqe.vendor_err);
             self.incidents.completion(cx.now, (qpn.get(), side), cqe.wr_id, failed);
         }

@@ -22,6 +22,7 @@
 //! | `mw` | memory windows |
 //! | `cq`, `eq` | completions and events |
 //! | `srq` | receives that queue pairs share |
+//! | `counter_set` | objects that count what queue pairs do |
 //! | `flow`, `frame` | rules that steer raw frames, and the headers that they compare |
 //! | `qp` | queue pairs and the transport |
 //! | `packet` | the transport over packets |
@@ -30,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod counter_set;
 mod counters;
 mod cq;
 mod doorbell;

@@ -29,6 +29,8 @@ pub(crate) const QP_TYPES: u32 = 1 << QpType::RC.0
 pub(crate) const GROUP: usize = 1024;
 /// Memberships in multicast groups of the queue pairs of one HCA.
 pub(crate) const MEMBERSHIPS: u32 = 1 << 16;
+/// Counter sets.
+pub(crate) const COUNTER_SETS: u32 = 1 << 16;
 /// Flow rules.
 pub(crate) const FLOWS: u32 = 1 << 16;
 /// Different pairs of priority and masks among them: look-ups that a frame costs at most.

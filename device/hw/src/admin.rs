@@ -196,6 +196,16 @@ open_enum! {
         DESTROY_FLOW = 0x59,
         /// A flow rule, and what it has matched: [`crate::cmd::QueryFlowRsp`].
         QUERY_FLOW = 0x5a,
+
+        /// Makes a counter set, all zero: [`crate::cmd::HandleRsp`].
+        CREATE_COUNTER = 0x5c,
+        /// Destroys a counter set. Queue pairs that are bound to it are not any more.
+        DESTROY_COUNTER = 0x5d,
+        /// The values of a counter set: [`crate::cmd::QueryCounterRsp`].
+        QUERY_COUNTER = 0x5e,
+        /// Binds a queue pair to a counter set, or to none: [`crate::cmd::BindCounterReq`]. It leaves the one that it was
+        /// bound to.
+        BIND_COUNTER = 0x5f,
     }
 }
 

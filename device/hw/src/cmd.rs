@@ -102,8 +102,8 @@ payload! {
         pub max_srq: u32,
         /// XRC domains.
         pub max_xrcd: u32,
-        /// Zero.
-        pub reserved: [u32; 1],
+        /// Counter sets.
+        pub max_counter_sets: u32,
         /// Flow rules.
         pub max_flow: u32,
         /// Different pairs of priority and masks among the flow rules.
@@ -806,5 +806,38 @@ payload! {
         pub frames: u64,
         /// Bytes of these.
         pub bytes: u64,
+    }
+}
+
+/// Names of a counter set's counters, by position: messages and bytes of the queue pairs bound to it, work requests that ended in
+/// an error of their own, and those that were flushed.
+pub const SET_COUNTERS: [&str; 6] = [
+    "sent_msgs",
+    "rcvd_msgs",
+    "sent_bytes",
+    "rcvd_bytes",
+    "completion_err",
+    "flushed_wrs",
+];
+
+payload! {
+    /// Response of QUERY_COUNTER.
+    pub struct QueryCounterRsp: 64 {
+        /// Values, in the order of [`SET_COUNTERS`].
+        pub values: [u64; 6],
+        /// Queue pairs that are bound to it.
+        pub members: u32,
+        /// Zero.
+        pub reserved: [u32; 3],
+    }
+}
+
+payload! {
+    /// Request of BIND_COUNTER.
+    pub struct BindCounterReq: 8 {
+        /// The queue pair.
+        pub qpn: Qpn,
+        /// The counter set; 0 for none.
+        pub counter: u32,
     }
 }

@@ -5,6 +5,7 @@
 use crate::ah::Ah;
 use crate::begun::{self, Chain, Pending};
 use crate::cm_id::CmId;
+use crate::counter_set::CounterSet;
 use crate::cq::Cq;
 use crate::doorbell::Doorbell;
 use crate::flow::Flow;
@@ -18,7 +19,9 @@ use crate::platform::{Dma, Platform};
 use crate::qp::Qp;
 use crate::ring_memory::{self, RingMemory, Stretch};
 use crate::srq::Srq;
-use crate::{ah, cm_id, cq, device, doorbell, flow, mcast, mr, mw, pd, qp, schema, srq, CommandError, Device};
+use crate::{
+    ah, cm_id, counter_set, cq, device, doorbell, flow, mcast, mr, mw, pd, qp, schema, srq, CommandError, Device,
+};
 use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
@@ -78,6 +81,8 @@ pub enum Payload<P: Platform> {
     Mcast(Membership),
     /// A flow rule.
     Flow(Flow),
+    /// A counter set.
+    CounterSet(CounterSet),
     /// A communication id.
     CmId(Box<CmId<P>>),
     /// A doorbell page.
@@ -202,6 +207,15 @@ impl<P: Platform> Driver for Verbena<P> {
                 schema: &class::flow::SCHEMA,
                 methods: &[(method::CREATE, flow::create::<P>), (method::QUERY, flow::query::<P>)],
                 release: Some(flow::release::<P>),
+            },
+            ClassOps {
+                schema: &class::counter_set::SCHEMA,
+                methods: &[
+                    (method::CREATE, counter_set::create::<P>),
+                    (method::QUERY, counter_set::query::<P>),
+                    (method::MODIFY, counter_set::modify::<P>),
+                ],
+                release: Some(counter_set::release::<P>),
             },
             ClassOps {
                 schema: &class::cm_id::SCHEMA,

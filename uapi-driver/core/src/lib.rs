@@ -24,7 +24,7 @@
 //! | [`layout`] | how much memory a queue takes |
 //! | `gsi` | QP 1: management datagrams |
 //! | `cm`, `cm_qp` | the communication manager on QP 1, and the queue pairs that it moves |
-//! | `device`, `pd`, `ah`, `mcast`, `flow`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `doorbell` | the classes |
+//! | `device`, `pd`, `ah`, `mcast`, `flow`, `counter_set`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
 
@@ -40,6 +40,7 @@ mod begun;
 mod cm;
 mod cm_id;
 mod cm_qp;
+mod counter_set;
 mod cq;
 mod device;
 mod doorbell;

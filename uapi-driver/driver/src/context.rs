@@ -2,6 +2,7 @@
 //! An open device: where everything begins.
 
 use crate::attach::{self, EventFd, Register, Transport};
+use crate::counter_set::CounterSet;
 use crate::doorbell::Doorbell;
 use crate::error::{CallError, Error, Result};
 use crate::flow::{DropRule, Flow};
@@ -288,6 +289,15 @@ impl Context {
     /// CAP_NET_RAW; the device is gone.
     pub fn drop_frames(&self, flow: &Flow) -> Result<DropRule> {
         DropRule::new(self, flow)
+    }
+
+    /// A new counter set.
+    ///
+    /// # Errors
+    ///
+    /// The device has no more, or is gone.
+    pub fn create_counter_set(&self) -> Result<CounterSet> {
+        CounterSet::new(self)
     }
 
     /// A new protection domain.

@@ -84,6 +84,7 @@ fn abi() -> String {
         class::AH,
         class::XRCD,
         class::FLOW,
+        class::COUNTER_SET,
         class::MCAST,
         class::QP_RC,
         class::QP_UC,

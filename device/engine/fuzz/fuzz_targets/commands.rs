@@ -11,8 +11,8 @@ use verbena_engine::testing::attrs;
 use verbena_engine_fuzz::{Arena, SECOND, SECOND_LEN};
 use verbena_hw::admin::{Command, Opcode, PAYLOAD};
 use verbena_hw::cmd::{
-    BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateFlowReq, CreateMrReq, CreateMwReq, HandleReq,
-    ModifyQpReq,
+    BindCounterReq, BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateFlowReq, CreateMrReq, CreateMwReq,
+    HandleReq, ModifyQpReq,
 };
 use verbena_hw::flow::FlowType;
 use verbena_hw::mw::MwType;
@@ -104,6 +104,10 @@ const OPCODES: &[Opcode] = &[
     Opcode::DESTROY_FLOW,
     Opcode::QUERY_FLOW,
     Opcode::QUERY_COUNTERS,
+    Opcode::CREATE_COUNTER,
+    Opcode::DESTROY_COUNTER,
+    Opcode::QUERY_COUNTER,
+    Opcode::BIND_COUNTER,
 ];
 
 fuzz_target!(|input: (bool, Vec<Act>)| {
@@ -269,6 +273,13 @@ fn request(arena: &mut Arena, state: &State, opcode: Opcode, number: u32, indire
             }
             request.as_bytes().to_vec()
         }
+        Opcode::CREATE_COUNTER => Vec::new(),
+        Opcode::BIND_COUNTER => BindCounterReq {
+            qpn: evil.qp.qpn,
+            counter: number,
+        }
+        .as_bytes()
+        .to_vec(),
         Opcode::CREATE_FLOW => {
             let mut request = CreateFlowReq {
                 qpn: verbena_hw::id::Qpn::truncate(number),

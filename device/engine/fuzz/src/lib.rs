@@ -135,6 +135,10 @@ impl Arena {
         let hca = self.evil.guest.hca;
         let dump = self.world.engine.dump(Some(hca), self.world.now);
         let dump = &dump.hcas[0];
+        let sets = dump
+            .counter_sets
+            .iter()
+            .map(|set| (Opcode::DESTROY_COUNTER, set.number));
         let flows = dump.flows.iter().map(|flow| (Opcode::DESTROY_FLOW, flow.number));
         let qps = dump.qps.iter().map(|qp| (Opcode::DESTROY_QP, qp.qpn));
         let srqs = dump.srqs.iter().map(|srq| (Opcode::DESTROY_SRQ, srq.srqn));
@@ -145,6 +149,7 @@ impl Arena {
         let doorbells = dump.doorbells.iter().map(|page| (Opcode::DESTROY_DOORBELL, page.index));
         let all: Vec<_> = flows
             .chain(qps)
+            .chain(sets)
             .chain(srqs)
             .chain(mws)
             .chain(mrs)
@@ -166,6 +171,7 @@ impl Arena {
         let left = &dump.hcas[0].objects;
         let counts = [
             left.flows,
+            left.counter_sets,
             left.qps,
             left.srqs,
             left.mws,
@@ -174,7 +180,7 @@ impl Arena {
             left.eqs,
             left.doorbells,
         ];
-        assert_eq!(counts, [0; 8], "after everything was destroyed");
+        assert_eq!(counts, [0; 9], "after everything was destroyed");
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn query_device(hca: &Hca) -> Reply {
         timestamp_khz: 1_000_000,
         max_srq: limits::SRQS,
         max_xrcd: limits::XRCDS,
-        reserved: [0; 1],
+        max_counter_sets: limits::COUNTER_SETS,
         max_flow: limits::FLOWS,
         max_flow_groups: limits::FLOW_GROUPS as u32,
     })

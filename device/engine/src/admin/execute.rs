@@ -2,7 +2,7 @@
 //! Which opcode is which function.
 
 use crate::admin::memory::{self, Registration};
-use crate::admin::{cq, device, flow, multicast, mw, objects, srq, xrcd, Failure, Reply};
+use crate::admin::{counter, cq, device, flow, multicast, mw, objects, srq, xrcd, Failure, Reply};
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::qp::modify;
@@ -99,6 +99,11 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
         Opcode::CREATE_FLOW => flow::create(hca, &request(command)?),
         Opcode::DESTROY_FLOW => flow::destroy(hca, &request(command)?),
         Opcode::QUERY_FLOW => flow::query(hca, &request(command)?),
+
+        Opcode::CREATE_COUNTER => request::<[u8; 0]>(command).and_then(|_| counter::create(hca)),
+        Opcode::DESTROY_COUNTER => counter::destroy(hca, &request(command)?),
+        Opcode::QUERY_COUNTER => counter::query(hca, &request(command)?),
+        Opcode::BIND_COUNTER => counter::bind(hca, &request(command)?),
         Opcode(unknown) => Err(Failure {
             status: Status::BAD_OPCODE,
             detail: unknown.into(),

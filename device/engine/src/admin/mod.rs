@@ -12,8 +12,10 @@
 //! | [`mw`] | commands about memory windows |
 //! | [`multicast`] | commands about multicast groups |
 //! | [`flow`] | commands about flow rules |
+//! | [`counter`] | commands about counter sets |
 //! | [`memory`] | memory registration, which goes on over several polls |
 
+pub(crate) mod counter;
 pub(crate) mod cq;
 pub(crate) mod device;
 pub(crate) mod execute;

@@ -10,6 +10,7 @@
 //! messages of exactly 256 bytes, so that nobody who knows the well-known key can break it with a longer one. Its number in
 //! commands, completions and events is one of the device's choosing.
 
+use crate::counter_set::Tally;
 use crate::counters::Counter;
 use crate::engine::Hcas;
 use crate::env::{Env, HcaId};
@@ -159,6 +160,8 @@ fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Me
         Ok(()) => {
             hca.counters.count(Counter::SentMsgs);
             hca.counters.add(Counter::SentBytes, message.len);
+            hca.tally(at.qpn, Tally::SentMsgs, 1);
+            hca.tally(at.qpn, Tally::SentBytes, message.len);
             if signaled {
                 hca.complete(cx, at.qpn, Side::Send, cqe);
             }
@@ -452,6 +455,8 @@ impl Hca {
     fn received<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, datagram: &Datagram<'_>, receive: &Receive) {
         self.counters.count(Counter::RcvdMsgs);
         self.counters.add(Counter::RcvdBytes, datagram.len);
+        self.tally(qpn, Tally::RcvdMsgs, 1);
+        self.tally(qpn, Tally::RcvdBytes, datagram.len);
         let mut flags = cqe::flags::GRH;
         if datagram.imm.is_some() {
             flags |= cqe::flags::IMM;

@@ -8,6 +8,7 @@
 //! found, for the general path to say what is wrong with it or to do what is seldom. So there is nothing here about
 //! errors, and none is possible but one: a completion queue that fails.
 
+use crate::counter_set::Tally;
 use crate::counters::Counter;
 use crate::cq::{Cq, CqFault};
 use crate::engine::Hcas;
@@ -140,11 +141,15 @@ impl Lent {
         }
         hca.counters.add(Counter::RcvdMsgs, done.messages);
         hca.counters.add(Counter::RcvdBytes, done.bytes);
+        hca.tally(peer_at.qpn, Tally::RcvdMsgs, done.messages);
+        hca.tally(peer_at.qpn, Tally::RcvdBytes, done.bytes);
         let hca = hcas.get_mut(at.hca).expect("HCAs do not go within a turn");
         hca.qps.give_back(at.qpn.get(), qp);
         hca.cqs.give_back(send_cqn.get(), self.send_cq);
         hca.counters.add(Counter::SentMsgs, done.messages);
         hca.counters.add(Counter::SentBytes, done.bytes);
+        hca.tally(at.qpn, Tally::SentMsgs, done.messages);
+        hca.tally(at.qpn, Tally::SentBytes, done.bytes);
         done.received.settle(hcas, cx, peer_at, recv_cqn);
         done.sent.settle(hcas, cx, at, send_cqn);
     }

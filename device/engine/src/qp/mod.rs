@@ -99,6 +99,8 @@ pub(crate) struct Qp {
     pub(crate) last_wqe: bool,
     /// Memory windows that it has bound.
     pub(crate) windows: u32,
+    /// The counter set that it is bound to; 0: none.
+    pub(crate) counter_set: u32,
     pub(crate) xrc: xrc::Domain,
 }
 

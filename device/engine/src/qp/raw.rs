@@ -4,6 +4,7 @@
 //! A frame is copied twice: out of its sender's memory, so that the bytes which were checked and steered by are the bytes that
 //! arrive, whatever the sender does to its memory meanwhile; and into each receive.
 
+use crate::counter_set::Tally;
 use crate::counters::Counter;
 use crate::engine::Hcas;
 use crate::env::{Env, HcaId};
@@ -167,6 +168,8 @@ fn complete<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &Me
         Ok(()) => {
             hca.counters.count(Counter::SentFrames);
             hca.counters.add(Counter::SentBytes, message.len);
+            hca.tally(at.qpn, Tally::SentMsgs, 1);
+            hca.tally(at.qpn, Tally::SentBytes, message.len);
             if signaled {
                 hca.complete(cx, at.qpn, Side::Send, cqe);
             }
@@ -303,6 +306,8 @@ impl Hca {
     fn received_frame<E: Env>(&mut self, cx: &mut Cx<'_, E>, copy: &Copy, frame: &Frame<'_>, receive: &Receive) {
         self.counters.count(Counter::RcvdFrames);
         self.counters.add(Counter::RcvdBytes, frame.bytes.len() as u64);
+        self.tally(copy.qpn, Tally::RcvdMsgs, 1);
+        self.tally(copy.qpn, Tally::RcvdBytes, frame.bytes.len() as u64);
         let cqe = Cqe {
             opcode: cqe::Opcode::RECV.0,
             flags: if copy.tag.is_some() { cqe::flags::TAG } else { 0 },

@@ -4,6 +4,7 @@
 //! One message is in flight at a time: a local request is answered in the call that makes it, so there is nothing to
 //! gain from more. A fence is thereby always kept.
 
+use crate::counter_set::Tally;
 use crate::counters::Counter;
 use crate::engine::Hcas;
 use crate::env::Env;
@@ -282,6 +283,13 @@ pub(crate) fn succeed<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, mess
         }
         Operation::Flush | Operation::LocalInvalidate | Operation::BindWindow | Operation::FastRegister => 0,
     };
+    hca.tally(at.qpn, Tally::SentMsgs, 1);
+    if matches!(
+        message.operation,
+        Operation::Send | Operation::Write | Operation::AtomicWrite
+    ) {
+        hca.tally(at.qpn, Tally::SentBytes, message.len);
+    }
     if signaled {
         let cqe = Cqe {
             opcode: message.operation.completion().0,

@@ -5,6 +5,7 @@
 //! becomes a [`Fault`], and each fault has, in one place, its NAK, its completion, its event and the end of the queue
 //! pair (IBA vol. 1, 9.9.3: responder error behaviour).
 
+use crate::counter_set::Tally;
 use crate::counters::Counter;
 use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
@@ -312,6 +313,7 @@ impl Hca {
     /// The data of an accepted request has been moved.
     #[inline]
     pub(crate) fn executed<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, request: &Request) -> Outcome {
+        self.tally_received(qpn, request);
         let Some(qp) = self.qps.get_mut(qpn.get()) else {
             return Outcome::Silence;
         };
@@ -360,6 +362,17 @@ impl Hca {
         };
         self.complete(cx, qpn, Side::Recv, cqe);
         ack
+    }
+
+    /// Counts a run of a message for the receiver's set.
+    #[inline]
+    pub(crate) fn tally_received(&mut self, qpn: Qpn, request: &Request) {
+        if matches!(request.operation, Operation::Send | Operation::Write) {
+            self.tally(qpn, Tally::RcvdBytes, request.len);
+        }
+        if request.last {
+            self.tally(qpn, Tally::RcvdMsgs, 1);
+        }
     }
 
     /// The message is here, but the key that it was to invalidate cannot be: its receive ends in an error, and with it

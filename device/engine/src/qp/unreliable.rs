@@ -5,6 +5,7 @@
 //! cannot go on is dropped and counted, its receive waits for the next one, and the sequence begins anew with the next
 //! message's first packet. What is wrong on the sender's own side puts its send queue into SQE.
 
+use crate::counter_set::Tally;
 use crate::counters::Counter;
 use crate::engine::Hcas;
 use crate::env::Env;
@@ -263,6 +264,8 @@ impl Hca {
         let signaled = qp.signal_all || message.is_signaled();
         self.counters.count(Counter::SentMsgs);
         self.counters.add(Counter::SentBytes, message.len);
+        self.tally(qpn, Tally::SentMsgs, 1);
+        self.tally(qpn, Tally::SentBytes, message.len);
         if signaled {
             let cqe = Cqe {
                 opcode: message.operation.completion().0,
@@ -438,6 +441,7 @@ impl Hca {
 
     /// The data of an accepted run has been moved.
     fn run_executed<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn, run: &Request) {
+        self.tally_received(qpn, run);
         let Some(qp) = self.qps.get_mut(qpn.get()) else {
             return;
         };

@@ -3,6 +3,7 @@
 
 mod admin_queue;
 mod completion_queues;
+mod counter_sets;
 mod datagrams;
 mod dump;
 mod errors;

@@ -2,6 +2,8 @@
 //! Conversations over packets: those of `tests/engine` that are about connections, word for word, and those that only
 //! packets have.
 
+#[path = "../engine/counter_sets.rs"]
+mod counter_sets;
 #[path = "../engine/datagrams.rs"]
 mod datagrams;
 #[path = "../engine/errors.rs"]

@@ -155,6 +155,10 @@ fn listing_is_complete(fixture: &Fixture) -> Outcome {
         (class::MCAST, &[method::CREATE, method::QUERY, method::DESTROY]),
         (class::FLOW, &[method::CREATE, method::QUERY, method::DESTROY]),
         (
+            class::COUNTER_SET,
+            &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
+        ),
+        (
             class::QP_RC,
             &[method::CREATE, method::QUERY, method::MODIFY, method::DESTROY],
         ),

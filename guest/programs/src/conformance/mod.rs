@@ -10,6 +10,7 @@ mod batch;
 mod cleanup;
 mod cm;
 mod control;
+mod counters;
 mod cq;
 mod cq_modify;
 mod datagram;
@@ -58,6 +59,7 @@ const AREAS: &[&[Case]] = &[
     datagram::CASES,
     unreliable::CASES,
     ethernet::CASES,
+    counters::CASES,
     errors::CASES,
     retries::CASES,
     srq::CASES,

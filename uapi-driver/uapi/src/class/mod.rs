@@ -7,6 +7,7 @@
 
 pub mod ah;
 pub mod cm_id;
+pub mod counter_set;
 pub mod cq;
 pub mod device;
 pub mod device_list;
@@ -74,6 +75,9 @@ pub const DEVICE_LIST: u16 = 26;
 /// Observer of the device's calls.
 pub const TRACE: u16 = 28;
 
+/// Counters of queue pairs.
+pub const COUNTER_SET: u16 = 29;
+
 /// Attribute numbers from here on mean the same in every class.
 pub const COMMON_ATTRS: u16 = 48;
 
@@ -107,6 +111,7 @@ pub static ALL: &[&ClassSchema] = &[
     &ah::SCHEMA,
     &mcast::SCHEMA,
     &flow::SCHEMA,
+    &counter_set::SCHEMA,
     &device_list::SCHEMA,
     &cm_id::SCHEMA,
 ];
