@@ -692,3 +692,23 @@ void verbena_uncharge(unsigned long pages, struct mm_struct *mm)
 	atomic64_sub(pages, &mm->pinned_vm);
 	mmdrop(mm);
 }
+
+/* ---- files ------------------------------------------------------------------------------------------------- */
+
+struct inode *verbena_inode_get(unsigned int fd)
+{
+	struct file *file = fget(fd);
+	struct inode *inode;
+
+	if (!file)
+		return NULL;
+	inode = file_inode(file);
+	ihold(inode);
+	fput(file);
+	return inode;
+}
+
+void verbena_inode_put(struct inode *inode)
+{
+	iput(inode);
+}

@@ -12,6 +12,7 @@
 #include <linux/types.h>
 
 struct device;
+struct inode;
 struct mm_struct;
 struct verbena_memory;
 struct verbena_node;
@@ -81,6 +82,10 @@ int verbena_memory_each(const struct verbena_memory *memory, int (*each)(void *c
 /* Counts @pages as pinned by the calling process, within its RLIMIT_MEMLOCK; @mm is for giving them back. */
 int verbena_charge(unsigned long pages, struct mm_struct **mm);
 void verbena_uncharge(unsigned long pages, struct mm_struct *mm);
+
+/* The inode of the file that @fd names in the calling process, held until it is given back; NULL: it names none. */
+struct inode *verbena_inode_get(unsigned int fd);
+void verbena_inode_put(struct inode *inode);
 
 /* The administrator's limits, for the calling process, and the user that it runs for. */
 unsigned int verbena_max_objects(void);

@@ -91,6 +91,9 @@ extern "C" {
     pub(crate) fn verbena_max_contexts() -> c_uint;
     pub(crate) fn verbena_user() -> c_uint;
 
+    pub(crate) fn verbena_inode_get(fd: c_uint) -> *mut bindings::inode;
+    pub(crate) fn verbena_inode_put(inode: *mut bindings::inode);
+
     pub(crate) fn verbena_charge(pages: c_ulong, mm: *mut *mut bindings::mm_struct) -> c_int;
     pub(crate) fn verbena_uncharge(pages: c_ulong, mm: *mut bindings::mm_struct);
 }

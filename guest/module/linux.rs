@@ -98,6 +98,7 @@ impl Platform for Linux {
     const DMA_BOOKS: usize = memory::DMA_BOOKS;
     type Pinned = Pinned;
     type Signal = Signal;
+    type File = Inode;
 
     fn name(&self) -> &str {
         // Ours, and ASCII.
@@ -166,6 +167,10 @@ impl Platform for Linux {
             ENODEV | EIO | EOPNOTSUPP => PinError::Unreachable,
             _ => PinError::Fault,
         })
+    }
+
+    fn file(&self, _owner: &(), fd: u32) -> Result<Inode, Errno> {
+        Inode::of(fd).ok_or(Errno::EBADF)
     }
 
     fn signal(&self) -> Result<Signal, Errno> {
@@ -339,6 +344,36 @@ impl Drop for Charge {
     fn drop(&mut self) {
         // SAFETY: The invariant.
         unsafe { glue::verbena_uncharge(self.pages, self.mm.as_ptr()) }
+    }
+}
+
+/// A file, as long as this exists the same.
+///
+/// # Invariants
+///
+/// The pointer came from `verbena_inode_get` and is owned.
+#[derive(PartialEq)]
+pub(crate) struct Inode(NonNull<bindings::inode>);
+
+impl Inode {
+    /// The one that a descriptor of the calling process names.
+    fn of(fd: u32) -> Option<Self> {
+        // SAFETY: There is nothing to be met.
+        let inode = unsafe { glue::verbena_inode_get(fd) };
+        // INVARIANT: Just got.
+        NonNull::new(inode).map(Inode)
+    }
+}
+
+// SAFETY: An inode may be given back from any thread that may sleep, which is where objects end.
+unsafe impl Send for Inode {}
+// SAFETY: A shared reference gives nothing to do but to compare the pointer.
+unsafe impl Sync for Inode {}
+
+impl Drop for Inode {
+    fn drop(&mut self) {
+        // SAFETY: The invariant.
+        unsafe { glue::verbena_inode_put(self.0.as_ptr()) }
     }
 }
 

@@ -73,6 +73,7 @@ fn attributes<P: Platform>(hardware: &Hardware<P>) -> DeviceAttrs {
         // Their keys stand in one table with the regions'.
         max_mw: limits.max_mr,
         max_srq: limits.max_srq,
+        max_xrcd: limits.max_xrcd,
         max_srq_wr: limits.max_qp_wr.min(1 << wqe::MAX_LOG_ENTRIES),
         max_srq_sge: limits.max_sge,
         max_pkeys: limits.pkey_table_len,

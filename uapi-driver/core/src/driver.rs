@@ -19,6 +19,8 @@ use crate::platform::{Dma, Platform};
 use crate::qp::Qp;
 use crate::ring_memory::{self, RingMemory, Stretch};
 use crate::srq::Srq;
+use crate::xrc_target::{self, Target};
+use crate::xrcd::{self, Xrcd};
 use crate::{
     ah, cm_id, counter_set, cq, device, doorbell, flow, mcast, mr, mw, pd, qp, schema, srq, CommandError, Device,
 };
@@ -53,7 +55,11 @@ const NEW_CQ: &[AttrSchema] = &[schema::CQ_RING.output(), schema::RING_MEMORY.in
 const CQ: &[AttrSchema] = &[schema::CQ_RING.output()];
 
 /// What accompanies CREATE of a shared receive queue.
-const NEW_SRQ: &[AttrSchema] = &[schema::SRQ_RING.output(), schema::RING_MEMORY.input()];
+const NEW_SRQ: &[AttrSchema] = &[
+    schema::SRQ_RING.output(),
+    schema::RING_MEMORY.input(),
+    schema::CQE_COOKIE.input(),
+];
 /// What accompanies its other methods that have a ring to tell of.
 const SRQ: &[AttrSchema] = &[schema::SRQ_RING.output()];
 
@@ -75,6 +81,10 @@ pub enum Payload<P: Platform> {
     Srq(Srq<P>),
     /// A queue pair.
     Qp(Qp<P>),
+    /// An XRC target.
+    Target(Target),
+    /// A part in an XRC domain.
+    Xrcd(Xrcd),
     /// An address handle.
     Ah(Ah),
     /// A membership in a multicast group.
@@ -96,6 +106,7 @@ impl<P: Platform> Payload<P> {
     pub(crate) fn cookie(&self) -> u64 {
         match self {
             Payload::Qp(qp) => qp.cookie,
+            Payload::Srq(srq) => srq.cookie,
             _ => 0,
         }
     }
@@ -194,6 +205,29 @@ impl<P: Platform> Driver for Verbena<P> {
                 release: Some(qp::release::<P>),
             },
             ClassOps {
+                schema: &class::qp::XRC_INI,
+                methods: &[
+                    (method::CREATE, qp::create::<P>),
+                    (method::QUERY, qp::query::<P>),
+                    (method::MODIFY, qp::modify::<P>),
+                ],
+                release: Some(qp::release::<P>),
+            },
+            ClassOps {
+                schema: &class::qp::XRC_TGT,
+                methods: &[
+                    (method::CREATE, xrc_target::create::<P>),
+                    (method::QUERY, xrc_target::query::<P>),
+                    (method::MODIFY, xrc_target::modify::<P>),
+                ],
+                release: Some(xrc_target::release::<P>),
+            },
+            ClassOps {
+                schema: &class::xrcd::SCHEMA,
+                methods: &[(method::CREATE, xrcd::create::<P>), (method::QUERY, xrcd::query::<P>)],
+                release: Some(xrcd::release::<P>),
+            },
+            ClassOps {
                 schema: &class::ah::SCHEMA,
                 methods: &[(method::CREATE, ah::create::<P>), (method::QUERY, ah::query::<P>)],
                 release: Some(ah::release::<P>),
@@ -268,6 +302,8 @@ impl<P: Platform> Driver for Verbena<P> {
             extension(class::QP_UD, method::QUERY, QP),
             extension(class::QP_RAW, method::CREATE, NEW_QP),
             extension(class::QP_RAW, method::QUERY, QP),
+            extension(class::QP_XRC_INI, method::CREATE, NEW_QP),
+            extension(class::QP_XRC_INI, method::QUERY, QP),
         ],
         removals: &[],
     };

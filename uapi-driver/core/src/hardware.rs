@@ -8,6 +8,7 @@ use crate::events::EventRing;
 use crate::gsi::Gsi;
 use crate::numbers::Numbers;
 use crate::platform::{Dma, Platform, PAGE};
+use crate::xrcd::Shared;
 use crate::Verbena;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -130,6 +131,8 @@ pub struct Hardware<P: Platform> {
     pub(crate) work: AtomicBool,
     /// The objects that events are about. Taken after an event ring's lock, before nothing.
     pub(crate) objects: Mutex<Numbers<Arc<Object<Verbena<P>>>>>,
+    /// The XRC domains that files stand for. Held over commands; taken before nothing.
+    pub(crate) xrcds: Mutex<Vec<Shared<P>>>,
 }
 
 /// What is made when somebody first needs it, and then stays.
@@ -223,6 +226,7 @@ impl<P: Platform> Hardware<P> {
             cm: Late::try_new()?,
             work: AtomicBool::new(false),
             objects,
+            xrcds: Mutex::try_new(Vec::new(), c"verbena_xrcds")?,
         };
         for ring in hardware.events.iter() {
             ring.arm(platform);

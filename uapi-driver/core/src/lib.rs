@@ -64,6 +64,8 @@ mod ring;
 mod ring_memory;
 pub mod schema;
 mod srq;
+mod xrc_target;
+mod xrcd;
 
 pub use admin::CommandError;
 pub use cm::work;

@@ -21,6 +21,8 @@ pub trait Platform: Host + Clone {
     type Pinned: Pinned;
     /// What a thread sleeps on.
     type Signal: Signal;
+    /// [`Platform::file`]. Two are equal if they are of one file.
+    type File: PartialEq + Send + Sync + 'static;
 
     /// Bytes of book-keeping that one [`Platform::Dma`] takes, for the account that programs are given.
     const DMA_BOOKS: usize = rdma_uapi::sys::arc_bytes::<Self::Dma>();
@@ -82,6 +84,14 @@ pub trait Platform: Host + Clone {
     ///
     /// [`PinError`].
     fn pin(&self, owner: &Self::Owner, addr: u64, len: u64, writable: bool) -> Result<Self::Pinned, PinError>;
+
+    /// The file that a descriptor of the calling process names, which is the context's owner. It stays the file that it is as
+    /// long as this lives: no other one can be taken for it.
+    ///
+    /// # Errors
+    ///
+    /// EBADF: it names none.
+    fn file(&self, owner: &Self::Owner, fd: u32) -> Result<Self::File, Errno>;
 
     /// A new signal, not raised.
     ///

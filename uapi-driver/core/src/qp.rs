@@ -40,7 +40,7 @@ pub struct Qp<P: Platform> {
     slot: Slot<P>,
     pd: ObjectId,
     send_cq: ObjectId,
-    recv_cq: ObjectId,
+    recv_cq: Option<ObjectId>,
     srq: Option<ObjectId>,
     /// The communication id that it is connected by: only that may say where it leads.
     pub(crate) owner: Owner,
@@ -53,7 +53,7 @@ struct Sizes {
     send_stride: u8,
     recv_entries: u8,
     recv_stride: u8,
-    /// Receives come from a shared receive queue: there is no receive ring.
+    /// There is no receive ring: receives come from a shared receive queue, or there are none.
     shared: bool,
 }
 
@@ -137,18 +137,22 @@ impl<P: Platform> Qp<P> {
 struct Parts<P: Platform> {
     pd: Reference<P>,
     send_cq: Reference<P>,
-    recv_cq: Reference<P>,
+    /// An XRC initiator receives nothing.
+    recv_cq: Option<Reference<P>>,
     srq: Option<Reference<P>>,
     doorbell: Reference<P>,
     memory: Option<Reference<P>>,
 }
 
 impl<P: Platform> Parts<P> {
-    fn of(call: &Handling<'_, P>) -> Outcome<Self> {
+    fn of(call: &Handling<'_, P>, receives: bool) -> Outcome<Self> {
         Ok(Parts {
             pd: call.require_object(qp::PD)?,
             send_cq: call.require_object(qp::SEND_CQ)?,
-            recv_cq: call.require_object(qp::RECV_CQ)?,
+            recv_cq: match receives {
+                true => Some(call.require_object(qp::RECV_CQ)?),
+                false => None,
+            },
             srq: call.object_at(qp::SRQ)?,
             doorbell: call.require_object(DOORBELL)?,
             memory: call.object_at(RING_MEMORY)?,
@@ -176,6 +180,10 @@ impl<P: Platform> Parts<P> {
             _ => unreachable!("the attribute takes doorbell pages only"),
         }
     }
+}
+
+fn is_xrc<P: Platform>(srq: &Reference<P>) -> bool {
+    matches!(srq.payload(), Some(Payload::Srq(srq)) if srq.is_xrc())
 }
 
 fn cqn<P: Platform>(call: &Handling<'_, P>, attr: Attr<ObjectId>, object: &Reference<P>) -> Outcome<Cqn> {
@@ -214,6 +222,7 @@ fn kind(class: u16) -> Option<QpType> {
         class::QP_UC => Some(QpType::UC),
         class::QP_UD => Some(QpType::UD),
         class::QP_RAW => Some(QpType::RAW),
+        class::QP_XRC_INI => Some(QpType::XRC_INI),
         _ => None,
     }
 }
@@ -238,20 +247,28 @@ impl<P: Platform> NewQp<P> {
     /// Checks what the call gives, and takes an id, memory and a slot.
     fn prepare<'c>(call: &Handling<'c, P>) -> Outcome<(Self, Reservation<'c, Verbena<P>>)> {
         let hardware = call.device();
-        let parts = Parts::of(call)?;
-        let (send_cqn, recv_cqn) = (
-            cqn(call, qp::SEND_CQ, &parts.send_cq)?,
-            cqn(call, qp::RECV_CQ, &parts.recv_cq)?,
-        );
-        let mut caps = call.require(qp::CAPS)?;
         let Some(kind) = kind(call.class()) else {
             unreachable!("the handler is in the table for classes of queue pairs only")
         };
-        if parts.srq.is_some() {
+        let receives = kind != QpType::XRC_INI;
+        let parts = Parts::of(call, receives)?;
+        let send_cqn = cqn(call, qp::SEND_CQ, &parts.send_cq)?;
+        let recv_cqn = match &parts.recv_cq {
+            Some(queue) => cqn(call, qp::RECV_CQ, queue)?,
+            None => Cqn::default(),
+        };
+        let mut caps = call.require(qp::CAPS)?;
+        let shared = parts.srq.is_some() || !receives;
+        if shared {
             // As with libibverbs: what it says of receives does not count.
             (caps.max_recv_wr, caps.max_recv_sge) = (0, 0);
         }
-        let sizes = sizes(call, hardware, &caps, kind, parts.srq.is_some())?;
+        if let Some(srq) = parts.srq.as_ref().filter(|srq| is_xrc(srq)) {
+            // Requests name it, queue pairs do not.
+            let failure = call.fail(qp::SRQ, Errno::EINVAL, Reason::NOT_ALLOWED);
+            return Err(failure.detail(srq.class()));
+        }
+        let sizes = sizes(call, hardware, &caps, kind, shared)?;
         let flags = call.get(qp::FLAGS)?.unwrap_or(0);
         if flags & !flag::ALL != 0 {
             return Err(call.fail(qp::FLAGS, Errno::EINVAL, Reason::UNKNOWN_FLAG));
@@ -338,14 +355,14 @@ impl<P: Platform> NewQp<P> {
             slot,
             pd: parts.pd.id(),
             send_cq: parts.send_cq.id(),
-            recv_cq: parts.recv_cq.id(),
+            recv_cq: parts.recv_cq.as_ref().map(|queue| queue.id()),
             srq: parts.srq.as_ref().map(|srq| srq.id()),
             owner: Owner::default(),
         };
         let (qpn, rings) = (queue_pair.qpn, queue_pair.rings(reservation.id()));
         let mut parents = [&parts.pd; MAX_PARENTS];
-        let all = [&parts.send_cq, &parts.recv_cq, &parts.doorbell];
-        let all = all.into_iter().chain(&parts.srq).chain(&parts.memory);
+        let all = [&parts.send_cq, &parts.doorbell].into_iter().chain(&parts.recv_cq);
+        let all = all.chain(&parts.srq).chain(&parts.memory);
         // The protection domain is the first.
         let mut count = 1;
         for (place, parent) in parents[1..].iter_mut().zip(all) {
@@ -382,7 +399,7 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
 }
 
 /// One MODIFY_QP.
-fn transition<P: Platform>(call: &Handling<'_, P>, request: &ModifyQpReq) -> Outcome {
+pub(crate) fn transition<P: Platform>(call: &Handling<'_, P>, request: &ModifyQpReq) -> Outcome {
     let moved = call.device().command(Opcode::MODIFY_QP, request);
     moved.map_err(|error| qp_attrs::failure(call, error))
 }
@@ -422,7 +439,9 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let state: QueryQpRsp = call.device().command(Opcode::QUERY_QP, &request)?;
     call.put(qp::PD, &pd)?;
     call.put(qp::SEND_CQ, &send_cq)?;
-    call.put(qp::RECV_CQ, &recv_cq)?;
+    if let Some(recv_cq) = recv_cq {
+        call.put(qp::RECV_CQ, &recv_cq)?;
+    }
     if let Some(srq) = srq {
         call.put(qp::SRQ, &srq)?;
     }

@@ -121,6 +121,7 @@ pub fn mmap<P: Platform>(context: &Context<P>, offset: u64, len: u64) -> Outcome
             class::QP_UC,
             class::QP_UD,
             class::QP_RAW,
+            class::QP_XRC_INI,
             DOORBELL_CLASS,
             RING_MEMORY_CLASS,
         ],

@@ -113,7 +113,8 @@ pub const DOORBELL: Attr<ObjectId> = Attr::object(driver_attr(ID, 2), "verbena_d
 pub const CQ_RING: Attr<CqRing> = Attr::new(driver_attr(ID, 3), "verbena_cq_ring");
 /// A queue pair's memory.
 pub const QP_RINGS: Attr<QpRings> = Attr::new(driver_attr(ID, 4), "verbena_qp_rings");
-/// Comes back in every completion of the queue pair ([`verbena_hw::cqe::Cqe::cookie`]).
+/// Comes back in every completion of the queue pair, or of the shared receive queue with an XRC domain
+/// ([`verbena_hw::cqe::Cqe::cookie`]).
 pub const CQE_COOKIE: Attr<u64> = Attr::new(driver_attr(ID, 5), "verbena_cqe_cookie");
 /// The device's own state, as JSON: registers, queues, objects. Of all contexts.
 pub const DUMP: Attr<str> = Attr::text(driver_attr(ID, 6), "verbena_dump");

@@ -10,7 +10,7 @@ use crate::events::delist_and;
 use crate::numbers::Kind;
 use crate::platform::Platform;
 use crate::ring_memory::Stretch;
-use crate::schema::{SrqRing, RING_MEMORY, SRQ_RING};
+use crate::schema::{SrqRing, CQE_COOKIE, RING_MEMORY, SRQ_RING};
 use crate::Verbena;
 use rdma_uapi::class::srq;
 use rdma_uapi::failure::Outcome;
@@ -28,6 +28,10 @@ use verbena_hw::wqe::{recv_log_stride, MAX_LOG_ENTRIES};
 pub struct Srq<P: Platform> {
     pub(crate) srqn: Srqn,
     pd: ObjectId,
+    /// What its events carry and, if it has an XRC domain, its completions.
+    pub(crate) cookie: u64,
+    /// Its XRC domain, and where its receives complete.
+    xrc: Option<(ObjectId, ObjectId)>,
     max_sge: u8,
     log_stride: u8,
     /// Held while the queue moves.
@@ -71,6 +75,11 @@ impl<P: Platform> Place<P> {
 }
 
 impl<P: Platform> Srq<P> {
+    /// Whether XRC's requests name it.
+    pub(crate) fn is_xrc(&self) -> bool {
+        self.xrc.is_some()
+    }
+
     /// Looks at the memory that it is in now.
     pub(crate) fn with_memory<T>(&self, look: impl FnOnce(&Stretch<P>) -> T) -> T {
         look(&self.place.lock().memory)
@@ -89,6 +98,31 @@ fn log_entries<P: Platform>(call: &Handling<'_, P>, max_wr: u32) -> Outcome<u8> 
         return Err(call.out_of_range(srq::MAX_WR));
     }
     Ok(max_wr.next_power_of_two().trailing_zeros() as u8)
+}
+
+/// What makes a queue XRC's: its domain, and where its receives complete.
+struct Xrc<P: Platform> {
+    domain: Reference<P>,
+    cq: Reference<P>,
+}
+
+impl<P: Platform> Xrc<P> {
+    /// Both or neither.
+    fn of(call: &Handling<'_, P>) -> Outcome<Option<Self>> {
+        match (call.object_at(srq::XRCD)?, call.object_at(srq::CQ)?) {
+            (Some(domain), Some(cq)) => Ok(Some(Xrc { domain, cq })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(call.fail(srq::CQ, Errno::EINVAL, Reason::MISSING)),
+            (None, Some(_)) => Err(call.fail(srq::XRCD, Errno::EINVAL, Reason::MISSING)),
+        }
+    }
+
+    fn numbers(&self) -> (u32, Cqn) {
+        match (self.domain.payload(), self.cq.payload()) {
+            (Some(Payload::Xrcd(domain)), Some(Payload::Cq(queue))) => (domain.xrcdn, queue.cqn),
+            _ => unreachable!("the attributes take XRC domains and completion queues only"),
+        }
+    }
 }
 
 pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
@@ -112,20 +146,23 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         return Err(call.out_of_range(srq::LIMIT));
     }
 
+    let xrc = Xrc::of(call)?;
+    let (xrcdn, cqn) = xrc.as_ref().map(Xrc::numbers).unwrap_or_default();
+    let cookie = call.get(CQE_COOKIE)?.unwrap_or(0);
     let home = call.object_at(RING_MEMORY)?;
     let reservation = call.reserve()?;
     let place = Place::new(call, home.as_ref(), log_entries, log_stride)?;
     let request = CreateSrqReq {
         ring: place.list(log_stride),
         record: place.record(log_stride),
-        cookie: 0,
+        cookie,
         pdn: domain.pdn,
         eqn: hardware.events[0].eqn,
-        cqn: Cqn::default(),
-        xrcdn: 0,
+        cqn,
+        xrcdn,
         // Armed below: an event now would find no object.
         limit: 0,
-        srq_type: SrqType::BASIC,
+        srq_type: if xrc.is_some() { SrqType::XRC } else { SrqType::BASIC },
         log_entries,
         log_stride,
         max_sge: max_sge as u8,
@@ -137,16 +174,23 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let queue = Srq {
         srqn: Srqn::truncate(response.handle),
         pd: pd.id(),
+        cookie,
+        xrc: xrc.as_ref().map(|xrc| (xrc.domain.id(), xrc.cq.id())),
         max_sge: max_sge as u8,
         log_stride,
         place,
     };
     let srqn = queue.srqn;
     let payload = Some(Payload::Srq(queue));
-    let object = match &home {
-        Some(home) => call.publish(reservation, payload, &[&pd, home]),
-        None => call.publish(reservation, payload, &[&pd]),
-    };
+    let mut parents = [&pd; 4];
+    let others = xrc.iter().flat_map(|xrc| [&xrc.domain, &xrc.cq]).chain(&home);
+    // The protection domain is the first.
+    let mut count = 1;
+    for (place, parent) in parents[1..].iter_mut().zip(others) {
+        *place = parent;
+        count += 1;
+    }
+    let object = call.publish(reservation, payload, &parents[..count]);
     hardware.enlist(Kind::Srq, response.handle, object)?;
     if limit > 0 {
         let _: ModifySrqRsp = hardware.command(Opcode::MODIFY_SRQ, &arming(srqn, limit))?;
@@ -224,6 +268,7 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         unreachable!("the dispatcher checked the class")
     };
     let (srqn, pd, max_sge, log_stride) = (queue.srqn, queue.pd, queue.max_sge, queue.log_stride);
+    let xrc = queue.xrc;
     let id = call.object().id();
     let ring = queue.place.lock().ring(id, log_stride, 0);
     let request = HandleReq {
@@ -232,6 +277,10 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     };
     let state: QuerySrqRsp = call.device().command(Opcode::QUERY_SRQ, &request)?;
     call.put(srq::PD, &pd)?;
+    if let Some((domain, cq)) = xrc {
+        call.put(srq::XRCD, &domain)?;
+        call.put(srq::CQ, &cq)?;
+    }
     call.put(srq::MAX_WR, &state.entries)?;
     call.put(srq::MAX_SGE, &u32::from(max_sge))?;
     call.put(srq::LIMIT, &state.limit)?;

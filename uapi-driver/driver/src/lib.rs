@@ -65,6 +65,7 @@ mod qp;
 mod ring;
 mod srq;
 mod tracer;
+mod xrcd;
 
 pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE, DEFAULT_SYSTEM_NODE};
 pub use batch::{Batch, Done, InBatch, OnFailure, Owned, Part, QpPart, Ticket};
@@ -83,13 +84,15 @@ pub use memory::Buffer;
 pub use mw::{MemoryWindow, WindowType};
 pub use pd::{Access, MemoryRegion, ProtectionDomain, Reregistration};
 pub use qp::{
-    path_to, AddressError, AddressHandle, Batched, CheckedAddress, ConnectOptions, Connected, Destination, Qp, QpAttr,
-    QpBuilder, QpInfo, Raw, RawQp, Rc, RcQp, RuleId, SendBatch, Standing, Transport, Uc, UcQp, Ud, UdQp, GRH_LEN,
+    path_to, AddressError, AddressHandle, Batched, CheckedAddress, ConnectOptions, Connected, Destination, Plain, Qp,
+    QpAttr, QpBuilder, QpInfo, Raw, RawQp, Rc, RcQp, RuleId, SendBatch, Standing, Transport, Uc, UcQp, Ud, UdQp,
+    XrcIni, XrcInitiator, XrcTarget, XrcTargetBuilder, GRH_LEN,
 };
 pub use ring::complete::{ArmKind, Completion, WorkCompletion, WorkError};
 pub use ring::work::{PostError, RecvWr, Remote, SendWr};
 pub use srq::{SharedReceiveQueue, SrqBuilder};
 pub use tracer::{TraceOptions, Traced, Tracer};
+pub use xrcd::{OpenXrc, XrcDomain};
 
 pub use rdma_uapi::class::cm_id::{state as cm_state, CmParams};
 pub use rdma_uapi::class::flow::FlowFields;

@@ -2,19 +2,21 @@
 //! Shared receive queues.
 
 use crate::context::{Answer, MESSAGE};
+use crate::cq::CqShared;
 use crate::error::{Error, Result};
 use crate::event::EventQueueShared;
 use crate::object::Object;
 use crate::ring::memory::Ring;
 use crate::ring::shared::SharedRing;
+use crate::ring::table::QpSlot;
 use crate::ring::work::{PostError, RecvWr};
-use crate::{Context, EventQueue, ProtectionDomain};
+use crate::{CompletionQueue, Context, EventQueue, ProtectionDomain, XrcDomain};
 use rdma_uapi::class::{self, srq};
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::method;
 use std::fmt;
 use std::sync::Arc;
-use verbena_core::schema::SRQ_RING;
+use verbena_core::schema::{CQE_COOKIE, SRQ_RING};
 
 /// What queue pairs on a shared receive queue keep of it.
 pub(crate) struct SrqShared {
@@ -22,6 +24,8 @@ pub(crate) struct SrqShared {
     pub(crate) object: Object,
     _pd: Arc<Object>,
     _events: Option<Arc<EventQueueShared>>,
+    /// Of one that XRC's requests name: by which its completions are known, where they come, and its domain.
+    _xrc: Option<(QpSlot, Arc<CqShared>, Arc<Object>)>,
 }
 
 /// What is to be chosen of a new shared receive queue.
@@ -32,6 +36,7 @@ pub struct SrqBuilder<'a> {
     max_sge: u32,
     limit: u32,
     events: Option<(&'a EventQueue, u64)>,
+    xrc: Option<(&'a XrcDomain, &'a CompletionQueue)>,
 }
 
 impl<'a> SrqBuilder<'a> {
@@ -59,6 +64,13 @@ impl<'a> SrqBuilder<'a> {
         self
     }
 
+    /// XRC's requests name it, by [`SharedReceiveQueue::srqn`]: those that come to any target of `domain`. Its receives complete
+    /// to `cq`, and no queue pair can stand on it.
+    pub fn xrc(mut self, domain: &'a XrcDomain, cq: &'a CompletionQueue) -> Self {
+        self.xrc = Some((domain, cq));
+        self
+    }
+
     /// Makes it.
     ///
     /// # Errors
@@ -79,6 +91,16 @@ impl<'a> SrqBuilder<'a> {
                 .put(class::EVENT_QUEUE_OF, &queue.id())
                 .put(class::COOKIE, &cookie);
         }
+        let mut xrc = None;
+        if let Some((domain, cq)) = self.xrc {
+            let slot = context.qps().claim();
+            let slot = slot.ok_or(Error::Argument("the context has a million queue pairs already"))?;
+            message
+                .put(srq::XRCD, &domain.object.id())
+                .put(srq::CQ, &cq.shared.object.id())
+                .put(CQE_COOKIE, &slot.cookie());
+            xrc = Some((slot, cq.shared.clone(), domain.object.clone()));
+        }
         message.ask(srq::SRQN).ask(SRQ_RING);
         let answer = context.call(DOING, method::CREATE, message)?;
         let object = Object::new(context, class::SRQ, answer.object(), "destroy a shared receive queue");
@@ -91,6 +113,7 @@ impl<'a> SrqBuilder<'a> {
                 object,
                 _pd: self.pd.object.clone(),
                 _events: self.events.map(|(queue, _)| queue.shared().clone()),
+                _xrc: xrc,
             }),
         })
     }
@@ -131,6 +154,7 @@ impl SharedReceiveQueue {
             max_sge: 2,
             limit: 0,
             events: None,
+            xrc: None,
         }
     }
 

@@ -36,6 +36,7 @@ mod tracing;
 mod transfer;
 mod unreliable;
 mod windows;
+mod xrc;
 
 use crate::harness::Case;
 
@@ -63,6 +64,7 @@ const AREAS: &[&[Case]] = &[
     errors::CASES,
     retries::CASES,
     srq::CASES,
+    xrc::CASES,
     windows::CASES,
     fast::CASES,
     events::CASES,

@@ -70,16 +70,17 @@ const CALLS: &[(&str, Said)] = &[
     ("ibv_get_cq_event", By("event_queue", "read_events", "events pending", "or read(2)")),
     ("ibv_ack_cq_events", By("cq", "destroy", "completion_events", "as ibv_ack_async_event")),
     ("ibv_req_notify_cq, ibv_poll_cq, ibv_start_poll, ibv_next_poll", NoCall("the data path: mapped memory")),
-    ("ibv_create_srq, ibv_create_srq_ex", By("srq", "create", "pd max_wr max_sge limit srqn event_queue cookie", "Verbena's ring: verbena_srq_ring")),
+    ("ibv_create_srq, ibv_create_srq_ex", By("srq", "create", "pd max_wr max_sge limit srqn xrcd cq event_queue cookie", "xrcd and cq: XRC; Verbena's ring: verbena_srq_ring")),
     ("ibv_modify_srq", By("srq", "modify", "max_wr limit", "")),
-    ("ibv_query_srq, ibv_get_srq_num", By("srq", "query", "pd max_wr max_sge limit srqn", "")),
+    ("ibv_query_srq, ibv_get_srq_num", By("srq", "query", "pd max_wr max_sge limit srqn xrcd cq", "create answers srqn, too")),
     ("ibv_destroy_srq", By("srq", "destroy", "async_events", "")),
     ("ibv_create_qp, ibv_create_qp_ex: RC", By("qp_rc", "create", "pd send_cq recv_cq srq caps flags qpn event_queue cookie", "and what modify takes; Verbena's rings: verbena_qp_rings, verbena_doorbell")),
     ("ibv_create_qp: UC", Later("qp_uc", "create", "pd send_cq recv_cq caps flags qpn", "")),
     ("ibv_create_qp, ibv_modify_qp: UD", By("qp_ud", "create", "pd send_cq recv_cq srq caps flags qpn state port pkey_index qkey sq_psn", "modify takes the same")),
-    ("ibv_create_qp: XRC", Later("qp_xrc_ini", "create", "pd send_cq caps flags qpn", "and qp_xrc_tgt")),
+    ("ibv_create_qp, ibv_modify_qp: XRC initiator", By("qp_xrc_ini", "create", "pd send_cq caps flags qpn state port pkey_index access path dest_qpn sq_psn rq_psn path_mtu timeout retry_cnt rnr_retry max_rd_atomic event_queue cookie", "modify takes the same")),
+    ("ibv_create_qp_ex, ibv_modify_qp: XRC target", By("qp_xrc_tgt", "create", "xrcd qpn state port pkey_index access path dest_qpn sq_psn rq_psn path_mtu timeout min_rnr_timer max_dest_rd_atomic event_queue cookie", "modify takes the same")),
     ("ibv_create_qp, ibv_modify_qp: raw packet", By("qp_raw", "create", "pd send_cq recv_cq srq caps flags qpn state port sqd_notify", "modify takes the same")),
-    ("ibv_open_qp", Later("qp_xrc_tgt", "create", "xrcd qpn", "")),
+    ("ibv_open_qp", Later("qp_xrc_tgt", "create", "open", "a target belongs to the context that made it")),
     ("ibv_modify_qp: RC", By("qp_rc", "modify", QP_MODIFY, "create takes the same")),
     ("ibv_modify_qp_rate_limit", By("qp_rc", "modify", "rate_limit", "Verbena answers EOPNOTSUPP")),
     ("ibv_query_qp", By("qp_rc", "query", "pd send_cq recv_cq srq caps flags qpn state port pkey_index access path dest_qpn sq_psn rq_psn path_mtu timeout retry_cnt rnr_retry min_rnr_timer max_rd_atomic max_dest_rd_atomic sq_draining alt_path alt_port alt_pkey_index alt_timeout path_mig_state rate_limit", "")),
@@ -87,7 +88,8 @@ const CALLS: &[(&str, Said)] = &[
     ("ibv_destroy_qp", By("qp_rc", "destroy", "async_events", "answers what events_reported is")),
     ("ibv_set_ece, ibv_query_ece", Never("vendors' connection options; Verbena has none")),
     ("ibv_create_wq, ibv_modify_wq, ibv_destroy_wq, ibv_create_rwq_ind_table, ibv_destroy_rwq_ind_table", Never("receive side scaling of raw packet queues; the device has none")),
-    ("ibv_open_xrcd, ibv_close_xrcd", Later("xrcd", "create", "", "")),
+    ("ibv_open_xrcd", By("xrcd", "create", "file flags xrcdn", "the file is named by its descriptor, as there")),
+    ("ibv_close_xrcd", By("xrcd", "destroy", "", "the domain goes with the last object of it, in whatever process")),
     ("ibv_create_ah", By("ah", "create", "pd path port", "the fast way makes no call (U19)")),
     ("ibv_init_ah_from_wc, ibv_create_ah_from_wc, ibv_resolve_eth_l2_from_gid", NoCall("made from a completion, in the program")),
     ("ibv_destroy_ah", By("ah", "destroy", "", "")),
@@ -195,7 +197,16 @@ fn u21_the_walk_notices_what_is_not_there() {
 #[test]
 fn u20_queues_are_made_and_changed_by_calls_and_worked_by_none() {
     let device = reference::table::<Verbena<Bench>>();
-    let queues = ["cq", "srq", "qp_rc", "qp_uc", "qp_ud", "qp_raw"];
+    let queues = [
+        "cq",
+        "srq",
+        "qp_rc",
+        "qp_uc",
+        "qp_ud",
+        "qp_raw",
+        "qp_xrc_ini",
+        "qp_xrc_tgt",
+    ];
     let generic = ["create", "query", "modify", "destroy"];
     for class in device.classes() {
         let name = class.schema().name;

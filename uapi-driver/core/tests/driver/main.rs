@@ -18,3 +18,4 @@ mod mapping;
 mod node;
 mod reference;
 mod ring_memory;
+mod xrc;

@@ -243,6 +243,25 @@ impl Connection<'_> {
             .sq_psn(psn.get())
             .max_rd_atomic(self.initiator)
     }
+
+    /// The same of an XRC initiator, which answers nothing.
+    pub(crate) fn of_initiator(&self, state: QpState, peer: &Endpoint, psn: Psn) -> QpAttr {
+        QpAttr {
+            max_dest_rd_atomic: None,
+            min_rnr_timer: None,
+            ..self.from(state, peer, psn)
+        }
+    }
+
+    /// The same of an XRC target, which asks nothing.
+    pub(crate) fn of_target(&self, state: QpState, peer: &Endpoint, psn: Psn) -> QpAttr {
+        QpAttr {
+            retry_cnt: None,
+            rnr_retry: None,
+            max_rd_atomic: None,
+            ..self.from(state, peer, psn)
+        }
+    }
 }
 
 /// What QUERY says of a queue pair. What its type does not have is zero.

@@ -197,9 +197,14 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         given.unwrap_or(QpState::RESET)
     }
 
+    /// Whether it has a receive queue of its own.
+    fn has_recv_ring(&self) -> bool {
+        T::RECEIVES && self.srq.is_none()
+    }
+
     /// Bytes of ring memory that it takes; `None`: there can be no such queue pair.
     pub(crate) fn ring_bytes(&self) -> Option<u64> {
-        layout::qp_bytes(T::CLASS, &self.caps, self.srq.is_some())
+        layout::qp_bytes(T::CLASS, &self.caps, !self.has_recv_ring())
     }
 
     /// The message of CREATE.
@@ -207,7 +212,9 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         let mut message = Builder::new(words, T::CLASS, 0);
         message.put(qp::PD, &on.pd);
         message.put(qp::SEND_CQ, &on.send_cq);
-        message.put(qp::RECV_CQ, &on.recv_cq);
+        if T::RECEIVES {
+            message.put(qp::RECV_CQ, &on.recv_cq);
+        }
         message.put_some(qp::SRQ, self.srq.map(|srq| srq.shared.object.id()));
         message.put(qp::CAPS, &self.caps);
         message.put(qp::FLAGS, &if self.signal_all { qp::flag::SIGNAL_ALL } else { 0 });
@@ -238,7 +245,7 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         })?;
         let rings = answer.expect(DOING, QP_RINGS)?;
         let place = Place::of(context, on.memory.as_ref(), rings.mmap_offset, rings.mmap_length)?;
-        let (send, recv) = queues(&place, &rings, &caps, self.srq.is_some()).ok_or(Error::Answer {
+        let (send, recv) = queues(&place, &rings, &caps, !self.has_recv_ring()).ok_or(Error::Answer {
             doing: DOING,
             what: "its rings do not fit their memory",
         })?;

@@ -7,6 +7,7 @@ mod datagram;
 mod raw;
 mod transport;
 mod unreliable;
+mod xrc;
 
 pub(crate) use attrs::Known;
 pub use attrs::{path_to, ConnectOptions, QpAttr, QpInfo};
@@ -14,8 +15,9 @@ pub use builder::{Batched, QpBuilder, Standing};
 pub(crate) use builder::{Ground, Names, Slots, DOING as CREATING};
 pub use datagram::{AddressError, AddressHandle, CheckedAddress, Destination, UdQp, GRH_LEN};
 pub use raw::{RawQp, RuleId};
-pub use transport::{Connected, Raw, Rc, Transport, Uc, Ud};
+pub use transport::{Connected, Plain, Raw, Rc, Transport, Uc, Ud, XrcIni};
 pub use unreliable::UcQp;
+pub use xrc::{XrcInitiator, XrcTarget, XrcTargetBuilder};
 
 use crate::batch::Part;
 use crate::context::MESSAGE;
@@ -45,7 +47,7 @@ use verbena_hw::qp::QpState;
 /// What MODIFY is, in a sentence.
 pub(crate) const MODIFYING: &str = "modify a queue pair";
 
-/// A queue pair of type `T`: [`RcQp`], [`UcQp`], [`UdQp`], [`RawQp`].
+/// A queue pair of type `T`: [`RcQp`], [`UcQp`], [`UdQp`], [`RawQp`], [`XrcInitiator`].
 ///
 /// Posting makes no system call (but to wake a device that sleeps, on the direct attachment), takes no lock and
 /// allocates nothing. One thread at a time uses it; its completions may be polled by another.
@@ -61,7 +63,7 @@ pub struct Qp<T: Transport> {
     rules: Vec<Object>,
     object: Object,
     send: SendRing,
-    /// `None`: receives are shared.
+    /// `None`: receives are shared, or there are none.
     recv: Option<RecvRing>,
     slot: QpSlot,
     /// As far as is known here: the device may have moved it to an error state.
@@ -126,7 +128,7 @@ impl<T: Transport> Qp<T> {
         self.send.entries()
     }
 
-    /// Entries of its receive queue; 0 if its receives are shared.
+    /// Entries of its receive queue; 0 if it has none.
     pub fn recv_depth(&self) -> u32 {
         self.recv.as_ref().map_or(0, RecvRing::entries)
     }
@@ -435,7 +437,9 @@ impl<T: Connected> Qp<T> {
             psn: self.psn,
         }
     }
+}
 
+impl<T: Plain> Qp<T> {
     /// Posts a send.
     ///
     /// # Errors
@@ -461,7 +465,7 @@ pub struct SendBatch<'a, T: Transport> {
     qp: &'a mut Qp<T>,
 }
 
-impl<T: Connected> SendBatch<'_, T> {
+impl<T: Plain> SendBatch<'_, T> {
     /// Adds a send.
     ///
     /// # Errors

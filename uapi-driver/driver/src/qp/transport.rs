@@ -16,6 +16,8 @@ pub trait Transport: sealed::Sealed {
     const NAME: &'static str;
     /// Whether a queue pair has one peer.
     const IS_CONNECTED: bool;
+    /// Whether it receives.
+    const RECEIVES: bool;
     /// The attributes that are numbers and that not every type has.
     const ATTRS: &'static [Attr<u32>];
 }
@@ -23,8 +25,11 @@ pub trait Transport: sealed::Sealed {
 /// A type whose queue pairs have one peer each.
 pub trait Connected: Transport {}
 
+/// A type whose sends say nothing of where they go.
+pub trait Plain: Connected {}
+
 macro_rules! transport {
-    ($(#[$doc:meta])* $name:ident, $class:ident, $text:literal, $connected:literal, $attrs:expr) => {
+    ($(#[$doc:meta])* $name:ident, $class:ident, $text:literal, $connected:literal, $receives:literal, $attrs:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub enum $name {}
@@ -33,6 +38,7 @@ macro_rules! transport {
             const CLASS: u16 = class::$class;
             const NAME: &'static str = $text;
             const IS_CONNECTED: bool = $connected;
+            const RECEIVES: bool = $receives;
             const ATTRS: &'static [Attr<u32>] = $attrs;
         }
     };
@@ -40,7 +46,7 @@ macro_rules! transport {
 
 transport! {
     /// Reliable connected.
-    Rc, QP_RC, "RcQp", true, &[
+    Rc, QP_RC, "RcQp", true, true, &[
         qp::PKEY_INDEX,
         qp::ACCESS,
         qp::DEST_QPN,
@@ -57,16 +63,41 @@ transport! {
 }
 transport! {
     /// Unreliable connected.
-    Uc, QP_UC, "UcQp", true, &[qp::PKEY_INDEX, qp::ACCESS, qp::DEST_QPN, qp::SQ_PSN, qp::RQ_PSN, qp::PATH_MTU]
+    Uc, QP_UC, "UcQp", true, true, &[
+        qp::PKEY_INDEX,
+        qp::ACCESS,
+        qp::DEST_QPN,
+        qp::SQ_PSN,
+        qp::RQ_PSN,
+        qp::PATH_MTU,
+    ]
 }
 transport! {
     /// Unreliable datagram.
-    Ud, QP_UD, "UdQp", false, &[qp::PKEY_INDEX, qp::SQ_PSN, qp::QKEY]
+    Ud, QP_UD, "UdQp", false, true, &[qp::PKEY_INDEX, qp::SQ_PSN, qp::QKEY]
 }
 transport! {
     /// Raw Ethernet.
-    Raw, QP_RAW, "RawQp", false, &[]
+    Raw, QP_RAW, "RawQp", false, true, &[]
+}
+transport! {
+    /// XRC initiator.
+    XrcIni, QP_XRC_INI, "XrcInitiator", true, false, &[
+        qp::PKEY_INDEX,
+        qp::ACCESS,
+        qp::DEST_QPN,
+        qp::SQ_PSN,
+        qp::RQ_PSN,
+        qp::PATH_MTU,
+        qp::TIMEOUT,
+        qp::RETRY_CNT,
+        qp::RNR_RETRY,
+        qp::MAX_RD_ATOMIC,
+    ]
 }
 
 impl Connected for Rc {}
 impl Connected for Uc {}
+impl Connected for XrcIni {}
+impl Plain for Rc {}
+impl Plain for Uc {}

@@ -207,7 +207,7 @@ impl Completion<'_> {
         self.flags() & flags::SOLICITED != 0
     }
 
-    /// The queue pair that it belongs to.
+    /// The queue pair that it belongs to; of an XRC shared receive queue's receive, the target that it came through.
     #[inline(always)]
     pub fn qpn(&self) -> u32 {
         (self.word0 >> 32) as u32
@@ -232,7 +232,7 @@ impl Completion<'_> {
         self.flags() & flags::GRH != 0
     }
 
-    /// Of a datagram's receive: the sender's queue pair.
+    /// Of a datagram's receive, and of an XRC shared receive queue's: the sender's queue pair.
     #[inline(always)]
     pub fn src_qpn(&self) -> u32 {
         self.word(5) as u32

@@ -11,13 +11,16 @@ use super::table::{QpSlot, Side};
 use super::work::{Data, PostError, SendWr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use verbena_hw::ring::{phase, OWNER_PHASE};
-use verbena_hw::wqe::{SendHeader, Sge, UdArgs};
+use verbena_hw::wqe::{SendHeader, Sge, UdArgs, XrcArgs};
 
 /// Words of a [`SendHeader`].
 pub(crate) const HEAD: usize = size_of::<SendHeader>() / 8;
 
 /// Words of a [`UdArgs`].
 const ADDRESS: usize = size_of::<UdArgs>() / 8;
+
+/// Words of an [`XrcArgs`].
+const NAME: usize = size_of::<XrcArgs>() / 8;
 
 pub(crate) struct SendRing {
     ring: Ring<HEAD>,
@@ -75,14 +78,32 @@ impl SendRing {
     /// As [`SendRing::push`], for a datagram to `to`.
     #[inline(always)]
     pub(crate) fn push_to(&mut self, slot: &QpSlot, wr: &SendWr<'_>, to: &UdArgs) -> Result<(), PostError> {
+        let words: [u64; ADDRESS] = zerocopy::transmute!(*to);
+        self.push_behind(slot, wr, words)
+    }
+
+    /// As [`SendRing::push`], to a shared receive queue that an XRC initiator names.
+    #[inline(always)]
+    pub(crate) fn push_to_srq(&mut self, slot: &QpSlot, wr: &SendWr<'_>, to: &XrcArgs) -> Result<(), PostError> {
+        let words: [u64; NAME] = zerocopy::transmute!(*to);
+        self.push_behind(slot, wr, words)
+    }
+
+    /// As [`SendRing::push`], with so many words between the header and the rest.
+    #[inline(always)]
+    fn push_behind<const N: usize>(
+        &mut self,
+        slot: &QpSlot,
+        wr: &SendWr<'_>,
+        words: [u64; N],
+    ) -> Result<(), PostError> {
         self.reserve(slot)?;
         let (head, body) = self.ring.entry(self.producer);
-        let Some((address, body)) = body.split_at_checked(ADDRESS) else {
+        let Some((between, body)) = body.split_at_checked(N) else {
             return Err(PostError::BadEntry);
         };
         let word0 = self.write(head, body, wr)?;
-        let words: [u64; ADDRESS] = zerocopy::transmute!(*to);
-        for (word, value) in address.iter().zip(words) {
+        for (word, value) in between.iter().zip(words) {
             word.store(value, Ordering::Relaxed);
         }
         finish(head, word0, &mut self.producer, self.published, &mut self.first);

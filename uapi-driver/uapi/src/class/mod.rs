@@ -22,6 +22,7 @@ pub mod port;
 pub mod qp;
 pub mod srq;
 pub mod trace;
+pub mod xrcd;
 
 use crate::schema::{Attr, ClassSchema};
 use crate::wire::ObjectId;
@@ -104,10 +105,13 @@ pub static ALL: &[&ClassSchema] = &[
     &mw::SCHEMA,
     &cq::SCHEMA,
     &srq::SCHEMA,
+    &xrcd::SCHEMA,
     &qp::RC,
     &qp::UC,
     &qp::UD,
     &qp::RAW,
+    &qp::XRC_INI,
+    &qp::XRC_TGT,
     &ah::SCHEMA,
     &mcast::SCHEMA,
     &flow::SCHEMA,

@@ -85,6 +85,8 @@ pub const CAPS: Attr<QpCaps> = Attr::new(5, "caps");
 pub const FLAGS: Attr<u32> = Attr::new(6, "flags");
 /// The queue pair number.
 pub const QPN: Attr<u32> = Attr::new(7, "qpn");
+/// The XRC domain: the shared receive queues that requests to the target can name.
+pub const XRCD: Attr<ObjectId> = Attr::object(8, "xrcd", &[super::XRCD]);
 
 /// The [`state`] to go to. A create may name any state up to RTS; the queue pair passes the ones before.
 pub const STATE: Attr<u32> = Attr::new(16, "state");
@@ -273,7 +275,95 @@ const UC_QUERY: &[AttrSchema] = &[
     SQ_DRAINING.output(),
 ];
 
-/// What a new queue pair is made of, of every class.
+const XRC_INI_MODIFY: &[AttrSchema] = &[
+    STATE.input(),
+    CURRENT_STATE.input(),
+    PORT.input(),
+    PKEY_INDEX.input(),
+    ACCESS.input(),
+    PATH.input(),
+    DEST_QPN.input(),
+    SQ_PSN.input(),
+    RQ_PSN.input(),
+    PATH_MTU.input(),
+    TIMEOUT.input(),
+    RETRY_CNT.input(),
+    RNR_RETRY.input(),
+    MAX_RD_ATOMIC.input(),
+    SQD_NOTIFY.input(),
+];
+
+const XRC_INI_QUERY: &[AttrSchema] = &[
+    PD.output(),
+    SEND_CQ.output(),
+    CAPS.output(),
+    FLAGS.output(),
+    QPN.output(),
+    STATE.output(),
+    PORT.output(),
+    PKEY_INDEX.output(),
+    ACCESS.output(),
+    PATH.output(),
+    DEST_QPN.output(),
+    SQ_PSN.output(),
+    RQ_PSN.output(),
+    PATH_MTU.output(),
+    TIMEOUT.output(),
+    RETRY_CNT.output(),
+    RNR_RETRY.output(),
+    MAX_RD_ATOMIC.output(),
+    SQ_DRAINING.output(),
+];
+
+const XRC_TGT_MODIFY: &[AttrSchema] = &[
+    STATE.input(),
+    CURRENT_STATE.input(),
+    PORT.input(),
+    PKEY_INDEX.input(),
+    ACCESS.input(),
+    PATH.input(),
+    DEST_QPN.input(),
+    SQ_PSN.input(),
+    RQ_PSN.input(),
+    PATH_MTU.input(),
+    TIMEOUT.input(),
+    MIN_RNR_TIMER.input(),
+    MAX_DEST_RD_ATOMIC.input(),
+    SQD_NOTIFY.input(),
+];
+
+const XRC_TGT_QUERY: &[AttrSchema] = &[
+    XRCD.output(),
+    QPN.output(),
+    STATE.output(),
+    PORT.output(),
+    PKEY_INDEX.output(),
+    ACCESS.output(),
+    PATH.output(),
+    DEST_QPN.output(),
+    SQ_PSN.output(),
+    RQ_PSN.output(),
+    PATH_MTU.output(),
+    TIMEOUT.output(),
+    MIN_RNR_TIMER.output(),
+    MAX_DEST_RD_ATOMIC.output(),
+];
+
+/// What a new XRC initiator is made of: it receives nothing.
+const XRC_INI_CREATE: &[AttrSchema] = &[
+    PD.required(),
+    SEND_CQ.required(),
+    CAPS.in_out(),
+    FLAGS.input(),
+    QPN.output(),
+    EVENT_QUEUE_OF.input(),
+    COOKIE.input(),
+];
+
+/// What a new XRC target is made of: it has no queue, and the protection domain of whatever shared receive queue a request names.
+const XRC_TGT_CREATE: &[AttrSchema] = &[XRCD.required(), QPN.output(), EVENT_QUEUE_OF.input(), COOKIE.input()];
+
+/// What a new queue pair with two queues is made of.
 const CREATE_ONLY: &[AttrSchema] = &[
     PD.required(),
     SEND_CQ.required(),
@@ -286,9 +376,9 @@ const CREATE_ONLY: &[AttrSchema] = &[
     COOKIE.input(),
 ];
 
-/// A class: what MODIFY takes, which CREATE takes too, what QUERY answers, and what CREATE needs.
+/// A class: what CREATE alone takes, what MODIFY takes, which CREATE takes too, what QUERY answers, and what CREATE needs.
 macro_rules! class {
-    ($(#[$doc:meta])* $name:ident, $id:ident, $text:literal, $modify:ident, $query:ident, $access:ident) => {
+    ($(#[$doc:meta])* $name:ident, $id:ident, $text:literal, $create:ident, $modify:ident, $query:ident, $access:ident) => {
         $(#[$doc])*
         pub static $name: ClassSchema = ClassSchema {
             id: super::$id,
@@ -300,7 +390,7 @@ macro_rules! class {
                     name: "create",
                     target: Target::New,
                     access: Access::$access,
-                    attrs: &joined::<{ CREATE_ONLY.len() + $modify.len() }>(CREATE_ONLY, $modify),
+                    attrs: &joined::<{ $create.len() + $modify.len() }>($create, $modify),
                 },
                 MethodSchema {
                     number: method::QUERY,
@@ -330,19 +420,27 @@ macro_rules! class {
 
 class! {
     /// QP_RC: reliable connected.
-    RC, QP_RC, "qp_rc", RC_MODIFY, RC_QUERY, Any
+    RC, QP_RC, "qp_rc", CREATE_ONLY, RC_MODIFY, RC_QUERY, Any
 }
 class! {
     /// QP_UC: unreliable connected.
-    UC, QP_UC, "qp_uc", UC_MODIFY, UC_QUERY, Any
+    UC, QP_UC, "qp_uc", CREATE_ONLY, UC_MODIFY, UC_QUERY, Any
 }
 class! {
     /// QP_UD: unreliable datagram.
-    UD, QP_UD, "qp_ud", UD_MODIFY, UD_QUERY, Any
+    UD, QP_UD, "qp_ud", CREATE_ONLY, UD_MODIFY, UD_QUERY, Any
 }
 class! {
     /// QP_RAW: raw Ethernet. Whoever has one sees and says what no address handle would let it.
-    RAW, QP_RAW, "qp_raw", RAW_MODIFY, RAW_QUERY, NetRaw
+    RAW, QP_RAW, "qp_raw", CREATE_ONLY, RAW_MODIFY, RAW_QUERY, NetRaw
+}
+class! {
+    /// QP_XRC_INI: XRC initiator, which sends to any shared receive queue of its peer's domain.
+    XRC_INI, QP_XRC_INI, "qp_xrc_ini", XRC_INI_CREATE, XRC_INI_MODIFY, XRC_INI_QUERY, Any
+}
+class! {
+    /// QP_XRC_TGT: XRC target, the other end of an initiator.
+    XRC_TGT, QP_XRC_TGT, "qp_xrc_tgt", XRC_TGT_CREATE, XRC_TGT_MODIFY, XRC_TGT_QUERY, Any
 }
 
 /// Two lists of attributes as one.

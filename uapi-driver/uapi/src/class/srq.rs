@@ -17,6 +17,12 @@ pub const LIMIT: Attr<u32> = Attr::new(4, "limit");
 /// The number that the device knows it by.
 pub const SRQN: Attr<u32> = Attr::new(5, "srqn");
 
+/// The XRC domain, of a queue that XRC's requests name: any target of the domain takes receives from it for them, and no queue
+/// pair stands on it. Goes with [`CQ`].
+pub const XRCD: Attr<ObjectId> = Attr::object(6, "xrcd", &[super::XRCD]);
+/// Where the receives of a queue with an XRC domain complete.
+pub const CQ: Attr<ObjectId> = Attr::object(7, "cq", &[super::CQ]);
+
 /// The class.
 pub static SCHEMA: ClassSchema = ClassSchema {
     id: super::SRQ,
@@ -34,6 +40,8 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 MAX_SGE.in_out(),
                 LIMIT.input(),
                 SRQN.output(),
+                XRCD.input(),
+                CQ.input(),
                 EVENT_QUEUE_OF.input(),
                 COOKIE.input(),
             ],
@@ -49,6 +57,8 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 MAX_SGE.output(),
                 LIMIT.output(),
                 SRQN.output(),
+                XRCD.output(),
+                CQ.output(),
             ],
         },
         MethodSchema {

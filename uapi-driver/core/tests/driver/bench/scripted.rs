@@ -229,7 +229,11 @@ impl State {
                 };
                 completion.payload[..16].copy_from_slice(rsp.as_bytes());
             }
-            Opcode::CREATE_PD | Opcode::CREATE_CQ | Opcode::CREATE_QP | Opcode::CREATE_DOORBELL => {
+            Opcode::CREATE_PD
+            | Opcode::CREATE_CQ
+            | Opcode::CREATE_QP
+            | Opcode::CREATE_DOORBELL
+            | Opcode::CREATE_XRCD => {
                 self.next += 1;
                 completion.payload[..4].copy_from_slice(&self.number().to_le_bytes());
             }

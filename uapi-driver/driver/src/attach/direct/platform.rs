@@ -13,7 +13,10 @@ use rdma_uapi::sys::NoMemory;
 use rdma_uapi::{Errno, Failure};
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -96,6 +99,7 @@ impl Platform for DirectPlatform {
     type Dma = Part;
     type Pinned = PinnedRange;
     type Signal = Semaphore;
+    type File = SharedFile;
 
     fn name(&self) -> &str {
         &self.0.name
@@ -160,6 +164,10 @@ impl Platform for DirectPlatform {
         })
     }
 
+    fn file(&self, _owner: &Owner, fd: u32) -> Result<SharedFile, Errno> {
+        SharedFile::new(fd).map_err(|error| errno(&error))
+    }
+
     fn signal(&self) -> Result<Semaphore, Errno> {
         Ok(Semaphore::default())
     }
@@ -189,6 +197,33 @@ impl Pinned for PinnedRange {
 
     fn stretches(&self, each: &mut dyn FnMut(u64, u64) -> Result<(), Failure>) -> Result<(), Failure> {
         each(self.start, self.len)
+    }
+}
+
+/// A file by its numbers, which another one cannot have while this one is open.
+pub(super) struct SharedFile {
+    dev: u64,
+    ino: u64,
+    _open: File,
+}
+
+impl SharedFile {
+    fn new(fd: u32) -> io::Result<Self> {
+        let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+        // SAFETY: it is not -1, and is borrowed for the call alone, which fails if it is not open.
+        let open: File = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?.into();
+        let meta = open.metadata()?;
+        Ok(Self {
+            dev: meta.dev(),
+            ino: meta.ino(),
+            _open: open,
+        })
+    }
+}
+
+impl PartialEq for SharedFile {
+    fn eq(&self, other: &Self) -> bool {
+        (self.dev, self.ino) == (other.dev, other.ino)
     }
 }
 

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! XRC: one connection to all shared receive queues of a domain.
+
+use super::attrs::Known;
+use super::{ConnectOptions, Qp, QpAttr, QpBuilder, QpInfo, SendBatch, Standing, XrcIni, MODIFYING};
+use crate::context::MESSAGE;
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::event::EventQueueShared;
+use crate::object::Object;
+use crate::ring::work::{PostError, SendWr};
+use crate::{Access, CompletionQueue, Context, EventQueue, ProtectionDomain, XrcDomain};
+use rdma_uapi::class::qp::{self, QpCaps};
+use rdma_uapi::class::{self};
+use rdma_uapi::client::Builder;
+use rdma_uapi::wire::method;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use verbena_hw::id::{Psn, Qpn, Srqn};
+use verbena_hw::qp::QpState;
+use verbena_hw::wqe::XrcArgs;
+
+/// An XRC initiator: it has a send queue, and each send names a shared receive queue at the other end, by
+/// [`crate::SharedReceiveQueue::srqn`]. Keys of the peer's are those of that queue's protection domain.
+pub type XrcInitiator = Qp<XrcIni>;
+
+impl Qp<XrcIni> {
+    /// A new one, whose sends complete to `send_cq`.
+    pub fn initiator<'a>(pd: &'a ProtectionDomain, send_cq: &'a CompletionQueue) -> QpBuilder<'a, Standing, XrcIni> {
+        QpBuilder::new(pd.into(), send_cq.into(), send_cq.into())
+    }
+
+    /// Connects it to a target, with [`ConnectOptions::default`].
+    ///
+    /// # Errors
+    ///
+    /// As [`XrcInitiator::connect_with`].
+    pub fn connect(&mut self, target: &Endpoint) -> Result<()> {
+        self.connect_with(target, &ConnectOptions::default())
+    }
+
+    /// Moves it from RESET or INIT to RTS, connected to a target, which must be connected to it.
+    ///
+    /// # Errors
+    ///
+    /// It is in another state; an option is out of the device's range; the device is gone.
+    pub fn connect_with(&mut self, target: &Endpoint, options: &ConnectOptions) -> Result<()> {
+        let connection = options.resolve(self.context(), &mut Known::default())?;
+        self.modify(&connection.of_initiator(self.state(), target, self.first_psn()))
+    }
+
+    /// Posts a send to the shared receive queue `srqn` of the peer's.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; nothing has happened then, except with [`PostError::DeviceGone`].
+    #[inline(always)]
+    pub fn post_send(&mut self, wr: &SendWr<'_>, srqn: u32) -> Result<(), PostError> {
+        self.check_send_state()?;
+        self.send.push_to_srq(&self.slot, wr, &args(srqn))?;
+        self.publish()
+    }
+}
+
+impl SendBatch<'_, XrcIni> {
+    /// Adds a send to the shared receive queue `srqn` of the peer's.
+    ///
+    /// # Errors
+    ///
+    /// [`PostError`]; the batch is what it was before.
+    #[inline(always)]
+    pub fn push(&mut self, wr: &SendWr<'_>, srqn: u32) -> Result<(), PostError> {
+        self.qp.check_send_state()?;
+        self.qp.send.push_to_srq(&self.qp.slot, wr, &args(srqn))
+    }
+}
+
+/// What has more than 24 bits names no queue, as 0 does.
+fn args(srqn: u32) -> XrcArgs {
+    XrcArgs {
+        srqn: Srqn::new(srqn).unwrap_or_default(),
+        ..XrcArgs::default()
+    }
+}
+
+/// What is to be chosen of a new target.
+#[must_use = "a builder makes nothing until `build`"]
+pub struct XrcTargetBuilder<'a> {
+    domain: &'a XrcDomain,
+    attributes: Option<QpAttr>,
+    events: Option<(&'a EventQueue, u64)>,
+}
+
+impl<'a> XrcTargetBuilder<'a> {
+    /// Reports to this queue; events carry `cookie`.
+    pub fn events(mut self, queue: &'a EventQueue, cookie: u64) -> Self {
+        self.events = Some((queue, cookie));
+        self
+    }
+
+    /// As [`QpBuilder::attributes`].
+    pub fn attributes(mut self, attributes: QpAttr) -> Self {
+        self.attributes = Some(attributes);
+        self
+    }
+
+    /// Makes it: in RESET, unless attributes name another state.
+    ///
+    /// # Errors
+    ///
+    /// An attribute is missing or out of range; the device has no more queue pairs, or is gone.
+    pub fn build(self) -> Result<XrcTarget> {
+        const DOING: &str = "make an XRC target";
+        let context = self.domain.context();
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::QP_XRC_TGT, 0);
+        message.put(qp::XRCD, &self.domain.object.id());
+        if let Some(attributes) = &self.attributes {
+            attributes.write(&mut message);
+        }
+        if let Some((queue, cookie)) = self.events {
+            message
+                .put(class::EVENT_QUEUE_OF, &queue.id())
+                .put(class::COOKIE, &cookie);
+        }
+        message.ask(qp::QPN);
+        let answer = context.call(DOING, method::CREATE, message)?;
+        let object = Object::new(context, class::QP_XRC_TGT, answer.object(), "destroy an XRC target");
+        let qpn = Qpn::new(answer.expect(DOING, qp::QPN)?).ok_or(Error::Answer {
+            doing: DOING,
+            what: "its number has more than 24 bits",
+        })?;
+        let given = self.attributes.as_ref();
+        let psn = given.and_then(QpAttr::first_psn);
+        Ok(XrcTarget {
+            object,
+            qpn,
+            // As of a queue pair.
+            psn: psn.unwrap_or_else(|| Psn::truncate(RandomState::new().hash_one(qpn.get()) as u32)),
+            state: given.and_then(|given| given.state).unwrap_or(QpState::RESET),
+            _domain: self.domain.object.clone(),
+            _events: self.events.map(|(queue, _)| queue.shared().clone()),
+        })
+    }
+}
+
+/// An XRC target: the other end of an [`XrcInitiator`]. It has no queue: what arrives goes to the shared receive queue that the
+/// sender names, if that is of the target's domain, and completes where that queue says, in whatever process it is.
+pub struct XrcTarget {
+    // Field order: destroyed before what it stands on can go.
+    object: Object,
+    qpn: Qpn,
+    psn: Psn,
+    state: QpState,
+    _domain: Arc<Object>,
+    _events: Option<Arc<EventQueueShared>>,
+}
+
+impl XrcTarget {
+    /// A new one in `domain`.
+    pub fn builder(domain: &XrcDomain) -> XrcTargetBuilder<'_> {
+        XrcTargetBuilder {
+            domain,
+            attributes: None,
+            events: None,
+        }
+    }
+
+    /// The context that it was made on.
+    pub fn context(&self) -> &Context {
+        self.object.context()
+    }
+
+    /// Its number.
+    pub fn qpn(&self) -> u32 {
+        self.qpn.get()
+    }
+
+    /// The state that it was last moved to. The device may have moved it to ERR since: [`XrcTarget::query`].
+    pub fn state(&self) -> QpState {
+        self.state
+    }
+
+    /// What an initiator must know to connect to it: with entry 0 of port 1's GID table.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn endpoint(&self) -> Result<Endpoint> {
+        Ok(Endpoint {
+            gid: self.context().gid(1, 0)?,
+            qpn: self.qpn,
+            psn: self.psn,
+        })
+    }
+
+    /// Connects it to an initiator, with [`ConnectOptions::default`].
+    ///
+    /// # Errors
+    ///
+    /// As [`XrcTarget::connect_with`].
+    pub fn connect(&mut self, initiator: &Endpoint) -> Result<()> {
+        self.connect_with(initiator, &ConnectOptions::default())
+    }
+
+    /// Moves it from RESET or INIT to RTS, connected to an initiator, which must be connected to it.
+    ///
+    /// # Errors
+    ///
+    /// It is in another state; an option is out of the device's range; the device is gone.
+    pub fn connect_with(&mut self, initiator: &Endpoint, options: &ConnectOptions) -> Result<()> {
+        let connection = options.resolve(self.context(), &mut Known::default())?;
+        self.modify(&connection.of_target(self.state, initiator, self.psn))
+    }
+
+    /// Changes attributes, and moves it to another state if one is given.
+    ///
+    /// # Errors
+    ///
+    /// The transition does not exist, lacks an attribute or forbids one; a value is out of range; the device is gone.
+    pub fn modify(&mut self, attributes: &QpAttr) -> Result<()> {
+        let mut words = [0; MESSAGE];
+        let message = attributes.message(&mut words, class::QP_XRC_TGT, self.object.id());
+        self.context().call(MODIFYING, method::MODIFY, message)?;
+        self.state = attributes.state.unwrap_or(self.state);
+        self.psn = attributes.first_psn().unwrap_or(self.psn);
+        Ok(())
+    }
+
+    /// Its state and attributes, from the device.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn query(&self) -> Result<QpInfo> {
+        const DOING: &str = "query an XRC target";
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::QP_XRC_TGT, self.object.id().0);
+        for attr in [
+            qp::STATE,
+            qp::QPN,
+            qp::PORT,
+            qp::PKEY_INDEX,
+            qp::ACCESS,
+            qp::DEST_QPN,
+            qp::SQ_PSN,
+            qp::RQ_PSN,
+            qp::PATH_MTU,
+            qp::TIMEOUT,
+            qp::MIN_RNR_TIMER,
+            qp::MAX_DEST_RD_ATOMIC,
+        ] {
+            message.ask(attr);
+        }
+        message.ask(qp::PATH);
+        let answer = self.context().call(DOING, method::QUERY, message)?;
+        let number = |attr| answer.expect(DOING, attr);
+        Ok(QpInfo {
+            state: QpState(u8::try_from(number(qp::STATE)?).unwrap_or(u8::MAX)),
+            caps: QpCaps::default(),
+            qpn: number(qp::QPN)?,
+            port: number(qp::PORT)?,
+            pkey_index: number(qp::PKEY_INDEX)?,
+            qkey: 0,
+            access: Access::from_bits_retain(number(qp::ACCESS)?),
+            path: answer.expect(DOING, qp::PATH)?,
+            dest_qpn: number(qp::DEST_QPN)?,
+            sq_psn: number(qp::SQ_PSN)?,
+            rq_psn: number(qp::RQ_PSN)?,
+            path_mtu: number(qp::PATH_MTU)?,
+            timeout: number(qp::TIMEOUT)?,
+            retry_cnt: 0,
+            rnr_retry: 0,
+            min_rnr_timer: number(qp::MIN_RNR_TIMER)?,
+            max_rd_atomic: 0,
+            max_dest_rd_atomic: number(qp::MAX_DEST_RD_ATOMIC)?,
+        })
+    }
+
+    /// Destroys it. Dropping it does the same.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn destroy(self) -> Result<()> {
+        self.object.destroy()
+    }
+}
+
+impl fmt::Debug for XrcTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "XrcTarget({}, {})", self.qpn, self.state)
+    }
+}
