@@ -206,6 +206,8 @@ impl Shared {
             if engine.has_work(&view) || self.waiting.load(Ordering::Relaxed) != 0 {
                 break;
             }
+            // Two virtual processors may well be one real one's threads: the other is the program that is waited for.
+            std::hint::spin_loop();
         }
         engine.poll(self.now(), Budget::default(), &view)
     }

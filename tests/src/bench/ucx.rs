@@ -4,19 +4,18 @@
 
 use super::{median, Row};
 use crate::stage::Stage;
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use std::net::TcpListener;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use verbena_launcher::process::{last_lines, Group, Process};
 use verbena_launcher::ucx::UcxPerftest;
 
 /// Runs of each, as elsewhere.
 const REPETITIONS: usize = 5;
 
-/// How long a run may take, and how long the other side may take to listen.
+/// How long the other side may take to listen, or to end after a run.
 const SOON: Duration = Duration::from_secs(30);
-const LISTENS: Duration = Duration::from_millis(300);
 
 /// What a run is asked for, and where its figure stands among those of the last line that it prints.
 struct Measured {
@@ -102,14 +101,19 @@ pub(super) fn rows(stage: &Stage, cpus: [&str; 2]) -> Result<Vec<Row>> {
 
 fn one(perftest: &UcxPerftest, measured: &Measured, [there, here]: [&str; 2]) -> Result<f64> {
     // Free a moment ago: it has no way to choose one and say so.
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+    let number = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = number.to_string();
     let mut server = perftest.command()?;
     server
         .args(["-p", &port, "-c", there])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut server = Process::start(server, Group::Own)?;
-    std::thread::sleep(LISTENS);
+    let begun = Instant::now();
+    while !listens(number) {
+        ensure!(begun.elapsed() < SOON, "the other side does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let mut client = perftest.command()?;
     client
         .args(["127.0.0.1", "-p", &port, "-c", here, "-f", "-t", measured.test])
@@ -122,8 +126,24 @@ fn one(perftest: &UcxPerftest, measured: &Measured, [there, here]: [&str; 2]) ->
     }
     let said = String::from_utf8_lossy(&output.stdout);
     figure(&said, &measured.figure).with_context(|| {
-        let errors = String::from_utf8_lossy(&output.stderr);
+        // It writes its errors to either.
+        let errors = said.clone() + String::from_utf8_lossy(&output.stderr);
         format!("it says no figures ({}): {}", output.status, last_lines(&errors, 3))
+    })
+}
+
+/// Whether somebody on this machine listens on a TCP port. To connect would be to be its client.
+fn listens(port: u16) -> bool {
+    /// The kernel's number of the state.
+    const LISTEN: &str = "0A";
+    let end = format!(":{port:04X}");
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
+    tables.into_iter().flatten().any(|table| {
+        table.lines().any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, _, state) = (words.next(), words.next(), words.next());
+            state == Some(LISTEN) && local.is_some_and(|local| local.ends_with(&end))
+        })
     })
 }
 
