@@ -448,6 +448,14 @@ fn vendor_text(reason: u32) -> Option<&'static str> {
         vendor::RD_ATOMIC => "the peer allows fewer outstanding READs and atomics",
         vendor::RING_UNREACHABLE => "the queue's ring is not mapped for the device any more",
         vendor::ADDRESS => "the destination is malformed, or names an empty entry of the GID table",
+        vendor::WINDOW_STATE => "the window is bound already, or is bound in another way",
+        vendor::KEY_QP => "the key is of a window that another queue pair has bound",
+        vendor::NOT_INVALIDATABLE => "the key is none that a work request may invalidate",
+        vendor::FLUSH_OPERAND => "the FLUSH asks for a placement or a level that there is not",
+        vendor::REGION_STATE => "the region is registered already, or its memory is in too many pieces for the device",
+        vendor::XRC_SRQ => "the request names no shared receive queue of the target's domain",
+        vendor::FOREIGN_MAC => "the frame's source is not the port's MAC address",
+        vendor::FRAME_LEN => "the frame is shorter than its header",
         _ => return None,
     })
 }
@@ -457,6 +465,15 @@ mod tests {
     use super::*;
     use crate::ring::table::QpSlot;
     use verbena_hw::id::Qpn;
+
+    #[test]
+    fn h10_every_reason_of_the_device_has_a_sentence() {
+        let without: Vec<_> = (0..1000)
+            .filter(|&reason| vendor_text(reason).is_none())
+            .filter_map(vendor::name)
+            .collect();
+        assert!(without.is_empty(), "{without:?}");
+    }
 
     /// A completion queue and, on the same memory, a device that writes into it.
     struct Fixture {
