@@ -51,7 +51,7 @@ pub(crate) fn run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, left: 
     let Some(peer) = begins(hcas, cx, at) else {
         return End::Other;
     };
-    let Some(mut lent) = Lent::take(hcas, at, peer) else {
+    let Some(mut lent) = Lent::take(hcas, cx.env, at, peer) else {
         return End::Other;
     };
     let (Some(here), Some(there)) = (hcas.get(at.hca), hcas.get(peer.hca)) else {
@@ -87,15 +87,16 @@ struct Lent {
 }
 
 impl Lent {
-    /// `None`: the two are not in step, or are one; nothing has been taken.
+    /// `None`: the two are not in step, or are one, or what comes goes into a shared receive queue; nothing has been taken.
     #[inline]
-    fn take(hcas: &mut Hcas, at: QpRef, peer: QpRef) -> Option<Self> {
+    fn take<E: Env>(hcas: &mut Hcas, env: &E, at: QpRef, peer: QpRef) -> Option<Self> {
         if at == peer {
             return None;
         }
         let responder = hcas.qp_mut(peer)?;
         let (state, psn, mtu) = (responder.state, responder.resp.psn, responder.attrs.path_mtu);
         let (established, recv_cqn) = (responder.resp.established, responder.recv_cqn);
+        let has_receives = responder.rq.is_some();
         let listens = match state {
             QpState::RTS | QpState::SQD => true,
             // The first request there raises an event.
@@ -107,6 +108,9 @@ impl Lent {
         }
         let requester = hcas.qp_mut(at)?;
         if requester.req.psn != psn || requester.attrs.path_mtu != mtu {
+            return None;
+        }
+        if !has_receives && !is_write_next(env.ram(at.hca), requester) {
             return None;
         }
         let send_cqn = requester.send_cqn;
@@ -153,6 +157,14 @@ impl Lent {
         done.received.settle(hcas, cx, peer_at, recv_cqn);
         done.sent.settle(hcas, cx, at, send_cqn);
     }
+}
+
+/// Whether the next entry of the send queue, if there is one, is a WRITE.
+#[cold]
+fn is_write_next<R: GuestRam>(ram: &R, qp: &Qp) -> bool {
+    ram::whole(ram, qp.sq.addr(qp.req.consumer), 8, Dma::Read)
+        .and_then(|entry| ram::word(&entry, 0).map(|word| word.load(Ordering::Relaxed)))
+        .is_ok_and(|word| (word >> 8) as u8 == SendOpcode::WRITE.0)
 }
 
 /// What a run has done that is not in the queue pairs themselves.

@@ -48,12 +48,19 @@ enum Next {
 #[inline]
 pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Budget) -> Turn {
     let mut left = TURN;
+    // Not each of a row of messages that are none of its is offered to the short way.
+    let mut refusals = 0;
     while left > 0 {
-        match express::run(hcas, cx, at, &mut left, budget) {
-            express::End::Empty => return Turn::Idle,
-            express::End::Spent => break,
-            express::End::Other => left -= 1,
+        if refusals < 2 {
+            let before = left;
+            match express::run(hcas, cx, at, &mut left, budget) {
+                express::End::Empty => return Turn::Idle,
+                express::End::Spent => break,
+                express::End::Other if before == left => refusals += 1,
+                express::End::Other => {}
+            }
         }
+        left = left.saturating_sub(1);
         let Some(hca) = hcas.get_mut(at.hca) else {
             return Turn::Idle;
         };
