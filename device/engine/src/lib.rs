@@ -7,8 +7,8 @@
 //! # Who trusts whom
 //!
 //! Everything in guest memory is hostile: entries and commands are copied once, then checked, then used. Addresses are
-//! resolved at every access ([`GuestRam`]), so memory that a guest unmaps is simply not there any more. A guest's fault is a
-//! status, an event or an error state; an `assert` or `expect` in this crate is about the engine's own bugs.
+//! resolved at every access, or once a turn ([`GuestRam`]), so memory that a guest unmaps is simply not there any more. A
+//! guest's fault is a status, an event or an error state; an `assert` or `expect` in this crate is about the engine's own bugs.
 //!
 //! # Rooms
 //!

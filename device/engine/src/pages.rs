@@ -28,19 +28,13 @@ impl Extents {
     /// The DMA address of byte `offset` of a region of `len` bytes, and how many bytes follow it in one stretch.
     #[inline]
     pub(crate) fn locate(&self, offset: u64, len: u64) -> (u64, u64) {
-        debug_assert!(offset < len);
-        match self {
-            Extents::One(addr) => (addr + offset, len - offset),
-            Extents::Many(list) => {
-                let i = list.partition_point(|e| e.start <= offset) - 1;
-                let end = list.get(i + 1).map_or(len, |next| next.start);
-                (list[i].addr + (offset - list[i].start), end - offset)
-            }
-        }
+        let (start, addr, bytes) = self.stretch(offset, len);
+        (addr + (offset - start), bytes - (offset - start))
     }
 
     /// The stretch that byte `offset` of a region of `len` bytes is in: its first byte's place in the region, its DMA
     /// address, its length.
+    #[inline]
     pub(crate) fn stretch(&self, offset: u64, len: u64) -> (u64, u64, u64) {
         debug_assert!(offset < len);
         match self {

@@ -10,9 +10,8 @@
 //! [`PATIENCE`] polls in which others had some.
 
 use crate::engine::Hcas;
-use crate::env::{Dma, Env, HcaId};
+use crate::env::{Env, HcaId};
 use crate::qp::{Qp, Wait};
-use crate::ram;
 use crate::schedule::{QpRef, Schedule};
 use core::sync::atomic::{fence, Ordering};
 use verbena_hw::doorbell::WATCH_SEATS;
@@ -44,10 +43,9 @@ pub(crate) struct Watch {
 /// Whether the next entry of the send queue has been posted. What is not mapped has not.
 #[inline]
 fn is_posted<E: Env>(env: &E, hca: HcaId, qp: &Qp) -> bool {
-    let index = qp.req.consumer;
-    ram::whole(env.ram(hca), qp.sq.addr(index), 8, Dma::Read)
-        .and_then(|entry| ram::word(&entry, 0).map(|word| word.load(Ordering::Relaxed)))
-        .is_ok_and(|word| word as u8 & OWNER_PHASE == qp.sq.phase(index))
+    let phase = qp.sq.phase(qp.req.consumer);
+    qp.next_word(env.ram(hca))
+        .is_some_and(|word| word as u8 & OWNER_PHASE == phase)
 }
 
 impl Watch {

@@ -117,7 +117,7 @@ pub const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"VRBN");
 /// Major version of the programming interface, the upper half of [`VERSION`].
 pub const VERSION_MAJOR: u16 = 1;
 /// Minor version of the programming interface, the lower half of [`VERSION`].
-pub const VERSION_MINOR: u16 = 2;
+pub const VERSION_MINOR: u16 = 3;
 /// Value of [`VERSION`].
 pub const VERSION_VALUE: u32 = (VERSION_MAJOR as u32) << 16 | VERSION_MINOR as u32;
 

@@ -28,6 +28,7 @@ pub mod progress;
 pub mod qemu;
 pub mod session;
 pub mod setup;
+mod tool;
 pub mod tree;
 pub mod ucx;
 pub mod valgrind;

@@ -2,23 +2,18 @@
 //! UCX's benchmark, a peer to be measured beside: this machine's, or one of our own in the cache.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{self, OpenptFlags};
 
-use crate::archive::{self, Archive, Wanted};
-use crate::graph::{Step, Store, Work};
-use crate::key::Key;
-use crate::mirror;
 use crate::process::find_program;
 use crate::progress::Progress;
-use crate::{setup, tree};
+use crate::{tool, tree};
 
 const PROGRAM: &str = "ucx_perftest";
 
@@ -51,17 +46,7 @@ impl UcxPerftest {
         if let Some(path) = find_program(PROGRAM) {
             return Self::at(Place::Host(path));
         }
-        let store = Store::open(&setup::cache_folder()?)?;
-        let key = Key::of("ucx-1").text(archive::RELEASE).finish();
-        let root = store.path("ucx", &key);
-        let apt = store.root().join("apt");
-        let step = Step {
-            name: "ucx",
-            key,
-            after: Vec::new(),
-            action: Box::new(move |work| fetch(&apt, work)),
-        };
-        store.make(vec![step], progress)?;
+        let root = tool::tree("ucx", "ucx-utils", true, progress)?;
         Self::at(Place::Tree(root))
     }
 
@@ -104,23 +89,4 @@ impl UcxPerftest {
         command.stdin(input);
         Ok(command)
     }
-}
-
-fn fetch(apt: &Path, work: &Work) -> Result<()> {
-    // The caller's lock on the store keeps others from the archive too.
-    let mirror = mirror::find(Path::new("/etc/apt"), &mirror::host_codename()?)?;
-    let archive = Archive::open(apt, &mirror)?;
-    work.task.message("asking what is current");
-    archive.update().context("the mirror cannot be reached")?;
-    let packages = archive.resolve(&Wanted {
-        name: "ucx",
-        packages: vec!["ucx-utils".to_owned()],
-        dependencies: true,
-        backports: false,
-    })?;
-    let debs = work.out.join(".debs");
-    fs::create_dir(&debs)?;
-    archive.download(&packages, &debs, work.task)?;
-    tree::unpack(&debs, work.out, &[], work.task)?;
-    fs::remove_dir_all(&debs).context("cannot remove the download")
 }

@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Counting instructions: valgrind's callgrind, this machine's or one of our own in the cache.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::archive::{self, Archive, Wanted};
-use crate::graph::{Step, Store, Work};
-use crate::key::Key;
-use crate::mirror;
 use crate::process::output;
 use crate::progress::Progress;
-use crate::{setup, tree};
+use crate::tool;
 
 /// Where the tools are, in any Debian tree. They are linked statically, so they run without the tree's libraries.
 const TOOLS: &str = "usr/libexec/valgrind";
@@ -34,18 +29,7 @@ impl Callgrind {
         if let Some(found) = Self::below(Path::new("/")) {
             return Ok(found);
         }
-        let store = Store::open(&setup::cache_folder()?)?;
-        // Any version counts instructions.
-        let key = Key::of("valgrind-1").text(archive::RELEASE).finish();
-        let root = store.path("valgrind", &key);
-        let apt = store.root().join("apt");
-        let step = Step {
-            name: "valgrind",
-            key,
-            after: Vec::new(),
-            action: Box::new(move |work| fetch(&apt, work)),
-        };
-        store.make(vec![step], progress)?;
+        let root = tool::tree("valgrind", "valgrind", false, progress)?;
         Self::below(&root).with_context(|| format!("there is no callgrind in {}", root.display()))
     }
 
@@ -92,23 +76,4 @@ impl Callgrind {
             .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
         count.with_context(|| format!("callgrind does not say what it counted: {said}"))
     }
-}
-
-fn fetch(apt: &Path, work: &Work) -> Result<()> {
-    // The caller's lock on the store keeps others from the archive too.
-    let mirror = mirror::find(Path::new("/etc/apt"), &mirror::host_codename()?)?;
-    let archive = Archive::open(apt, &mirror)?;
-    work.task.message("asking what is current");
-    archive.update().context("the mirror cannot be reached")?;
-    let packages = archive.resolve(&Wanted {
-        name: "valgrind",
-        packages: vec!["valgrind".to_owned()],
-        dependencies: false,
-        backports: false,
-    })?;
-    let debs = work.out.join(".debs");
-    fs::create_dir(&debs)?;
-    archive.download(&packages, &debs, work.task)?;
-    tree::unpack(&debs, work.out, &[], work.task)?;
-    fs::remove_dir_all(&debs).context("cannot remove the download")
 }

@@ -149,6 +149,23 @@ fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Me
         return copies;
     };
     qp.req.psn = qp.req.psn.add(1);
+    if complete(hca, cx, at, message, sent) {
+        hca.counters.count(Counter::SentMsgs);
+    }
+    copies
+}
+
+/// Completes a work request that nobody acknowledges; whether it was sent.
+pub(crate) fn complete<E: Env>(
+    hca: &mut Hca,
+    cx: &mut Cx<'_, E>,
+    at: QpRef,
+    message: &Message,
+    sent: Result<(), BadRequest>,
+) -> bool {
+    let Some(qp) = hca.qps.get(at.qpn.get()) else {
+        return false;
+    };
     let signaled = qp.signal_all || message.is_signaled();
     let alive = qp.state != QpState::ERR;
     let mut cqe = Cqe {
@@ -158,13 +175,13 @@ fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Me
     };
     match sent {
         Ok(()) => {
-            hca.counters.count(Counter::SentMsgs);
             hca.counters.add(Counter::SentBytes, message.len);
             hca.tally(at.qpn, Tally::SentMsgs, 1);
             hca.tally(at.qpn, Tally::SentBytes, message.len);
             if signaled {
                 hca.complete(cx, at.qpn, Side::Send, cqe);
             }
+            true
         }
         Err(bad) => {
             (cqe.status, cqe.vendor_err) = (bad.status.0, bad.reason);
@@ -173,9 +190,9 @@ fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Me
             if alive && hca.qps.get(at.qpn.get()).is_some_and(|qp| qp.state != QpState::ERR) {
                 hca.enter_send_error(cx, at.qpn);
             }
+            false
         }
     }
-    copies
 }
 
 /// Checks a work request and puts its headers together. `None`: it is right, and never leaves.

@@ -162,9 +162,8 @@ impl Lent {
 /// Whether the next entry of the send queue, if there is one, is a WRITE.
 #[cold]
 fn is_write_next<R: GuestRam>(ram: &R, qp: &Qp) -> bool {
-    ram::whole(ram, qp.sq.addr(qp.req.consumer), 8, Dma::Read)
-        .and_then(|entry| ram::word(&entry, 0).map(|word| word.load(Ordering::Relaxed)))
-        .is_ok_and(|word| (word >> 8) as u8 == SendOpcode::WRITE.0)
+    qp.next_word(ram)
+        .is_some_and(|word| (word >> 8) as u8 == SendOpcode::WRITE.0)
 }
 
 /// What a run has done that is not in the queue pairs themselves.

@@ -31,11 +31,13 @@ pub(crate) mod transport;
 pub(crate) mod unreliable;
 pub(crate) mod xrc;
 
-use crate::env::HcaId;
+use crate::env::{Dma, GuestRam, HcaId};
 use crate::hca::Side;
 use crate::packet::Wire;
+use crate::ram;
 use crate::ring::Ring;
 use crate::time::Time;
+use core::sync::atomic::Ordering;
 use message::{Message, Receive};
 use verbena_hw::cqe::{self, Cqe};
 use verbena_hw::id::{Cqn, Eqn, Gid, Pdn, Psn, Qpn, Srqn};
@@ -166,6 +168,14 @@ impl Qp {
         } else {
             self.qpn
         }
+    }
+
+    /// Word 0 of the send queue's next entry, whether it has been posted or not; `None`: it is not mapped. Says what to look at
+    /// and orders nothing.
+    #[inline]
+    pub(crate) fn next_word<R: GuestRam>(&self, ram: &R) -> Option<u64> {
+        let entry = ram::whole(ram, self.sq.addr(self.req.consumer), 8, Dma::Read).ok()?;
+        Some(ram::word(&entry, 0).ok()?.load(Ordering::Relaxed))
     }
 
     /// Fills in what the queue pair knows of a completion, once its consumer counter is that after the work request; says

@@ -12,6 +12,7 @@ use crate::flow::{Copy, Seen};
 use crate::frame::Frame;
 use crate::hca::{Cx, Hca, Side, MTU};
 use crate::limits::TURN;
+use crate::qp::datagram;
 use crate::qp::message::{BadRequest, Message, Receive, SendLimits, Unsent};
 use crate::qp::requester::{self, Turn};
 use crate::qp::responder::{receive_protection, Refusal};
@@ -154,34 +155,8 @@ fn complete<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &Me
     let Some(hca) = hcas.get_mut(at.hca) else {
         return;
     };
-    let Some(qp) = hca.qps.get(at.qpn.get()) else {
-        return;
-    };
-    let signaled = qp.signal_all || message.is_signaled();
-    let alive = qp.state != QpState::ERR;
-    let mut cqe = Cqe {
-        opcode: cqe::Opcode::SEND.0,
-        wr_id: message.header.wr_id,
-        ..Cqe::default()
-    };
-    match sent {
-        Ok(()) => {
-            hca.counters.count(Counter::SentFrames);
-            hca.counters.add(Counter::SentBytes, message.len);
-            hca.tally(at.qpn, Tally::SentMsgs, 1);
-            hca.tally(at.qpn, Tally::SentBytes, message.len);
-            if signaled {
-                hca.complete(cx, at.qpn, Side::Send, cqe);
-            }
-        }
-        Err(bad) => {
-            (cqe.status, cqe.vendor_err) = (bad.status.0, bad.reason);
-            hca.complete(cx, at.qpn, Side::Send, cqe);
-            // A frame to itself may have ended it as a receiver, and a full completion queue ends it too.
-            if alive && hca.qps.get(at.qpn.get()).is_some_and(|qp| qp.state != QpState::ERR) {
-                hca.enter_send_error(cx, at.qpn);
-            }
-        }
+    if datagram::complete(hca, cx, at, message, sent) {
+        hca.counters.count(Counter::SentFrames);
     }
 }
 
