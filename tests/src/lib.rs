@@ -95,10 +95,16 @@ pub fn test(options: &TestOptions) -> Result<bool> {
         reporter.write_json(path)?;
     }
     result?;
-    if let Some(path) = &options.table {
-        rows::write(path, &reporter.since(0), &options.parts)?;
+    let passed = reporter.finish();
+    match &options.table {
+        Some(path) if passed => rows::write(path, &reporter.since(0), &options.parts)?,
+        Some(path) => eprintln!(
+            "{} is left as it was: it tells of runs in which every test passed",
+            path.display()
+        ),
+        None => {}
     }
-    Ok(reporter.finish())
+    Ok(passed)
 }
 
 fn run_parts(options: &TestOptions, reporter: &Reporter, progress: &Progress) -> Result<()> {
