@@ -40,7 +40,19 @@ const SCENARIOS: &[Scenario<World>] = &[
     },
     Scenario {
         name: "p09_conformance_passes_with_polling_off",
-        run: polling_off,
+        run: |world| conformance_with(world, "polling-off", &["--poll-us", "0"]),
+    },
+    Scenario {
+        name: "p03_conformance_passes_with_two_workers",
+        run: |world| conformance_with(world, "two-workers", &["--workers", "2"]),
+    },
+    Scenario {
+        name: "p09_conformance_passes_with_two_workers_and_polling_off",
+        run: |world| conformance_with(world, "two-sleepers", &["--workers", "2", "--poll-us", "0"]),
+    },
+    Scenario {
+        name: "p03_two_workers_carry_traffic_and_are_looked_at",
+        run: two_workers,
     },
     Scenario {
         name: "h13_killed_server_is_an_error_not_a_hang",
@@ -91,15 +103,15 @@ pub fn run(stage: &Arc<Stage>, selection: &Selection, reporter: &Reporter) -> Re
     Ok(())
 }
 
-/// A device that sleeps whenever it can is woken for everything: each command and each doorbell of the suite is one more
-/// chance to lose a wake-up.
-fn polling_off(world: &mut World) -> Result<()> {
+/// The whole suite against a device of another shape. One that sleeps whenever it can is woken for everything: each command and
+/// each doorbell is one more chance to lose a wake-up. One with several workers lends and takes back all the time.
+fn conformance_with(world: &mut World, name: &str, arguments: &[&str]) -> Result<()> {
     let hca = Hca::start(&HcaConfig {
         program: world.stage.program("verbena-hca")?.to_owned(),
         count: 2,
         log: None,
-        arguments: vec!["--poll-us".into(), "0".into()],
-        log_file: world.logs.join("polling-off.log"),
+        arguments: arguments.iter().map(|argument| (*argument).into()).collect(),
+        log_file: world.logs.join(name).with_extension("log"),
     })?;
     let attach = |n| format!("direct:{}", hca.socket(n).display());
     let mut command = Command::new(world.stage.program("verbena-conformance")?);
@@ -224,6 +236,37 @@ fn queue_pairs_under_traffic(world: &mut World) -> Result<()> {
         );
     }
     traffic.ends_well().context("looking disturbed it")
+}
+
+/// Programs that talk at the same time through two workers, who have to give everything back again and again for somebody who
+/// looks, and to sleep in between: their data arrives whole.
+fn two_workers(world: &mut World) -> Result<()> {
+    let hca = Hca::start(&HcaConfig {
+        program: world.stage.program("verbena-hca")?.to_owned(),
+        count: 3,
+        log: None,
+        arguments: ["--workers", "2", "--poll-us", "20"].map(Into::into).to_vec(),
+        log_file: world.logs.join("two-workers-traffic.log"),
+    })?;
+    let world = World {
+        hca,
+        stage: world.stage.clone(),
+        logs: world.logs.clone(),
+    };
+    let mut flows = Vec::new();
+    for number in 0..3 {
+        flows.push(world.traffic(&format!("of-two-workers-{number}"), number, &["--seconds", "4"])?);
+    }
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        for number in 0..3 {
+            let objects = dump::objects(&world.stage, &world.hca, number)?;
+            ensure!(objects.qps > 0, "the dump misses the queue pairs: {objects:?}");
+        }
+    }
+    flows
+        .iter_mut()
+        .try_for_each(|flow| flow.ends_well().context("looking disturbed it"))
 }
 
 /// The last scenario: the server does not come back.

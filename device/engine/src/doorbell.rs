@@ -4,8 +4,53 @@
 use crate::env::{Dma, GuestRam};
 use crate::ram;
 use core::sync::atomic::Ordering;
-use verbena_hw::doorbell::{with_watched, BITMAP, KICK, PAGES, PAGE_SIZE, SLOTS, SUMMARY, WATCHED};
+use verbena_hw::doorbell::{with_watched, BITMAP, KICK, PAGES, PAGE_SIZE, SLOTS, SUMMARY, WATCHED, WATCH_SEATS};
 use verbena_hw::id::Qpn;
+use vm_memory::VolatileSlice;
+
+/// A word in guest memory that has a known value as long as nothing has rung there.
+pub(crate) struct Bell<'a> {
+    word: VolatileSlice<'a>,
+    /// The bits that count, and their value.
+    mask: u64,
+    silent: u64,
+}
+
+impl<'a> Bell<'a> {
+    /// The word at `addr`. `None`: it is not mapped.
+    pub(crate) fn new<R: GuestRam>(ram: &'a R, addr: u64, mask: u64, silent: u64) -> Option<Self> {
+        let word = ram::whole(ram, addr, 8, Dma::Read).ok()?;
+        Some(Self { word, mask, silent })
+    }
+
+    #[inline]
+    pub(crate) fn has_rung(&self) -> bool {
+        ram::word(&self.word, 0).is_ok_and(|word| word.load(Ordering::Relaxed) & self.mask != self.silent)
+    }
+}
+
+/// Some of them.
+#[derive(Default)]
+pub(crate) struct Bells<'a> {
+    pub(crate) list: [Option<Bell<'a>>; 8],
+    len: usize,
+    /// There are more.
+    pub(crate) incomplete: bool,
+}
+
+impl<'a> Bells<'a> {
+    /// Adds one, if there is one.
+    pub(crate) fn add(&mut self, bell: Option<Bell<'a>>) {
+        let Some(bell) = bell else { return };
+        match self.list.get_mut(self.len) {
+            Some(slot) => {
+                *slot = Some(bell);
+                self.len += 1;
+            }
+            None => self.incomplete = true,
+        }
+    }
+}
 
 /// A doorbell page of one HCA.
 #[derive(Debug)]
@@ -18,9 +63,14 @@ pub(crate) struct Doorbell {
     pub(crate) users: u32,
     /// RING_SCAN was written: look at every word once, whatever the summary says.
     scan: bool,
-    /// The word that says which slots are watched.
+    /// The word that says which slots are watched, and a bit for each of its lanes that does.
     watched: u64,
+    lanes: u8,
+    /// Whose it is; `None`: by its number.
+    pub(crate) worker: Option<usize>,
 }
+
+const _: () = assert!(WATCH_SEATS <= 8);
 
 impl Doorbell {
     pub(crate) fn queue(&self, slot: u32) -> Option<Qpn> {
@@ -103,9 +153,21 @@ impl Doorbell {
         ram::word(&page, SUMMARY).is_ok_and(|summary| summary.load(Ordering::SeqCst) != 0)
     }
 
-    /// Says in the page that seat `seat` watches `slot`, or none. A page that is not mapped is told nothing.
-    pub(crate) fn set_watched<R: GuestRam>(&mut self, ram: &R, seat: usize, slot: Option<u16>) {
-        self.watched = with_watched(self.watched, seat, slot);
+    /// A lane of the word that says which slots are watched, and says none.
+    pub(crate) fn free_lane(&self) -> Option<usize> {
+        (0..WATCH_SEATS).find(|lane| self.lanes & 1 << lane == 0)
+    }
+
+    /// The word that a driver changes when it rings. `None`: the page is not mapped.
+    pub(crate) fn bell<'a, R: GuestRam>(&self, ram: &'a R) -> Option<Bell<'a>> {
+        Bell::new(ram, self.addr + SUMMARY as u64, u64::MAX, 0)
+    }
+
+    /// Says in the page that `slot` is watched, or nothing more, in one lane of its word. A page that is not mapped is told
+    /// nothing.
+    pub(crate) fn set_watched<R: GuestRam>(&mut self, ram: &R, lane: usize, slot: Option<u16>) {
+        self.watched = with_watched(self.watched, lane, slot);
+        self.lanes = self.lanes & !(1 << lane) | u8::from(slot.is_some()) << lane;
         let Ok(page) = ram::whole(ram, self.addr, PAGE_SIZE as usize, Dma::Write) else {
             return;
         };
@@ -148,6 +210,8 @@ impl DoorbellTable {
             users: 0,
             scan: false,
             watched: 0,
+            lanes: 0,
+            worker: None,
         });
         Some(index as u32)
     }

@@ -3,14 +3,17 @@
 
 use crate::admin;
 use crate::counters::Counter;
+use crate::doorbell::{Bell, Bells};
 use crate::dump::{Dump, HcaDump, Select};
 use crate::env::{Env, HcaId};
 use crate::fabric::Fabric;
 use crate::hca::{Cx, Hca, Port};
 use crate::inspect::{self, NoSuchQp, QpReport};
 use crate::limits;
+use crate::loan::{self, Loan};
 use crate::packet::outbox::{Outbox, Packet};
 use crate::packet::{answers, receive, sender};
+use crate::qp::express::Run;
 use crate::qp::requester::{self, Turn};
 use crate::qp::{datagram, raw, unreliable, xrc, Pool, Qp};
 use crate::ram;
@@ -56,6 +59,9 @@ impl Hcas {
 }
 
 /// All HCAs of one server, and the fabric that joins them.
+///
+/// What it has lent ([`Engine::lend`]) it must have back ([`Engine::recall`]) before anything but [`Engine::has_work`] and
+/// [`Engine::next_deadline`] is asked of it: to forget that is a bug of the caller, and panics.
 pub struct Engine {
     hcas: Hcas,
     schedule: Schedule,
@@ -64,8 +70,10 @@ pub struct Engine {
     outbox: Outbox,
     watch: Watch,
     rng: Rng,
-    /// [`Engine::prepare_sleep`] has announced sleep.
-    asleep: bool,
+    /// Something is on loan.
+    lent: bool,
+    /// The worker whose doorbell page a trapped write named last.
+    stirred: Option<usize>,
 }
 
 /// The parts of an engine as one action sees them.
@@ -91,10 +99,78 @@ impl Engine {
             fabric: Fabric::new(),
             pool: Pool::default(),
             outbox: Outbox::new(config.uplink),
-            watch: Watch::default(),
+            watch: Watch::new(config.workers),
             rng: Rng::new(config.seed),
-            asleep: false,
+            lent: false,
+            stirred: None,
         }
+    }
+
+    /// Lends each worker what its watched queues need, if they can be served so; `loans` has one, empty, for each worker.
+    pub fn lend<E: Env, L: AsMut<Loan>>(&mut self, loans: &mut [L], now: Time, env: &E) {
+        self.assert_whole();
+        self.lent = loan::lend(&mut self.hcas, &mut self.watch, &mut cx!(self, now, env), loans);
+    }
+
+    /// Takes back what was lent, and does what the workers have left to do.
+    pub fn recall<E: Env, L: AsMut<Loan>>(&mut self, loans: &mut [L], now: Time, env: &E) {
+        if core::mem::take(&mut self.lent) {
+            for loan in loans {
+                loan::recall(&mut self.hcas, &mut self.watch, &mut cx!(self, now, env), loan.as_mut());
+            }
+        }
+    }
+
+    #[inline]
+    fn assert_whole(&self) {
+        assert!(!self.lent, "parts of the engine are on loan");
+    }
+
+    /// A run of messages between two queue pairs on loan.
+    pub(crate) fn run_between<'a, E: Env>(
+        &'a self,
+        env: &'a E,
+        (at, qp): (QpRef, &Qp),
+        (peer_at, peer): (QpRef, &Qp),
+    ) -> Option<Run<'a, E::Ram>> {
+        Some(Run::new(
+            env,
+            self.hcas.get(at.hca)?,
+            self.hcas.get(peer_at.hca)?,
+            qp,
+            peer,
+        ))
+    }
+
+    /// What [`Engine::has_work`] looks at that others change while the engine is lent, looked up.
+    pub(crate) fn bells<'a, E: Env>(&self, worker: usize, env: &'a E) -> Bells<'a> {
+        let mut bells = Bells::default();
+        for hca in self.hcas.iter().filter(|hca| !hca.regs.is_fatal()) {
+            let ram = env.ram(hca.id);
+            for (index, page) in hca.doorbells.iter() {
+                if self.watch.worker_of(hca.id, index, page) == worker {
+                    bells.add(page.bell(ram));
+                }
+            }
+            if worker == 0 {
+                bells.add(admin::bell(hca, ram));
+            }
+        }
+        bells
+    }
+
+    /// Whether [`Engine::has_work`] has become true since `bells` were looked up.
+    #[inline]
+    pub(crate) fn has_rung<E: Env>(&self, bells: &Bells<'_>, worker: usize, env: &E) -> bool {
+        if bells.incomplete {
+            return self.has_work(worker, env);
+        }
+        bells.list.iter().flatten().any(Bell::has_rung) || self.watch.has_work(worker, &self.hcas, env)
+    }
+
+    /// When a timer expires next.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.schedule.next_deadline()
     }
 
     /// Adds an HCA, in its state after power-on, with its cable plugged in.
@@ -138,6 +214,7 @@ impl Engine {
 
     /// Removes an HCA. Its peers see silence. Unknown ids are ignored, here and in every other function.
     pub fn remove_hca(&mut self, hca: HcaId) {
+        self.assert_whole();
         if let Some(slot) = self.hcas.0.get_mut(hca.0 as usize) {
             *slot = None;
             self.schedule.forget(hca);
@@ -162,6 +239,7 @@ impl Engine {
 
     /// Plugs or unplugs the cable of the HCA's port.
     pub fn set_link<E: Env>(&mut self, hca: HcaId, up: bool, now: Time, env: &E) {
+        self.assert_whole();
         let mut cx = cx!(self, now, env);
         if let Some(hca) = self.hcas.get_mut(hca) {
             let port = Port { link: up, ..hca.port };
@@ -182,6 +260,7 @@ impl Engine {
 
     /// A write of `size` bytes at `offset` in BAR 0. What the declaration does not allow is ignored and counted.
     pub fn write_reg<E: Env>(&mut self, hca: HcaId, offset: u64, size: usize, value: u64, now: Time, env: &E) {
+        self.assert_whole();
         let Some(device) = self.hcas.get_mut(hca) else {
             return;
         };
@@ -201,14 +280,13 @@ impl Engine {
 
     /// A write of `size` bytes at `offset` in BAR 2. (Reads of BAR 2 are zero.)
     pub fn write_doorbell(&mut self, hca: HcaId, offset: u64, size: usize, value: u64) {
+        self.assert_whole();
         let Some(device) = self.hcas.get_mut(hca) else {
             return;
         };
         device.counters.count(Counter::DoorbellsTrapped);
-        let page = RegisterAddress::from_bar_offset(offset)
-            .filter(|at| u64::from(at.offset) == REG_RING && size == 4)
-            .and_then(|at| device.doorbells.get_mut(at.page));
-        let Some(page) = page else {
+        let at = RegisterAddress::from_bar_offset(offset).filter(|at| u64::from(at.offset) == REG_RING && size == 4);
+        let Some((at, page)) = at.and_then(|at| Some((at, device.doorbells.get_mut(at.page)?))) else {
             device.regs.access_error();
             return;
         };
@@ -216,6 +294,7 @@ impl Engine {
             page.request_scan();
             return;
         }
+        self.stirred = Some(self.watch.worker_of(hca, at.page, page));
         // A slot that rings nothing is a guest's harmless mistake.
         if let Some(qp) = page.queue(value as u32).and_then(|qpn| device.qps.get_mut(qpn.get())) {
             self.schedule.activate(hca, qp);
@@ -227,6 +306,7 @@ impl Engine {
     ///
     /// What it makes necessary beside completions, acknowledgements for instance, is done by the next [`Engine::poll`].
     pub fn receive<E: Env>(&mut self, packet: &[u8], now: Time, env: &E) {
+        self.assert_whole();
         let mut cx = cx!(self, now, env);
         receive::receive(&mut self.hcas, &mut cx, packet);
     }
@@ -239,6 +319,7 @@ impl Engine {
 
     /// Does what there is to do, as far as the budget goes.
     pub fn poll<E: Env>(&mut self, now: Time, mut budget: Budget, env: &E) -> Progress {
+        self.assert_whole();
         let mut cx = cx!(self, now, env);
         let mut did_work = cx.outbox.has_dues();
         if did_work {
@@ -257,15 +338,22 @@ impl Engine {
                 hca.release_event(&mut cx, cqn);
             }
         }
+        let mut created = false;
         for hca in self.hcas.iter_mut() {
             // Of its own, so that a guest with many commands does not use up what messages may use.
             let mut commands = Budget {
                 operations: limits::ADMIN_TURN,
                 ..budget
             };
-            did_work |= admin::poll(hca, &mut cx, &mut commands);
-            did_work |= collect(hca, &mut cx);
+            let executed = admin::poll(hca, &mut cx, &mut commands);
+            did_work |= executed | collect(hca, &mut cx);
+            // There may be a doorbell page now whose worker sleeps.
+            created |= executed;
         }
+        if created {
+            self.show_sleepers(env);
+        }
+        let mut cx = cx!(self, now, env);
         self.watch.look(&mut self.hcas, cx.schedule, env);
         // Those that are active now, once each: whoever wants another turn comes behind them.
         for _ in 0..cx.schedule.active_len() {
@@ -318,31 +406,39 @@ impl Engine {
         }
     }
 
-    /// Announces that the caller will stop polling: from now on drivers write the doorbell register as well. `false`:
-    /// there is work, poll on; the announcement is withdrawn.
-    pub fn prepare_sleep<E: Env>(&mut self, env: &E) -> bool {
-        self.set_kicks(env, true);
-        self.watch.vacate_all(&mut self.hcas, &mut self.schedule, env);
+    /// The worker, beside worker 0, whom writes to doorbell registers since the last call concern.
+    pub fn take_stirred(&mut self) -> Option<usize> {
+        self.stirred.take()
+    }
+
+    /// Announces that `worker` will stop polling: from now on drivers write the doorbell register of its pages as well, and
+    /// if it is worker 0, that of the admin queue. `false`: there is work, poll on; the announcement is withdrawn.
+    pub fn prepare_sleep<E: Env>(&mut self, worker: usize, env: &E) -> bool {
+        self.assert_whole();
+        self.set_kicks(worker, env, true);
+        self.watch.vacate_all(worker, &mut self.hcas, &mut self.schedule, env);
         // The announcement before the look. A driver sets its bits, fences, and looks at the announcement: if we miss
         // its bits, it sees our announcement.
         fence(Ordering::SeqCst);
-        if self.has_work(env) {
-            self.set_kicks(env, false);
+        if self.has_work(worker, env) {
+            self.set_kicks(worker, env, false);
             return false;
         }
         true
     }
 
-    /// Whether the next [`Engine::poll`] finds something to do, timers apart. Cheaper than a poll that does not, and needs
-    /// no clock: for those who look all the time.
+    /// Whether the next [`Engine::poll`] finds something to do, timers apart, and it is for `worker` to see to it. Cheaper
+    /// than a poll that does not, and needs no clock: for those who look all the time.
     #[inline]
-    pub fn has_work<E: Env>(&self, env: &E) -> bool {
+    pub fn has_work<E: Env>(&self, worker: usize, env: &E) -> bool {
         let rung = |hca: &Hca| {
             let ram = env.ram(hca.id);
-            hca.doorbells.iter().any(|(_, page)| page.has_rung(ram))
+            let own = |index, page| self.watch.worker_of(hca.id, index, page) == worker;
+            let mut pages = hca.doorbells.iter();
+            pages.any(|(index, page)| own(index, page) && page.has_rung(ram))
         };
-        let admin = |hca: &Hca| hca.regs.enabled && (hca.admin.has_work() || admin::has_rung(hca, env));
-        self.watch.has_work(&self.hcas, env)
+        let admin = |hca: &Hca| worker == 0 && hca.regs.enabled && (hca.admin.has_work() || admin::has_rung(hca, env));
+        self.watch.has_work(worker, &self.hcas, env)
             || self.schedule.has_active()
             || self.outbox.has_dues()
             || self
@@ -352,18 +448,36 @@ impl Engine {
     }
 
     /// Withdraws the announcement of [`Engine::prepare_sleep`].
-    pub fn wake<E: Env>(&mut self, env: &E) {
-        if self.asleep {
-            self.set_kicks(env, false);
+    pub fn wake<E: Env>(&mut self, worker: usize, env: &E) {
+        if self.watch.is_asleep(worker) {
+            self.set_kicks(worker, env, false);
         }
     }
 
-    fn set_kicks<E: Env>(&mut self, env: &E, asleep: bool) {
-        self.asleep = asleep;
+    fn set_kicks<E: Env>(&mut self, worker: usize, env: &E, asleep: bool) {
+        self.watch.set_asleep(worker, asleep);
         for hca in self.hcas.iter() {
+            self.show_sleep(hca, worker, env, asleep);
+        }
+    }
+
+    fn show_sleep<E: Env>(&self, hca: &Hca, worker: usize, env: &E, asleep: bool) {
+        if worker == 0 {
             admin::set_kick(hca, env, asleep);
-            for (_, page) in hca.doorbells.iter() {
+        }
+        for (index, page) in hca.doorbells.iter() {
+            if self.watch.worker_of(hca.id, index, page) == worker {
                 page.set_kick(env.ram(hca.id), asleep);
+            }
+        }
+    }
+
+    /// Shows the sleep of those who sleep on all doorbell pages.
+    #[inline]
+    fn show_sleepers<E: Env>(&self, env: &E) {
+        for worker in self.watch.sleepers() {
+            for hca in self.hcas.iter() {
+                self.show_sleep(hca, worker, env, true);
             }
         }
     }
@@ -373,19 +487,15 @@ impl Engine {
     /// Addresses are resolved at each access, so nothing of the old mappings is remembered here; but if sleep has been
     /// announced, doorbell pages that appear now have to show it too.
     pub fn ram_changed<E: Env>(&mut self, hca: HcaId, env: &E) {
-        if !self.asleep {
-            return;
-        }
-        if let Some(hca) = self.hcas.get_mut(hca) {
-            admin::set_kick(hca, env, true);
-            for page in hca.doorbells.iter_mut() {
-                page.set_kick(env.ram(hca.id), true);
-            }
+        let Some(hca) = self.hcas.get(hca) else { return };
+        for worker in self.watch.sleepers() {
+            self.show_sleep(hca, worker, env, true);
         }
     }
 
     /// The state of one HCA, or of all.
     pub fn dump(&self, hca: Option<HcaId>, now: Time) -> Dump {
+        self.assert_whole();
         Dump {
             time_ns: now.as_nanos(),
             hcas: self
@@ -411,6 +521,7 @@ impl Engine {
         now: Time,
         env: &E,
     ) -> Result<QpReport, NoSuchQp> {
+        self.assert_whole();
         let Some(hca) = self.hcas.get(hca) else {
             return Err(NoSuchQp::default());
         };

@@ -16,6 +16,7 @@ use crate::mr::MrTable;
 use crate::packet::outbox::Outbox;
 use crate::qp::xrc::Xrcd;
 use crate::qp::{Pool, Qp, Wait};
+use crate::ram::Unreachable;
 use crate::regs::{Identity, RegisterFile};
 use crate::rng::Rng;
 use crate::schedule::Schedule;
@@ -325,25 +326,33 @@ impl Hca {
         cq::fence_before_arm();
         let mut dirty = core::mem::take(&mut self.dirty);
         for cqn in dirty.drain(..) {
-            let Some(cq) = self.cqs.get_mut(cqn) else {
-                continue;
-            };
-            let (eqn, cookie) = (cq.eqn, cq.cookie);
-            match cq.wants_event(cx.env.ram(self.id), cx.now) {
-                Ok(Notify::Event) => {
-                    cx.schedule.disarm_cq(self.id, cqn, &mut cq.timer);
-                    self.raise(cx, eqn, Event::COMPLETION, cqn, cookie, 0);
-                }
-                Ok(Notify::Later(at)) => cx.schedule.wait_cq(self.id, cqn, &mut cq.timer, at),
-                Ok(Notify::Nothing) => {}
-                Err(_) => {
-                    cq.failed = Some(CqFault::Unreachable);
-                    self.cq_failed(cx, eqn, cqn, cookie, CqFault::Unreachable);
-                }
+            if let Some(cq) = self.cqs.get_mut(cqn) {
+                let told = cq.wants_event(cx.env.ram(self.id), cx.now);
+                self.tell(cx, cqn, told);
             }
         }
         // The list's memory is used again.
         self.dirty = dirty;
+    }
+
+    /// Does what [`Cq::wants_event`] has answered.
+    pub(crate) fn tell<E: Env>(&mut self, cx: &mut Cx<'_, E>, cqn: u32, told: Result<Notify, Unreachable>) {
+        let Some(cq) = self.cqs.get_mut(cqn) else {
+            return;
+        };
+        let (eqn, cookie) = (cq.eqn, cq.cookie);
+        match told {
+            Ok(Notify::Event) => {
+                cx.schedule.disarm_cq(self.id, cqn, &mut cq.timer);
+                self.raise(cx, eqn, Event::COMPLETION, cqn, cookie, 0);
+            }
+            Ok(Notify::Later(at)) => cx.schedule.wait_cq(self.id, cqn, &mut cq.timer, at),
+            Ok(Notify::Nothing) => {}
+            Err(Unreachable) => {
+                cq.failed = Some(CqFault::Unreachable);
+                self.cq_failed(cx, eqn, cqn, cookie, CqFault::Unreachable);
+            }
+        }
     }
 
     /// The time of a completion queue's held event has come.

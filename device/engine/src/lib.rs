@@ -47,6 +47,7 @@ mod hca;
 pub mod incident;
 pub mod inspect;
 mod limits;
+pub mod loan;
 mod mr;
 mod multicast;
 mod mw;
@@ -69,16 +70,29 @@ pub use dump::Dump;
 pub use engine::Engine;
 pub use env::{Dma, Env, GuestRam, HcaId};
 pub use inspect::QpReport;
+pub use loan::Loan;
 pub use packet::outbox::Packet;
 pub use time::Time;
 
 /// How an engine is made.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Where memory keys and other numbers that guests must not guess come from.
     pub seed: u64,
     /// Whom packets lead to.
     pub uplink: Uplink,
+    /// Threads that poll it, one at least. Worker 0 sees to the admin queues.
+    pub workers: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            uplink: Uplink::None,
+            workers: 1,
+        }
+    }
 }
 
 /// Which destinations are reached by packets, which the engine's owner carries: out of [`Engine::transmit`], into

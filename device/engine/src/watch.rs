@@ -8,9 +8,14 @@
 //!
 //! A seat's queue is one that is worth it: it keeps the seat while it is found with work, and loses it after
 //! [`PATIENCE`] polls in which others had some.
+//!
+//! Each doorbell page is one worker's, who looks at the page and at the queues in it that have seats. At first the pages are
+//! dealt out by number; pages whose queues turn out to have objects in common ([`crate::loan`]) come to one worker.
 
+use crate::doorbell::Doorbell;
 use crate::engine::Hcas;
 use crate::env::{Env, HcaId};
+use crate::loan::Wanted;
 use crate::qp::{Qp, Wait};
 use crate::schedule::{QpRef, Schedule};
 use core::sync::atomic::{fence, Ordering};
@@ -21,23 +26,33 @@ use verbena_hw::ring::OWNER_PHASE;
 /// Polls with work, none of it the seat's queue's, after which the seat goes to another.
 const PATIENCE: u32 = 256;
 
+/// Most queues that one worker watches: each look costs it a cache line of each.
+pub(crate) const SEATS: usize = WATCH_SEATS;
+
 /// A queue that is being watched.
 #[derive(Clone, Copy, Debug)]
 struct Seat {
     at: QpRef,
-    /// Its doorbell page, and its slot in it.
+    /// Its doorbell page, its slot in it, and the lane of the page's word that says so.
     page: u32,
     slot: u16,
+    lane: usize,
+    /// Who looks at it: the page's.
+    worker: usize,
+    /// Its queue pair is on loan to that worker, who has seen its last entry.
+    lent: bool,
     /// Polls with work since it was last found with some.
     unused: u32,
 }
 
-/// The seats. One is also a lane of each page's word, so that two queues never want the same.
-#[derive(Debug, Default)]
+/// The seats of all workers.
+#[derive(Debug)]
 pub(crate) struct Watch {
-    seats: [Option<Seat>; WATCH_SEATS],
-    /// How many are taken: most often all of the looking there is to do is none.
-    taken: usize,
+    seats: Vec<Seat>,
+    /// By worker: its sleep has been announced.
+    asleep: Vec<bool>,
+    /// Memory for the making of loans, used again.
+    pub(crate) scratch: Vec<Wanted>,
 }
 
 /// Whether the next entry of the send queue has been posted. What is not mapped has not.
@@ -49,28 +64,98 @@ fn is_posted<E: Env>(env: &E, hca: HcaId, qp: &Qp) -> bool {
 }
 
 impl Watch {
-    /// Whether a watched queue has work, without taking it.
+    /// For so many workers, one at least.
+    pub(crate) fn new(workers: usize) -> Self {
+        assert!(workers > 0, "somebody has to do it");
+        Self {
+            seats: Vec::new(),
+            asleep: vec![false; workers],
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Whether the sleep of this worker has been announced.
+    pub(crate) fn is_asleep(&self, worker: usize) -> bool {
+        self.asleep[worker]
+    }
+
+    /// Those whose sleep has been announced.
+    pub(crate) fn sleepers(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.asleep.len()).filter(|&worker| self.asleep[worker])
+    }
+
+    pub(crate) fn set_asleep(&mut self, worker: usize, asleep: bool) {
+        self.asleep[worker] = asleep;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
+    /// Whose doorbell page `index` of an HCA is.
     #[inline]
-    pub(crate) fn has_work<E: Env>(&self, hcas: &Hcas, env: &E) -> bool {
-        self.taken > 0
-            && self.seats.iter().flatten().any(|seat| {
-                hcas.get(seat.at.hca)
+    pub(crate) fn worker_of(&self, hca: HcaId, index: u32, page: &Doorbell) -> usize {
+        let workers = self.asleep.len();
+        if workers == 1 {
+            return 0;
+        }
+        page.worker.unwrap_or((hca.0 as usize + index as usize) % workers)
+    }
+
+    /// The watched queues, and who looks at each.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (QpRef, usize)> + '_ {
+        self.seats.iter().map(|seat| (seat.at, seat.worker))
+    }
+
+    /// A watched queue is on loan, or is not any more.
+    pub(crate) fn set_lent(&mut self, at: QpRef, lent: bool) {
+        if let Some(seat) = self.seats.iter_mut().find(|seat| seat.at == at) {
+            seat.lent = lent;
+        }
+    }
+
+    /// A watched queue had work.
+    pub(crate) fn used(&mut self, at: QpRef) {
+        if let Some(seat) = self.seats.iter_mut().find(|seat| seat.at == at) {
+            seat.unused = 0;
+        }
+    }
+
+    /// Gives the doorbell page of a watched queue to another worker, who is awake as its own is.
+    pub(crate) fn move_to(&mut self, hcas: &mut Hcas, at: QpRef, worker: usize) {
+        let Some(page) = self.seats.iter().find(|seat| seat.at == at).map(|seat| seat.page) else {
+            return;
+        };
+        if let Some(page) = hcas.get_mut(at.hca).and_then(|hca| hca.doorbells.get_mut(page)) {
+            page.worker = Some(worker);
+        }
+        for seat in &mut self.seats {
+            if seat.at.hca == at.hca && seat.page == page {
+                seat.worker = worker;
+            }
+        }
+    }
+
+    /// Whether a watched queue that is not on loan has work for `worker`, without taking it.
+    #[inline]
+    pub(crate) fn has_work<E: Env>(&self, worker: usize, hcas: &Hcas, env: &E) -> bool {
+        self.seats.iter().any(|seat| {
+            !seat.lent
+                && seat.worker == worker
+                && hcas
+                    .get(seat.at.hca)
                     .and_then(|hca| hca.qps.get(seat.at.qpn.get()))
                     .is_none_or(|qp| is_posted(env, seat.at.hca, qp))
-            })
+        })
     }
 
     /// Gives the watched queues that have work their turn, and takes the seats of those that are gone or unused.
     #[inline]
     pub(crate) fn look<E: Env>(&mut self, hcas: &mut Hcas, schedule: &mut Schedule, env: &E) {
-        if self.taken == 0 {
-            return;
-        }
-        for i in 0..WATCH_SEATS {
-            let Some(seat) = &mut self.seats[i] else {
-                continue;
-            };
+        let mut i = 0;
+        while let Some(seat) = self.seats.get_mut(i) {
             let at = seat.at;
+            i += 1;
             match hcas.qp_mut(at) {
                 Some(qp) if seat.unused < PATIENCE => {
                     if is_posted(env, at.hca, qp) {
@@ -80,7 +165,10 @@ impl Watch {
                         seat.unused += 1;
                     }
                 }
-                _ => self.vacate(i, hcas, schedule, env),
+                _ => {
+                    i -= 1;
+                    self.vacate(i, hcas, schedule, env);
+                }
             }
         }
     }
@@ -95,14 +183,10 @@ impl Watch {
         env: &E,
         (at, emptied, worked): (QpRef, bool, bool),
     ) {
-        if self.taken == 0 && !(emptied && worked) {
+        if self.seats.is_empty() && !(emptied && worked) {
             return;
         }
-        let seat = self
-            .seats
-            .iter()
-            .position(|seat| seat.is_some_and(|seat| seat.at == at));
-        match seat {
+        match self.seats.iter().position(|seat| seat.at == at) {
             // It has work and does nothing: it would be looked at for ever.
             Some(i) if !(emptied && worked) => self.vacate(i, hcas, schedule, env),
             None if emptied && worked => self.seat(hcas, env, at),
@@ -112,32 +196,39 @@ impl Watch {
 
     #[cold]
     fn seat<E: Env>(&mut self, hcas: &mut Hcas, env: &E, at: QpRef) {
-        let Some(i) = self.seats.iter().position(Option::is_none) else {
-            return;
-        };
         let Some((page, slot)) = hcas.qp_mut(at).map(|qp| (qp.doorbell, qp.slot)) else {
             return;
         };
-        publish(hcas, env, at.hca, page, i, Some(slot));
-        self.seats[i] = Some(Seat {
+        let Some(doorbell) = hcas.get(at.hca).and_then(|hca| hca.doorbells.get(page)) else {
+            return;
+        };
+        let worker = self.worker_of(at.hca, page, doorbell);
+        if self.asleep[worker] {
+            return;
+        }
+        if self.seats.iter().filter(|seat| seat.worker == worker).count() >= SEATS {
+            return;
+        }
+        let Some(lane) = doorbell.free_lane() else { return };
+        publish(hcas, env, at.hca, page, lane, Some(slot));
+        self.seats.push(Seat {
             at,
             page,
             slot,
+            lane,
+            worker,
+            lent: false,
             unused: 0,
         });
-        self.taken += 1;
         // An entry that was posted meanwhile, by a driver that has seen the page or rung, is found by the next look.
     }
 
     /// Frees a seat. Whoever has its slot now may have posted something without ringing, and gets a turn then.
     #[cold]
     fn vacate<E: Env>(&mut self, i: usize, hcas: &mut Hcas, schedule: &mut Schedule, env: &E) {
-        let Some(seat) = self.seats[i].take() else {
-            return;
-        };
-        self.taken -= 1;
+        let seat = self.seats.remove(i);
         let hca = seat.at.hca;
-        publish(hcas, env, hca, seat.page, i, None);
+        publish(hcas, env, hca, seat.page, seat.lane, None);
         // The page before the look. A driver publishes an entry, fences, and looks at the page: if we miss the entry, the
         // driver misses the seat, and rings.
         fence(Ordering::SeqCst);
@@ -155,31 +246,24 @@ impl Watch {
         }
     }
 
-    /// Frees all seats: the device is going to sleep, and looks at nothing then.
-    pub(crate) fn vacate_all<E: Env>(&mut self, hcas: &mut Hcas, schedule: &mut Schedule, env: &E) {
-        for i in 0..WATCH_SEATS {
-            if self.seats[i].is_some() {
-                self.vacate(i, hcas, schedule, env);
-            }
+    /// Frees the seats of a worker: it is going to sleep, and looks at nothing then.
+    pub(crate) fn vacate_all<E: Env>(&mut self, worker: usize, hcas: &mut Hcas, schedule: &mut Schedule, env: &E) {
+        while let Some(i) = self.seats.iter().position(|seat| seat.worker == worker) {
+            self.vacate(i, hcas, schedule, env);
         }
     }
 
     /// Forgets the queues of an HCA that is gone, and with it its doorbell pages.
     pub(crate) fn forget(&mut self, hca: HcaId) {
-        for seat in &mut self.seats {
-            if seat.is_some_and(|seat| seat.at.hca == hca) {
-                *seat = None;
-                self.taken -= 1;
-            }
-        }
+        self.seats.retain(|seat| seat.at.hca != hca);
     }
 }
 
-/// Tells a doorbell page which slot seat `i` watches.
-fn publish<E: Env>(hcas: &mut Hcas, env: &E, hca: HcaId, page: u32, i: usize, slot: Option<u16>) {
+/// Tells a doorbell page which slot one of its lanes watches.
+fn publish<E: Env>(hcas: &mut Hcas, env: &E, hca: HcaId, page: u32, lane: usize, slot: Option<u16>) {
     let page = hcas.get_mut(hca).and_then(|hca| hca.doorbells.get_mut(page));
     if let Some(page) = page {
-        page.set_watched(env.ram(hca), i, slot);
+        page.set_watched(env.ram(hca), lane, slot);
     }
 }
 

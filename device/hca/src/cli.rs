@@ -32,17 +32,19 @@ pub struct HcaArgs {
     #[arg(long, value_enum, default_value_t = LogLevel::Info)]
     pub log: LogLevel,
 
-    /// Microseconds that the worker looks for doorbells without finding any before it sleeps. More is faster for
+    /// Microseconds that a worker looks for doorbells without finding any before it sleeps. More is faster for
     /// traffic with pauses and takes a core from the guests during them; 0 sleeps at once.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub poll_us: u64,
 
-    /// Run the worker on this processor and no other, so that it disturbs nobody who has another one.
-    #[arg(long, value_name = "CPU", value_parser = clap::value_parser!(u32).range(..1024))]
-    pub worker_cpu: Option<u32>,
+    /// Run the workers on these processors and no others, one each, so that they disturb nobody who has another one.
+    #[arg(long, value_name = "CPU[,CPU]", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(..1024))]
+    pub worker_cpu: Vec<u32>,
 
-    /// Worker threads. The engine has one crank: 1 is the only value so far.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
+    /// Worker threads. Busy queue pairs are spread over them by doorbell page; those that are connected or complete into
+    /// one queue stay together. More than one is of use where several pairs of programs talk at once, and costs a
+    /// processor each while they do.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub workers: u32,
 }
 
@@ -129,12 +131,20 @@ impl HcaArgs {
         if let Some(pair) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(format!("{}: given twice", pair[0].display()));
         }
+        if self.worker_cpu.len() > self.workers as usize {
+            return Err(format!(
+                "{} --worker-cpu for {} --workers: each is of one",
+                self.worker_cpu.len(),
+                self.workers
+            ));
+        }
         Ok(Config {
             sockets: self.socket.clone(),
             macs: self.mac.iter().map(|mac| mac.0).collect(),
             control: self.control.clone(),
             spin: Duration::from_micros(self.poll_us),
-            worker_cpu: self.worker_cpu.map(|cpu| cpu as usize),
+            workers: self.workers as usize,
+            worker_cpus: self.worker_cpu.iter().map(|&cpu| cpu as usize).collect(),
             seed,
         })
     }
@@ -327,7 +337,16 @@ mod tests {
             "2 --mac for 1 --socket: each belongs to one"
         );
         assert!(parse(&[]).is_err(), "a server without an HCA");
-        assert!(parse(&["--socket", "/a", "--workers", "2"]).is_err());
+        assert!(parse(&["--socket", "/a", "--workers", "17"]).is_err());
+        let two = parse(&["--socket", "/a", "--workers", "2", "--worker-cpu", "0,1"]);
+        assert_eq!(two.unwrap().config(0).unwrap().worker_cpus, [0, 1]);
+        assert_eq!(
+            parse(&["--socket", "/a", "--worker-cpu", "0,1"])
+                .unwrap()
+                .config(0)
+                .unwrap_err(),
+            "2 --worker-cpu for 1 --workers: each is of one"
+        );
         assert!(parse(&["--socket", "/a", "--worker-cpu", "1024"]).is_err());
     }
 }

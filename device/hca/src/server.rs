@@ -30,7 +30,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 const CATCH_UP: usize = 64;
 
 /// What a server is made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// One HCA for each of these vfio-user sockets.
     pub sockets: Vec<PathBuf>,
@@ -38,12 +38,29 @@ pub struct Config {
     pub macs: Vec<[u8; 6]>,
     /// The control socket.
     pub control: Option<PathBuf>,
-    /// How long the worker spins before it sleeps.
+    /// Worker threads, one at least.
+    pub workers: usize,
+    /// How long a worker spins before it sleeps.
     pub spin: Duration,
-    /// The processor that the worker runs on; any, if none is given.
-    pub worker_cpu: Option<usize>,
+    /// The processors that the workers run on, in their order; any, for those that none is given for.
+    pub worker_cpus: Vec<usize>,
     /// Where the engine's unguessable numbers come from.
     pub seed: u64,
+}
+
+impl Default for Config {
+    /// No HCAs, and one worker that does not spin.
+    fn default() -> Self {
+        Self {
+            sockets: Vec::new(),
+            macs: Vec::new(),
+            control: None,
+            workers: 1,
+            spin: Duration::ZERO,
+            worker_cpus: Vec::new(),
+            seed: 0,
+        }
+    }
 }
 
 /// The MAC address of HCA number `index`, unless it was given one: locally administered, the letters VB, the number.
@@ -64,14 +81,14 @@ pub enum ServerError {
     /// The system does not give what the loop needs.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The worker may not run where it should.
-    #[error("cannot run the worker on processor {0}: {1}")]
+    /// A worker may not run where it should.
+    #[error("cannot run a worker on processor {0}: {1}")]
     Worker(usize, io::Error),
     /// The loop failed.
     #[error("the event loop failed: {0}")]
     Loop(#[from] event_manager::Error),
-    /// The worker panicked.
-    #[error("the worker thread ended: this is a bug in verbena-hca")]
+    /// A worker panicked.
+    #[error("a worker thread ended: this is a bug in verbena-hca")]
     WorkerEnded,
 }
 
@@ -114,7 +131,7 @@ impl Server {
             hcas.push(Listening::new(path)?);
         }
         let control = config.control.as_deref().map(Listening::new).transpose()?;
-        let shared = Arc::new(Shared::new(config.seed, &names)?);
+        let shared = Arc::new(Shared::new(config.seed, &names, config.workers)?);
         let files = Arc::new(FileMaps::default());
         let hcas = hcas
             .into_iter()
@@ -126,11 +143,15 @@ impl Server {
             })
             .collect();
         let attention = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let worker = Worker::start(shared.clone(), config.spin, config.worker_cpu, attention.try_clone()?);
-        let worker = worker.map_err(|error| match config.worker_cpu {
-            Some(cpu) => ServerError::Worker(cpu, error),
-            None => ServerError::Io(error),
-        })?;
+        let start = |number| {
+            let cpu = config.worker_cpus.get(number).copied();
+            let worker = Worker::start(shared.clone(), number, config.spin, cpu, attention.try_clone()?);
+            worker.map_err(|error| match cpu {
+                Some(cpu) => ServerError::Worker(cpu, error),
+                None => ServerError::Io(error),
+            })
+        };
+        let workers = (0..config.workers).map(start).collect::<Result<_, _>>()?;
         let (stop, stopper) = UnixStream::pair()?;
         stop.set_nonblocking(true)?;
         stopper.set_nonblocking(true)?;
@@ -144,7 +165,7 @@ impl Server {
             attention,
             stop,
             end: None,
-            worker,
+            workers,
             shared,
             hits: fault::hits(),
         });
@@ -243,7 +264,7 @@ struct Loop {
     attention: EventFd,
     stop: UnixStream,
     end: Option<Result<(), ServerError>>,
-    worker: Worker,
+    workers: Vec<Worker>,
     shared: Arc<Shared>,
     shape: Shape,
     /// Lost mappings seen to so far.
@@ -378,10 +399,10 @@ impl Loop {
         hca.device.detach();
     }
 
-    /// The worker calls: a client's memory has vanished, or the worker itself has ended.
+    /// A worker calls: a client's memory has vanished, or the worker itself has ended.
     fn attend(&mut self, ops: &mut EventOps) {
         let _ = self.attention.read();
-        if self.worker.ended() {
+        if self.workers.iter().any(Worker::ended) {
             self.end = Some(Err(ServerError::WorkerEnded));
             return;
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The thread that turns the engine's crank: poll while there is work, spin for a short time when there is none, then
+//! The threads that turn the engine's crank: poll while there is work, spin for a short time when there is none, then
 //! sleep until a trapped access, a timer or the main loop wakes it.
 //!
 //! Spinning keeps doorbells in guest memory free of VM exits while traffic flows; sleeping keeps an idle device from
@@ -15,27 +15,34 @@ use std::time::{Duration, Instant};
 use verbena_engine::Time;
 use vmm_sys_util::eventfd::EventFd;
 
-/// The worker thread. Ends when it is dropped.
+/// A worker thread. Ends when it is dropped, and with it all others of the same engine.
 pub struct Worker {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Starts the thread, on processor `cpu` if one is given. It spins for `spin` before it sleeps, and signals `attention`
+    /// Starts the thread of worker `number`, on processor `cpu` if one is given. It spins for `spin` before it sleeps, and signals `attention`
     /// when the main loop should look after a client's memory or after the worker itself.
     ///
     /// # Errors
     ///
     /// If the system gives no thread, or it may not run on that processor.
-    pub fn start(shared: Arc<Shared>, spin: Duration, cpu: Option<usize>, attention: EventFd) -> std::io::Result<Self> {
+    pub fn start(
+        shared: Arc<Shared>,
+        number: usize,
+        spin: Duration,
+        cpu: Option<usize>,
+        attention: EventFd,
+    ) -> std::io::Result<Self> {
         let of_thread = shared.clone();
         // A thread begins with the processors of the one that starts it. So what is refused is known here.
         let before = cpu.map(pin).transpose()?;
-        let thread = std::thread::Builder::new().name("hca-worker".into()).spawn(move || {
+        let name = format!("hca-worker-{number}");
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
             // Also when it panics: the main loop must not go on without it.
             let _guard = Attention(&attention);
-            run(&of_thread, spin, &attention);
+            run(&of_thread, number, spin, &attention);
         });
         if let Some(before) = before {
             sched_setaffinity(None, &before)?;
@@ -83,12 +90,12 @@ impl Drop for Attention<'_> {
 /// Looks for work between two looks at the clock, if there is none: about a microsecond.
 const LOOKS: u32 = 64;
 
-fn run(shared: &Shared, spin: Duration, attention: &EventFd) {
+fn run(shared: &Shared, number: usize, spin: Duration, attention: &EventFd) {
     let mut idle_since = None;
     let mut seen = fault::hits();
     let looks = if spin.is_zero() { 0 } else { LOOKS };
     while !shared.stopping() {
-        let progress = shared.poll(looks);
+        let progress = shared.poll(number, looks);
         let hits = fault::hits();
         if hits != seen {
             seen = hits;
@@ -102,16 +109,16 @@ fn run(shared: &Shared, spin: Duration, attention: &EventFd) {
         if now.duration_since(*idle_since.get_or_insert(now)) < spin {
             continue;
         }
-        if shared.prepare_sleep() {
-            sleep(shared, progress.next_deadline);
-            shared.awake();
+        if shared.prepare_sleep(number) {
+            sleep(shared, number, progress.next_deadline);
+            shared.awake(number);
         }
         idle_since = None;
     }
 }
 
 /// Waits for the wake-up event or the deadline.
-fn sleep(shared: &Shared, deadline: Option<Time>) {
+fn sleep(shared: &Shared, number: usize, deadline: Option<Time>) {
     let timeout = deadline.map(|deadline| {
         let left = shared.now().until(deadline);
         Timespec {
@@ -119,7 +126,7 @@ fn sleep(shared: &Shared, deadline: Option<Time>) {
             tv_nsec: i64::from(left.subsec_nanos()),
         }
     });
-    let event = shared.wake_event();
+    let event = shared.wake_event(number);
     let mut fds = [PollFd::new(event, PollFlags::IN)];
     // A signal that interrupts it is a wake-up like any other: the caller polls and comes back.
     let _ = poll(&mut fds, timeout.as_ref());

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a small message costs, in instructions (P8): the device's by `device/engine/examples/messages.rs`, the driver's by
-//! `uapi-driver/driver/examples/messages.rs`.
+//! `uapi-driver/driver/examples/messages.rs`; and what a second worker of the device changes in that (P3), by the same count and,
+//! in time, by `device/engine/examples/workers.rs`.
 
 use super::Row;
 use crate::stage::Stage;
 use anyhow::{ensure, Context, Result};
 use std::path::PathBuf;
+use std::process::Command;
 use verbena_launcher::valgrind::Callgrind;
 use verbena_launcher::{Hca, HcaConfig};
 
@@ -15,26 +17,35 @@ const DRIVER_TARGET: f64 = 100.0;
 
 /// What they must not be more than: the last figure and a little for another compiler. Whoever makes the path cheaper
 /// lowers them.
-const DEVICE_CEILING: f64 = 300.0;
+const DEVICE_CEILING: f64 = 245.0;
+const RUNG_CEILING: f64 = 300.0;
 const DRIVER_CEILING: f64 = 100.0;
 
+/// How much more a message may cost a worker for there being another one: the noise of the count.
+const BESIDE: f64 = 1.02;
+
 /// The tests of it.
+pub(super) const RUNG_TEST: &str = "p08_a_small_write_that_is_rung_for_takes_no_more_of_the_devices_instructions";
+pub(super) const BESIDE_TEST: &str = "p03_a_second_worker_costs_a_message_no_instruction";
 pub(super) const DEVICE_TEST: &str = "p08_a_small_write_takes_no_more_of_the_devices_instructions";
 pub(super) const DRIVER_TEST: &str = "p08_a_small_write_takes_no_more_of_the_drivers_instructions";
 
 /// Messages of a batch, in both programs.
 const BATCH: f64 = 32.0;
 
+/// Runs of the two workers.
+const REPETITIONS: u32 = 200;
+
 /// Batches of the two runs of which the difference counts, so that set-up cancels out.
 const FEW: u32 = 20;
 const MANY: u32 = 220;
 
-fn example(stage: &Stage, package: &str) -> Result<PathBuf> {
+fn example(stage: &Stage, package: &str, name: &str) -> Result<PathBuf> {
     let built = stage.checkout().cargo(
-        &["build", "--release", "-p", package, "--example", "messages"],
+        &["build", "--release", "-p", package, "--example", name],
         stage.progress(),
     )?;
-    let program = built.into_iter().find(|e| e.name == "messages");
+    let program = built.into_iter().find(|e| e.name == name);
     Ok(program.context("cargo built no example")?.path)
 }
 
@@ -45,15 +56,46 @@ fn a_message(run: impl Fn(u32) -> Result<u64>) -> Result<f64> {
     Ok(((many - few) as f64 / (f64::from(MANY - FEW) * BATCH)).round())
 }
 
-fn device(stage: &Stage) -> Result<f64> {
+/// What the device executes for a message. `how` is the example's last argument.
+fn device(stage: &Stage, how: &str) -> Result<f64> {
     let callgrind = Callgrind::find(stage.progress())?;
-    let program = example(stage, "verbena-engine")?;
-    a_message(|batches| callgrind.instructions_in("messages::device", &program, &[&batches.to_string()]))
+    let program = example(stage, "verbena-engine", "messages")?;
+    let batch = BATCH.to_string();
+    a_message(|batches| {
+        let arguments = [&batches.to_string(), &batch, how];
+        callgrind.instructions_in("messages::device", &program, &arguments)
+    })
+}
+
+/// The same for one of two workers, while the other has nothing to do and while it does as much.
+fn beside(stage: &Stage) -> Result<(f64, f64)> {
+    Ok((device(stage, "alone")?, device(stage, "beside")? / 2.0))
+}
+
+/// Nanoseconds of a worker's run of messages: alone, and while another worker does the same for queues of its own. Medians.
+fn contention(stage: &Stage) -> Result<(f64, f64)> {
+    let program = example(stage, "verbena-engine", "workers")?;
+    let output = Command::new(program).arg(REPETITIONS.to_string()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    // The first finds cold caches.
+    for line in text.lines().skip(1) {
+        let (a, b) = line.split_once(' ').context("two numbers a line")?;
+        alone.push(a.parse()?);
+        beside.push(b.parse()?);
+    }
+    ensure!(
+        output.status.success() && alone.len() == REPETITIONS as usize,
+        "the example ended ({}): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok((super::median(&mut alone).0, super::median(&mut beside).0))
 }
 
 fn driver(stage: &Stage) -> Result<f64> {
     let callgrind = Callgrind::find(stage.progress())?;
-    let program = example(stage, "verbena")?;
+    let program = example(stage, "verbena", "messages")?;
     // One that does not sleep: how a sleeping device is woken is not what is counted.
     let hca = Hca::start(&HcaConfig {
         program: stage.program("verbena-hca")?.to_owned(),
@@ -68,12 +110,37 @@ fn driver(stage: &Stage) -> Result<f64> {
 
 /// The benchmark's rows.
 pub(super) fn rows(stage: &Stage) -> Result<Vec<Row>> {
-    let (device, driver) = (device(stage)?, driver(stage)?);
+    let (watched, rung) = (device(stage, "loan")?, device(stage, "poll")?);
+    let (idle, busy) = beside(stage)?;
+    let driver = driver(stage)?;
+    let (alone, at_once) = contention(stage)?;
     Ok(vec![
+        Row::against(
+            "P3",
+            "a message of one of two workers while both are busy, against the other one idle",
+            busy,
+            "instructions",
+            idle,
+            BESIDE,
+        ),
+        Row::plain(
+            "P3",
+            "4,096 messages of a worker while another one does as much, against alone",
+            at_once / 1e3,
+            "us",
+        )
+        .beside(alone / 1e3),
         Row::at_most(
             "P8",
-            "WRITE 8 B in batches of 32, device",
-            device,
+            "WRITE 8 B in batches of 32, device, queue watched",
+            watched,
+            "instructions",
+            DEVICE_TARGET,
+        ),
+        Row::at_most(
+            "P8",
+            "the same, device, queue rung for",
+            rung,
             "instructions",
             DEVICE_TARGET,
         ),
@@ -96,9 +163,24 @@ fn within(count: f64, ceiling: f64) -> Result<()> {
     Ok(())
 }
 
-/// The test of the device's.
+/// The test of the device's, when it watches the queue.
 pub(super) fn device_test(stage: &Stage) -> Result<()> {
-    within(device(stage)?, DEVICE_CEILING)
+    within(device(stage, "loan")?, DEVICE_CEILING)
+}
+
+/// The test of the device's, when it is rung for.
+pub(super) fn rung_test(stage: &Stage) -> Result<()> {
+    within(device(stage, "poll")?, RUNG_CEILING)
+}
+
+/// The test that a worker does for a message what it does without another one, and so writes nothing for its sake.
+pub(super) fn beside_test(stage: &Stage) -> Result<()> {
+    let (alone, beside) = beside(stage)?;
+    ensure!(
+        beside <= alone * BESIDE,
+        "{beside} instructions beside a busy worker, {alone} beside an idle one"
+    );
+    Ok(())
 }
 
 /// The test of the driver's.

@@ -27,7 +27,8 @@ pub(crate) mod objects;
 pub(crate) mod srq;
 pub(crate) mod xrcd;
 
-use crate::env::{Dma, Env};
+use crate::doorbell::Bell;
+use crate::env::{Dma, Env, GuestRam};
 use crate::hca::{Cx, Hca, ADMIN_VECTOR};
 use crate::ram;
 use crate::Budget;
@@ -164,6 +165,15 @@ pub(crate) fn has_rung<E: Env>(hca: &Hca, env: &E) -> bool {
         rung = ram::word(record, TAIL).is_ok_and(|tail| tail.load(Ordering::SeqCst) as u32 != hca.regs.asq_tail);
     });
     rung
+}
+
+/// The word of the record that a driver changes when there are commands. `None`: the queue is off, or has no record.
+pub(crate) fn bell<'a, R: GuestRam>(hca: &Hca, ram: &'a R) -> Option<Bell<'a>> {
+    let at = hca.regs.aq_record;
+    if !hca.regs.enabled || at == 0 {
+        return None;
+    }
+    Bell::new(ram, at + TAIL as u64, u32::MAX.into(), hca.regs.asq_tail.into())
 }
 
 /// Sets or clears the word that tells the driver to write the register as well.

@@ -7,6 +7,8 @@
 //! once, and a message either passes all checks of the general path and is executed, or is left in its ring as it was
 //! found, for the general path to say what is wrong with it or to do what is seldom. So there is nothing here about
 //! errors, and none is possible but one: a completion queue that fails.
+//!
+//! The queue pairs may be the engine's, lent for one turn ([`run`]), or be lent to a worker for longer ([`crate::loan`]).
 
 use crate::counter_set::Tally;
 use crate::counters::Counter;
@@ -57,8 +59,8 @@ pub(crate) fn run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, left: 
     let (Some(here), Some(there)) = (hcas.get(at.hca), hcas.get(peer.hca)) else {
         return End::Other;
     };
-    let mut run = Run::new(cx, here, there, &lent);
-    let end = run.messages(&mut lent, left, budget);
+    let mut run = Run::new(cx.env, here, there, &lent.qp, &lent.peer);
+    let end = run.messages(&mut lent.parts(), cx.now, left, budget);
     let done = run.done;
     lent.give_back(hcas, cx, at, peer, &done);
     end
@@ -66,7 +68,7 @@ pub(crate) fn run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, left: 
 
 /// The peer, if the queue pair can begin an ordinary message at all.
 #[inline]
-fn begins<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<QpRef> {
+pub(crate) fn begins<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<QpRef> {
     let hca = hcas.get(at.hca)?;
     let qp = hca.qps.get(at.qpn.get())?;
     let ready = qp.state == QpState::RTS && qp.wait == Wait::Nothing && qp.req.current.is_none() && qp.max_send_sge > 0;
@@ -77,51 +79,74 @@ fn begins<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<QpRe
     local::find_peer(hcas, cx, at)
 }
 
-/// What a run works on, taken out of its tables for so long.
+/// The numbers of the completion queues of an ordinary message from `at` to `peer`.
+pub(crate) struct Completions {
+    pub(crate) send: Cqn,
+    pub(crate) recv: Cqn,
+    /// They are one queue.
+    pub(crate) same: bool,
+}
+
+/// `None`: the two are not in step, or are one, or what comes goes into a shared receive queue.
+#[inline]
+pub(crate) fn in_step<E: Env>(hcas: &mut Hcas, env: &E, at: QpRef, peer: QpRef) -> Option<Completions> {
+    if at == peer {
+        return None;
+    }
+    let responder = hcas.qp_mut(peer)?;
+    let (state, psn, mtu) = (responder.state, responder.resp.psn, responder.attrs.path_mtu);
+    let (established, recv) = (responder.resp.established, responder.recv_cqn);
+    let has_receives = responder.rq.is_some();
+    let listens = match state {
+        QpState::RTS | QpState::SQD => true,
+        // The first request there raises an event.
+        QpState::RTR => established,
+        _ => false,
+    };
+    if !listens || !matches!(responder.resp.arriving, Arriving::Nothing) {
+        return None;
+    }
+    let requester = hcas.qp_mut(at)?;
+    if requester.req.psn != psn || requester.attrs.path_mtu != mtu {
+        return None;
+    }
+    if !has_receives && !is_write_next(env.ram(at.hca), requester) {
+        return None;
+    }
+    let send = requester.send_cqn;
+    let same = at.hca == peer.hca && send == recv;
+    Some(Completions { send, recv, same })
+}
+
+/// What a run works on.
+pub(crate) struct Parts<'p> {
+    pub(crate) qp: &'p mut Qp,
+    pub(crate) peer: &'p mut Qp,
+    /// The peer's may be the same as the sender's: then it is only here once, as the sender's.
+    pub(crate) send_cq: &'p mut Cq,
+    pub(crate) recv_cq: Option<&'p mut Cq>,
+}
+
+/// The same, taken out of its tables for so long.
 struct Lent {
     qp: Box<Qp>,
     peer: Box<Qp>,
-    /// The peer's may be the same as the sender's: then it is only here once, as the sender's.
     send_cq: Box<Cq>,
     recv_cq: Option<Box<Cq>>,
 }
 
 impl Lent {
-    /// `None`: the two are not in step, or are one, or what comes goes into a shared receive queue; nothing has been taken.
+    /// `None`: nothing has been taken.
     #[inline]
     fn take<E: Env>(hcas: &mut Hcas, env: &E, at: QpRef, peer: QpRef) -> Option<Self> {
-        if at == peer {
-            return None;
-        }
-        let responder = hcas.qp_mut(peer)?;
-        let (state, psn, mtu) = (responder.state, responder.resp.psn, responder.attrs.path_mtu);
-        let (established, recv_cqn) = (responder.resp.established, responder.recv_cqn);
-        let has_receives = responder.rq.is_some();
-        let listens = match state {
-            QpState::RTS | QpState::SQD => true,
-            // The first request there raises an event.
-            QpState::RTR => established,
-            _ => false,
-        };
-        if !listens || !matches!(responder.resp.arriving, Arriving::Nothing) {
-            return None;
-        }
-        let requester = hcas.qp_mut(at)?;
-        if requester.req.psn != psn || requester.attrs.path_mtu != mtu {
-            return None;
-        }
-        if !has_receives && !is_write_next(env.ram(at.hca), requester) {
-            return None;
-        }
-        let send_cqn = requester.send_cqn;
-        let same = at.hca == peer.hca && send_cqn == recv_cqn;
+        let cqs = in_step(hcas, env, at, peer)?;
         let held = "a queue pair holds its completion queues: DESTROY_CQ answers IN_USE";
         let hca = hcas.get_mut(at.hca)?;
         let qp = hca.qps.lend(at.qpn.get())?;
-        let send_cq = hca.cqs.lend(send_cqn.get()).expect(held);
+        let send_cq = hca.cqs.lend(cqs.send.get()).expect(held);
         let hca = hcas.get_mut(peer.hca).expect("it was there a moment ago");
         let peer = hca.qps.lend(peer.qpn.get()).expect("it is another one, and was there");
-        let recv_cq = (!same).then(|| hca.cqs.lend(recv_cqn.get()).expect(held));
+        let recv_cq = (!cqs.same).then(|| hca.cqs.lend(cqs.recv.get()).expect(held));
         Some(Self {
             qp,
             peer,
@@ -130,30 +155,30 @@ impl Lent {
         })
     }
 
-    /// Puts everything back, and does for it all at once what the general path does for each message.
+    #[inline]
+    fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            qp: &mut self.qp,
+            peer: &mut self.peer,
+            send_cq: &mut self.send_cq,
+            recv_cq: self.recv_cq.as_deref_mut(),
+        }
+    }
+
+    /// Puts everything back.
     #[inline]
     fn give_back<E: Env>(self, hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, peer_at: QpRef, done: &Done) {
-        let (mut qp, peer) = (self.qp, self.peer);
+        let (qp, peer) = (self.qp, self.peer);
         let (send_cqn, recv_cqn) = (qp.send_cqn, peer.recv_cqn);
-        if done.messages > 0 {
-            (qp.req.retries_left, qp.req.rnr_left) = (qp.attrs.retry_cnt, qp.attrs.rnr_retry);
-        }
         let hca = hcas.get_mut(peer_at.hca).expect("HCAs do not go within a turn");
         hca.qps.give_back(peer_at.qpn.get(), peer);
         if let Some(cq) = self.recv_cq {
             hca.cqs.give_back(recv_cqn.get(), cq);
         }
-        hca.counters.add(Counter::RcvdMsgs, done.messages);
-        hca.counters.add(Counter::RcvdBytes, done.bytes);
-        hca.tally(peer_at.qpn, Tally::RcvdMsgs, done.messages);
-        hca.tally(peer_at.qpn, Tally::RcvdBytes, done.bytes);
         let hca = hcas.get_mut(at.hca).expect("HCAs do not go within a turn");
         hca.qps.give_back(at.qpn.get(), qp);
         hca.cqs.give_back(send_cqn.get(), self.send_cq);
-        hca.counters.add(Counter::SentMsgs, done.messages);
-        hca.counters.add(Counter::SentBytes, done.bytes);
-        hca.tally(at.qpn, Tally::SentMsgs, done.messages);
-        hca.tally(at.qpn, Tally::SentBytes, done.bytes);
+        done.account(hcas, at, peer_at);
         done.received.settle(hcas, cx, peer_at, recv_cqn);
         done.sent.settle(hcas, cx, at, send_cqn);
     }
@@ -168,20 +193,52 @@ fn is_write_next<R: GuestRam>(ram: &R, qp: &Qp) -> bool {
 
 /// What a run has done that is not in the queue pairs themselves.
 #[derive(Clone, Copy, Default)]
-struct Done {
-    messages: u64,
-    bytes: u64,
-    sent: Completed,
-    received: Completed,
+pub(crate) struct Done {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    pub(crate) sent: Completed,
+    pub(crate) received: Completed,
+}
+
+impl Done {
+    /// Does for all messages at once what the general path does for each.
+    #[inline]
+    pub(crate) fn account(&self, hcas: &mut Hcas, at: QpRef, peer: QpRef) {
+        if self.messages == 0 {
+            return;
+        }
+        if let Some(qp) = hcas.qp_mut(at) {
+            (qp.req.retries_left, qp.req.rnr_left) = (qp.attrs.retry_cnt, qp.attrs.rnr_retry);
+        }
+        let sides = [
+            (
+                at,
+                [Counter::SentMsgs, Counter::SentBytes],
+                [Tally::SentMsgs, Tally::SentBytes],
+            ),
+            (
+                peer,
+                [Counter::RcvdMsgs, Counter::RcvdBytes],
+                [Tally::RcvdMsgs, Tally::RcvdBytes],
+            ),
+        ];
+        for (side, counters, tallies) in sides {
+            let Some(hca) = hcas.get_mut(side.hca) else { continue };
+            for (i, n) in [self.messages, self.bytes].into_iter().enumerate() {
+                hca.counters.add(counters[i], n);
+                hca.tally(side.qpn, tallies[i], n);
+            }
+        }
+    }
 }
 
 /// What has become of a completion queue.
 #[derive(Clone, Copy, Default)]
-struct Completed {
+pub(crate) struct Completed {
     /// It has entries that nobody has been told of, and had none before.
-    dirty: bool,
+    pub(crate) dirty: bool,
     /// It has failed, and whether for the first time.
-    fault: Option<(CqFault, bool)>,
+    pub(crate) fault: Option<(CqFault, bool)>,
 }
 
 impl Completed {
@@ -196,7 +253,7 @@ impl Completed {
     }
 
     #[inline]
-    fn settle<E: Env>(self, hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, cqn: Cqn) {
+    pub(crate) fn settle<E: Env>(self, hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, cqn: Cqn) {
         if let (false, None) = (self.dirty, self.fault) {
             return;
         }
@@ -317,8 +374,9 @@ enum Posted<'a> {
     Other,
 }
 
-/// A run of messages from one queue pair to its peer.
-struct Run<'a, R> {
+/// A run of messages from one queue pair to its peer. What it looks up it knows until it ends; the memory that `env` shows and
+/// the regions stay what they are for so long.
+pub(crate) struct Run<'a, R> {
     now: Time,
     own_ram: &'a R,
     peer_ram: &'a R,
@@ -330,33 +388,41 @@ struct Run<'a, R> {
     sends: Entries<'a>,
     receives: Entries<'a>,
     mtu: u32,
-    done: Done,
+    pub(crate) done: Done,
 }
 
 impl<'a, R: GuestRam> Run<'a, R> {
     #[inline]
-    fn new<E: Env<Ram = R>>(cx: &Cx<'a, E>, here: &'a Hca, there: &'a Hca, lent: &Lent) -> Self {
-        let (own_ram, peer_ram) = (cx.env.ram(here.id), cx.env.ram(there.id));
-        let pdn = lent.peer.pdn;
+    pub(crate) fn new<E: Env<Ram = R>>(env: &'a E, here: &'a Hca, there: &'a Hca, qp: &Qp, peer: &Qp) -> Self {
+        let (own_ram, peer_ram) = (env.ram(here.id), env.ram(there.id));
+        let pdn = peer.pdn;
         Self {
-            now: cx.now,
+            now: Time::default(),
             own_ram,
             peer_ram,
-            source: View::new(&here.mrs, own_ram, lent.qp.pdn, LOCAL, Dma::Read),
+            source: View::new(&here.mrs, own_ram, qp.pdn, LOCAL, Dma::Read),
             receive: View::new(&there.mrs, peer_ram, pdn, access::LOCAL_WRITE | LOCAL, Dma::Write),
             remote: View::new(&there.mrs, peer_ram, pdn, access::REMOTE_WRITE, Dma::Write),
             sends: Entries::none(),
             receives: Entries::none(),
             // RTR took only codes with a meaning, and a send queue runs only after RTR.
-            mtu: Mtu(lent.qp.attrs.path_mtu).bytes().unwrap_or(256),
+            mtu: Mtu(qp.attrs.path_mtu).bytes().unwrap_or(256),
             done: Done::default(),
         }
     }
 
+    /// Whether the next entry of the send queue has been posted. What is not mapped has not.
     #[inline]
-    fn messages(&mut self, lent: &mut Lent, left: &mut u32, budget: &mut Budget) -> End {
+    pub(crate) fn is_posted(&mut self, qp: &Qp) -> bool {
+        matches!(self.posted(qp), Some((_, Some(_))))
+    }
+
+    /// Executes the messages at the head of the send queue, at most `left` of them.
+    #[inline]
+    pub(crate) fn messages(&mut self, lent: &mut Parts<'_>, now: Time, left: &mut u32, budget: &mut Budget) -> End {
+        self.now = now;
         while *left > 0 && !budget.is_spent() {
-            let send = match self.fetch(&lent.qp) {
+            let send = match self.fetch(lent.qp) {
                 Posted::Ordinary(send) => send,
                 Posted::Nothing => return End::Empty,
                 Posted::Other => return End::Other,
@@ -378,7 +444,7 @@ impl<'a, R: GuestRam> Run<'a, R> {
             }
         }
         // A turn that ends with the queue saves the next one.
-        match self.posted(&lent.qp) {
+        match self.posted(lent.qp) {
             Some((_, None)) => End::Empty,
             _ => End::Spent,
         }
@@ -452,7 +518,7 @@ impl<'a, R: GuestRam> Run<'a, R> {
     }
 
     #[inline]
-    fn write(&mut self, lent: &mut Lent, send: &Send<'a>) -> Option<()> {
+    fn write(&mut self, lent: &mut Parts<'_>, send: &Send<'a>) -> Option<()> {
         if lent.peer.attrs.access & access::REMOTE_WRITE == 0 {
             return None;
         }
@@ -463,8 +529,8 @@ impl<'a, R: GuestRam> Run<'a, R> {
     }
 
     #[inline]
-    fn send(&mut self, lent: &mut Lent, send: &Send<'a>) -> Option<()> {
-        let Lent {
+    fn send(&mut self, lent: &mut Parts<'_>, send: &Send<'a>) -> Option<()> {
+        let Parts {
             peer, send_cq, recv_cq, ..
         } = lent;
         let from = self.data(send)?;
@@ -493,7 +559,7 @@ impl<'a, R: GuestRam> Run<'a, R> {
             ..Cqe::default()
         };
         peer.sign(&mut cqe, Side::Recv, self.now);
-        let cq = recv_cq.as_mut().unwrap_or(send_cq);
+        let cq = recv_cq.as_deref_mut().unwrap_or(send_cq);
         self.done.received.push(self.peer_ram, cq, cqe);
         Some(())
     }
@@ -517,8 +583,8 @@ impl<'a, R: GuestRam> Run<'a, R> {
 
     /// The message is at its destination: both sides go on.
     #[inline]
-    fn succeed(&mut self, lent: &mut Lent, send: &Send<'_>) {
-        let Lent { qp, peer, send_cq, .. } = lent;
+    fn succeed(&mut self, lent: &mut Parts<'_>, send: &Send<'_>) {
+        let Parts { qp, peer, send_cq, .. } = lent;
         let after = qp.req.psn.add(packets(send.len as u64, self.mtu));
         (qp.req.psn, peer.resp.psn) = (after, after);
         peer.resp.msn = (peer.resp.msn + 1) & 0x00ff_ffff;

@@ -25,9 +25,13 @@ pub use net::{Net, NetPair};
 pub use pair::{End, Pair};
 pub use queues::{Cq, Mr, Qp, QpShape, RecvWr, SendWr, Srq};
 
+use crate::loan::{Loan, Ran};
 use crate::{Budget, Dma, Engine, EngineConfig, Env, GuestRam, HcaConfig, HcaId, Progress, Time, Uplink};
 use core::time::Duration;
-use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::thread::ScopedJoinHandle;
+use std::time::Instant;
 use verbena_hw::pci::MSIX_VECTORS;
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -159,8 +163,14 @@ impl GuestRam for Ram {
 #[derive(Default)]
 pub struct TestEnv {
     rams: Vec<Ram>,
-    interrupts: RefCell<Vec<[u32; MSIX_VECTORS as usize]>>,
-    total: Cell<u64>,
+    interrupts: Mutex<Vec<[u32; MSIX_VECTORS as usize]>>,
+    total: AtomicU64,
+}
+
+impl TestEnv {
+    fn interrupts(&self) -> std::sync::MutexGuard<'_, Vec<[u32; MSIX_VECTORS as usize]>> {
+        self.interrupts.lock().expect("no test panics here")
+    }
 }
 
 impl Env for TestEnv {
@@ -175,8 +185,8 @@ impl Env for TestEnv {
             vector < MSIX_VECTORS,
             "the engine signalled a vector that does not exist"
         );
-        self.interrupts.borrow_mut()[hca.0 as usize][usize::from(vector)] += 1;
-        self.total.set(self.total.get() + 1);
+        self.interrupts()[hca.0 as usize][usize::from(vector)] += 1;
+        self.total.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -195,6 +205,8 @@ pub struct World {
     pub budget: Budget,
     /// What carries the HCAs' packets, if they come back to this engine.
     pub link: Option<Link>,
+    /// What the engine lends in each poll.
+    loans: Vec<Loan>,
     /// The last byte of the first HCA's MAC address.
     first_mac: u8,
 }
@@ -203,6 +215,18 @@ impl World {
     /// A world without guests.
     pub fn new(seed: u64) -> Self {
         Self::with(seed, Uplink::None, 1)
+    }
+
+    /// A world without guests, whose engine has so many workers.
+    pub fn for_workers(seed: u64, workers: usize) -> Self {
+        let mut world = Self::new(seed);
+        world.engine = Engine::new(EngineConfig {
+            seed,
+            workers,
+            ..EngineConfig::default()
+        });
+        world.loans = (0..workers).map(|_| Loan::default()).collect();
+        world
     }
 
     /// A world without guests, whose HCAs reach each other and themselves by packets over a link without faults.
@@ -216,11 +240,16 @@ impl World {
     /// A world without guests. The MAC address of its first HCA ends in `first_mac`.
     pub fn with(seed: u64, uplink: Uplink, first_mac: u8) -> Self {
         Self {
-            engine: Engine::new(EngineConfig { seed, uplink }),
+            engine: Engine::new(EngineConfig {
+                seed,
+                uplink,
+                ..EngineConfig::default()
+            }),
             env: TestEnv::default(),
             now: Time::from_nanos(1_000_000),
             budget: Budget::default(),
             link: None,
+            loans: vec![Loan::default()],
             first_mac,
         }
     }
@@ -250,7 +279,7 @@ impl World {
         };
         ram.map(RAM_BASE, memory, true);
         self.env.rams.push(ram);
-        self.env.interrupts.borrow_mut().push([0; MSIX_VECTORS as usize]);
+        self.env.interrupts().push([0; MSIX_VECTORS as usize]);
         id
     }
 
@@ -266,12 +295,70 @@ impl World {
 
     /// How often a vector was signalled since this was asked last.
     pub fn take_interrupts(&self, hca: HcaId, vector: u16) -> u32 {
-        core::mem::take(&mut self.env.interrupts.borrow_mut()[hca.0 as usize][usize::from(vector)])
+        core::mem::take(&mut self.env.interrupts()[hca.0 as usize][usize::from(vector)])
     }
 
-    /// Polls once.
+    /// Has the engine lend its workers what it can.
+    pub fn lend(&mut self) {
+        self.engine.lend(&mut self.loans, self.now, &self.env);
+    }
+
+    /// A worker's turn at what it was lent: until a look has found nothing.
+    pub fn run_loan(&mut self, worker: usize) -> Ran {
+        let now = self.now;
+        self.loans[worker].run((&self.engine, worker), &self.env, || now, 1, || false)
+    }
+
+    /// Every worker's turn at what it was lent, on a thread of its own, one after the other or all at once, and how long each
+    /// took by the machine's clock.
+    ///
+    /// # Panics
+    ///
+    /// If one of them does.
+    pub fn run_loans(&mut self, at_once: bool) -> Vec<(Ran, Duration)> {
+        let Self {
+            engine,
+            env,
+            now,
+            loans,
+            ..
+        } = self;
+        let (engine, env, now) = (&*engine, &*env, *now);
+        let start = Barrier::new(if at_once { loans.len() } else { 1 });
+        let turn = |worker: usize, loan: &mut Loan| {
+            start.wait();
+            let began = Instant::now();
+            let ran = loan.run((engine, worker), env, || now, 1, || false);
+            (ran, began.elapsed())
+        };
+        let turn = &turn;
+        std::thread::scope(|scope| {
+            let join = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("no worker panics");
+            let threads = loans
+                .iter_mut()
+                .enumerate()
+                .map(|(worker, loan)| scope.spawn(move || turn(worker, loan)));
+            if at_once {
+                let threads: Vec<_> = threads.collect();
+                threads.into_iter().map(join).collect()
+            } else {
+                threads.map(join).collect()
+            }
+        })
+    }
+
+    /// Has the engine take back what it has lent.
+    pub fn recall(&mut self) {
+        self.engine.recall(&mut self.loans, self.now, &self.env);
+    }
+
+    /// Polls once, after a turn of every worker.
     pub fn poll(&mut self) -> Progress {
+        self.lend();
+        let worked = (0..self.loans.len()).fold(false, |any, worker| self.run_loan(worker).worked | any);
+        self.recall();
         let mut progress = self.engine.poll(self.now, self.budget, &self.env);
+        progress.did_work |= worked;
         if let Some(link) = &mut self.link {
             while let Some(packet) = self.engine.transmit() {
                 progress.did_work = true;

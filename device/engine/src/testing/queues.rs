@@ -4,7 +4,7 @@
 use super::World;
 use crate::HcaId;
 use verbena_hw::cqe::{CqRecord, Cqe};
-use verbena_hw::doorbell::{BITMAP, SUMMARY};
+use verbena_hw::doorbell::{is_watched, BITMAP, SUMMARY, WATCHED};
 use verbena_hw::id::{Cqn, Key, Qpn, Srqn};
 use verbena_hw::ring::{phase, slot};
 use verbena_hw::wqe::{
@@ -343,8 +343,16 @@ impl Qp {
         self.sq_producer = self.sq_producer.wrapping_add(1);
     }
 
-    /// Rings through the page in memory.
+    /// Rings through the page in memory, unless the device watches the queue.
     pub fn ring(&self, w: &World) {
+        let ram = w.ram(self.hca);
+        if !is_watched(ram.read_u64(self.doorbell_page + WATCHED as u64), self.slot) {
+            self.ring_always(w);
+        }
+    }
+
+    /// Rings through the page in memory, watched or not.
+    pub fn ring_always(&self, w: &World) {
         let ram = w.ram(self.hca);
         let word = self.doorbell_page + BITMAP as u64 + 8 * u64::from(self.slot / 64);
         let bits = ram.read_u64(word) | 1 << (self.slot % 64);

@@ -13,6 +13,7 @@ mod hostile;
 mod inspect;
 mod isolation;
 mod links;
+mod loans;
 mod memory;
 mod multicast;
 mod operations;

@@ -11,9 +11,9 @@ fn h02_sleep_is_announced_and_withdrawn() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
     w.run();
-    assert!(w.engine.prepare_sleep(&w.env));
+    assert!(w.engine.prepare_sleep(0, &w.env));
     assert_eq!((pair.a.guest.kick(w), pair.b.guest.kick(w)), (1, 1));
-    w.engine.wake(&w.env);
+    w.engine.wake(0, &w.env);
     assert_eq!((pair.a.guest.kick(w), pair.b.guest.kick(w)), (0, 0));
 }
 
@@ -24,7 +24,7 @@ fn h02_no_sleep_while_there_is_work() {
     w.run();
     // A doorbell in memory.
     pair.a.post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
-    assert!(!w.engine.prepare_sleep(&w.env));
+    assert!(!w.engine.prepare_sleep(0, &w.env));
     assert_eq!(pair.a.guest.kick(w), 0);
     w.run();
     assert_eq!(pair.a.completion(w).wr_id, 1);
@@ -33,14 +33,14 @@ fn h02_no_sleep_while_there_is_work() {
         .qp
         .post_quietly(w, SendWr::write(2, &[], pair.b.addr(0), pair.b.rkey()));
     pair.a.qp.ring_register(w);
-    assert!(!w.engine.prepare_sleep(&w.env));
+    assert!(!w.engine.prepare_sleep(0, &w.env));
     w.run();
     assert_eq!(pair.a.completion(w).wr_id, 2);
     // A command.
     pair.a.guest.submit(w, verbena_hw::admin::Opcode::NOP, &[0u8; 0], 7);
-    assert!(!w.engine.prepare_sleep(&w.env));
+    assert!(!w.engine.prepare_sleep(0, &w.env));
     w.run();
-    assert!(w.engine.prepare_sleep(&w.env));
+    assert!(w.engine.prepare_sleep(0, &w.env));
 }
 
 #[test]
@@ -48,12 +48,12 @@ fn h02_the_register_wakes_and_scans() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
     w.run();
-    assert!(w.engine.prepare_sleep(&w.env));
+    assert!(w.engine.prepare_sleep(0, &w.env));
     // The driver sets its bits, sees the announcement, and asks for a scan.
     pair.a.post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     assert_eq!(pair.a.guest.kick(w), 1);
     pair.a.guest.ring_register(w, RING_SCAN);
-    w.engine.wake(&w.env);
+    w.engine.wake(0, &w.env);
     w.run();
     assert_eq!(pair.a.completion(w).wr_id, 1);
 }
@@ -80,12 +80,12 @@ fn h02_doorbell_pages_that_are_mapped_anew_show_the_announcement() {
     let mut pair = Pair::connected();
     let w = &mut pair.world;
     w.run();
-    assert!(w.engine.prepare_sleep(&w.env));
+    assert!(w.engine.prepare_sleep(0, &w.env));
     let (hca, page) = (pair.a.guest.hca, pair.a.guest.doorbell_page);
     w.ram(hca).write(page, &0u32.to_le_bytes());
     w.engine.ram_changed(hca, &w.env);
     assert_eq!(pair.a.guest.kick(w), 1);
-    w.engine.wake(&w.env);
+    w.engine.wake(0, &w.env);
     assert_eq!(pair.a.guest.kick(w), 0);
 }
 
@@ -99,7 +99,7 @@ fn h02_idle_polls_do_nothing_and_deadlines_are_told() {
     w.run();
     let at = w.poll().next_deadline.expect("an RNR timer");
     assert_eq!(at.as_nanos() - w.now.as_nanos(), 640_000);
-    assert!(w.engine.prepare_sleep(&w.env), "a timer is no reason to stay awake");
+    assert!(w.engine.prepare_sleep(0, &w.env), "a timer is no reason to stay awake");
 }
 
 #[test]
@@ -112,17 +112,17 @@ fn h03_a_device_that_is_awake_finds_commands_in_the_record() {
     g.submit(&mut w, Opcode::NOP, &[0u8; 0], 7);
     let now = w.read_reg(g.hca, regs::ASQ_TAIL, 4);
     assert_eq!(now, before, "no register was written");
-    assert!(!w.engine.prepare_sleep(&w.env), "the last look finds it");
+    assert!(!w.engine.prepare_sleep(0, &w.env), "the last look finds it");
     assert_eq!(g.admin_kick(&w), 0, "the announcement is withdrawn");
     w.run();
     assert_eq!(g.reap(&mut w).expect("a completion").id, 7);
 
     // Asleep it says so, and is told by the register.
     w.run();
-    assert!(w.engine.prepare_sleep(&w.env));
+    assert!(w.engine.prepare_sleep(0, &w.env));
     assert_eq!(g.admin_kick(&w), 1);
     g.submit(&mut w, Opcode::NOP, &[0u8; 0], 8);
-    w.engine.wake(&w.env);
+    w.engine.wake(0, &w.env);
     assert_eq!(g.admin_kick(&w), 0);
     w.run();
     assert_eq!(g.reap(&mut w).expect("a completion").id, 8);

@@ -85,7 +85,10 @@ fn compare(number: u64, met: &mut Met) -> Result<(), String> {
     let script = script(number);
     let mut net = Net::new(number);
     net.link.faults = Faults::default();
-    let (by_copy, _) = run(&script, Stage::Local(Box::new(World::new(number))));
+    let (by_copy, _) = run(
+        &script,
+        Stage::Local(Box::new(World::for_workers(number, 1 + number as usize % 2))),
+    );
     let (by_packets, lost) = run(&script, Stage::Packets(Box::new(net)));
     met.lost += lost;
     met.add(&script, &by_copy);
