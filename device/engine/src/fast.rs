@@ -3,19 +3,19 @@
 //!
 //! A region of this kind is made empty by a command. The work request FAST_REGISTER gives it memory, rights and a key of its
 //! poster's choice, all at once; an invalidation from either side takes them away again (IBA vol. 1, 10.6.4, states *free* and
-//! *valid*). The memory is named by elements, that is by L_Keys of regions of the same protection domain: whoever may not
-//! reach memory cannot register it. Addresses of the bus are named through a region of all DMA addresses, which a driver keeps
+//! *valid*), which waits for windows: while one is bound to a valid region, that cannot become free. The memory is named by elements, that is by L_Keys of regions of the same protection domain: whoever may not
+//! reach memory cannot register it. They are in the work queue entry or, if they are many, in memory that it names. Addresses of the bus are named through a region of all DMA addresses, which a driver keeps
 //! in a domain of its own.
 
 use crate::hca::Hca;
 use crate::limits;
 use crate::mr::{KeyFault, Kind, Mr, LOCAL, NO_KEY};
 use crate::pages::{Extent, Extents};
-use crate::qp::message::SgeList;
 use verbena_hw::cqe::vendor;
 use verbena_hw::id::{Key, Pdn};
 use verbena_hw::qp::access;
 use verbena_hw::ring::PageList;
+use verbena_hw::wqe::Sge;
 
 /// What a table entry is as a region that work requests register.
 #[derive(Clone, Debug)]
@@ -35,11 +35,11 @@ pub(crate) struct FastRegistration<'a> {
     pub(crate) key: Key,
     pub(crate) iova: u64,
     pub(crate) access: u32,
-    pub(crate) elements: SgeList<'a>,
+    pub(crate) elements: &'a [Sge],
 }
 
-/// Rights that such a region can give. Windows are not bound to it: it comes and goes as they do.
-const RIGHTS: u32 = access::MR_ALL & !access::MW_BIND;
+/// Rights that such a region can give: those of every other.
+const RIGHTS: u32 = access::MR_ALL;
 const WRITING: u32 = access::REMOTE_WRITE | access::REMOTE_ATOMIC;
 
 impl Fast {
@@ -90,7 +90,7 @@ impl Hca {
         if access & !RIGHTS != 0 || (access & WRITING != 0 && access & access::LOCAL_WRITE == 0) {
             return fault(vendor::KEY_ACCESS);
         }
-        if elements.len > fast.max as usize {
+        if elements.len() > fast.max as usize {
             return fault(vendor::SGE_COUNT);
         }
         let (len, extents, on) = self.gather(pdn, access, elements)?;
@@ -118,10 +118,10 @@ impl Hca {
     }
 
     /// The memory that elements name: its length, its stretches, and the regions that it is in.
-    fn gather(&self, pdn: Pdn, rights: u32, elements: SgeList<'_>) -> Result<(u64, Extents, Vec<u32>), KeyFault> {
+    fn gather(&self, pdn: Pdn, rights: u32, elements: &[Sge]) -> Result<(u64, Extents, Vec<u32>), KeyFault> {
         let needed = LOCAL | rights & access::LOCAL_WRITE;
         let (mut len, mut list, mut on, mut end) = (0, Vec::<Extent>::new(), Vec::new(), None);
-        for sge in (0..elements.len).map(|i| elements.body.sge(i)) {
+        for sge in elements {
             let mut range = self.mrs.check(sge.lkey, pdn, sge.addr, sge.len.into(), needed)?;
             // One that stands on others goes without being asked, as they do not.
             if !matches!(range.region().kind, Kind::Memory) {
@@ -142,7 +142,8 @@ impl Hca {
         Ok((len, Extents::from_list(list), on))
     }
 
-    /// Takes memory and key away from a region that work requests register, if it is valid. Anything else is left alone.
+    /// Takes memory and key away from a region that work requests register, if it is valid. Anything else is left alone. No
+    /// window is bound to it any more.
     pub(crate) fn fast_free(&mut self, index: u32) {
         let Some(mr) = self.mrs.get_mut(index) else {
             return;
@@ -171,6 +172,9 @@ impl Hca {
             .map(|(index, _)| index)
             .collect();
         for index in concerned {
+            if self.mrs.get(index).is_some_and(|mr| mr.users > 0) {
+                self.unbind_all_on(index);
+            }
             self.fast_free(index);
         }
     }

@@ -197,6 +197,10 @@ impl Hca {
                 if Some(mr.pdn) != pdn {
                     return Err(KeyFault(vendor::KEY_PD));
                 }
+                // Its key cannot go while others stand on it.
+                if mr.users > 0 {
+                    return Err(KeyFault(vendor::REGION_STATE));
+                }
                 self.fast_free(key.index());
                 return Ok(());
             }
@@ -235,11 +239,14 @@ pub(crate) mod work {
     use super::*;
     use crate::fast::FastRegistration;
     use crate::hca::Side;
+    use crate::qp::local::local_protection;
     use crate::qp::message::{BadRequest, Message, Operation};
     use crate::qp::requester::fail;
+    use crate::qp::sg::{self, Stretches};
     use crate::schedule::QpRef;
     use verbena_hw::cqe::{Cqe, Status};
-    use verbena_hw::wqe::BindArgs;
+    use verbena_hw::wqe::{BindArgs, SendOpcode, Sge, MAX_FAST_ELEMENTS};
+    use zerocopy::{FromZeros, IntoBytes};
 
     /// Executes one. It takes no PSN and waits for nobody: everything before it in its queue is complete.
     pub(crate) fn execute<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Message) {
@@ -260,15 +267,10 @@ pub(crate) mod work {
                 };
                 (hca.bind(Some((at.qpn, pdn)), binding), Status::MW_BIND_ERR)
             }
-            Operation::FastRegister => {
-                let wanted = FastRegistration {
-                    key: header.rkey,
-                    iova: header.remote_addr,
-                    access: header.imm,
-                    elements: message.elements(),
-                };
-                (hca.fast_register(pdn, wanted), Status::LOC_QP_OP_ERR)
-            }
+            Operation::FastRegister => match register(hca, cx, pdn, message) {
+                Ok(result) => (result, Status::LOC_QP_OP_ERR),
+                Err(bad) => return fail(hca, cx, at, message, bad),
+            },
             _ => (hca.invalidate(at.qpn, Key(header.imm)), Status::LOC_QP_OP_ERR),
         };
         if let Err(KeyFault(reason)) = result {
@@ -285,5 +287,52 @@ pub(crate) mod work {
             };
             hca.complete(cx, at.qpn, Side::Send, cqe);
         }
+    }
+
+    /// Registers memory.
+    ///
+    /// # Errors
+    ///
+    /// The elements are not where the entry says: how it ends. Whether they can be registered is the inner result.
+    fn register<E: Env>(
+        hca: &mut Hca,
+        cx: &Cx<'_, E>,
+        pdn: Pdn,
+        message: &Message,
+    ) -> Result<Result<(), KeyFault>, BadRequest> {
+        let header = &message.header;
+        let listed;
+        let elements = if header.opcode == SendOpcode::FAST_REGISTER_LIST.0 {
+            listed = list(hca, cx, pdn, message)?;
+            &listed[..]
+        } else {
+            message.elements().as_slice()
+        };
+        let wanted = FastRegistration {
+            key: header.rkey,
+            iova: header.remote_addr,
+            access: header.imm,
+            elements,
+        };
+        Ok(hca.fast_register(pdn, wanted))
+    }
+
+    /// The elements in the memory that an entry names, read once.
+    fn list<E: Env>(hca: &Hca, cx: &Cx<'_, E>, pdn: Pdn, message: &Message) -> Result<Vec<Sge>, BadRequest> {
+        const SIZE: u64 = size_of::<Sge>() as u64;
+        if message.len % SIZE != 0 {
+            return Err(BadRequest {
+                status: Status::LOC_LEN_ERR,
+                reason: vendor::MESSAGE_LEN,
+            });
+        }
+        if message.len / SIZE > MAX_FAST_ELEMENTS.into() {
+            return Err(BadRequest::operation(vendor::SGE_COUNT));
+        }
+        sg::check(&hca.mrs, pdn, message.elements(), 0, message.len, 0).map_err(local_protection)?;
+        let mut list = vec![Sge::new_zeroed(); (message.len / SIZE) as usize];
+        let from = Stretches::list(&hca.mrs, pdn, message.elements(), 0, 0);
+        sg::load(cx.env.ram(hca.id), from, list.as_mut_bytes()).map_err(local_protection)?;
+        Ok(list)
     }
 }

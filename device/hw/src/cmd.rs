@@ -47,7 +47,7 @@ payload! {
 
 payload! {
     /// Response of QUERY_DEVICE: limits, each the most that a driver can have.
-    pub struct QueryDeviceRsp: 160 {
+    pub struct QueryDeviceRsp: 168 {
         /// Node GUID, 8 bytes in network order.
         pub node_guid: [u8; 8],
         /// Version of the device's implementation, zero-terminated ASCII.
@@ -108,6 +108,10 @@ payload! {
         pub max_flow: u32,
         /// Different pairs of priority and masks among the flow rules.
         pub max_flow_groups: u32,
+        /// Elements of a region that work requests register ([`MR_FAST`]).
+        pub max_fast_elements: u32,
+        /// Zero.
+        pub reserved: u32,
     }
 }
 

@@ -190,7 +190,8 @@ named! {
         pub const NOT_INVALIDATABLE: u32 = 35;
         /// A FLUSH asks for a placement or a level that there is not.
         pub const FLUSH_OPERAND: u32 = 36;
-        /// A region that work requests register is registered already, or the device has no memory for so many stretches.
+        /// A region that work requests register is registered already, or is to be invalidated while windows are bound to it, or
+        /// the device has no memory for so many stretches.
         pub const REGION_STATE: u32 = 37;
         /// A request names no shared receive queue of its XRC target's domain, or another one than its message's first packet.
         pub const XRC_SRQ: u32 = 38;

@@ -24,6 +24,8 @@ pub const MAX_LOG_STRIDE: u8 = 10;
 pub const MAX_LOG_ENTRIES: u8 = 15;
 /// Most scatter/gather elements of an entry.
 pub const MAX_SGE: u8 = 32;
+/// Most elements of a region that a work request registers, by FAST_REGISTER_LIST.
+pub const MAX_FAST_ELEMENTS: u32 = 512;
 /// Most inline bytes of an entry.
 pub const MAX_INLINE: u16 = 512;
 /// Longest message in bytes (IBA vol. 1, 9.7.7: 2^31).
@@ -55,13 +57,15 @@ open_enum! {
         SEND_WITH_INVALIDATE = 9,
         /// Give memory to a region that has none ([`crate::cmd::MR_FAST`]): what the elements name, which are parts of regions of
         /// the same protection domain. `rkey` is the key that it will have: its index, and a tag of the poster's choice;
-        /// `remote_addr` the address of its first byte (0 with ZERO_BASED), `imm` its rights ([`crate::qp::access`], without
-        /// MW_BIND).
+        /// `remote_addr` the address of its first byte (0 with ZERO_BASED), `imm` its rights ([`crate::qp::access`]).
         FAST_REGISTER = 10,
         /// Make earlier WRITEs visible or persistent at the peer: [`FlushArgs`].
         FLUSH = 11,
         /// Atomic write of 8 bytes, all at once, after everything before it is visible.
         ATOMIC_WRITE = 12,
+        /// As FAST_REGISTER, for up to [`MAX_FAST_ELEMENTS`]: the entry's own elements name memory that holds the region's, one
+        /// [`Sge`] behind the other. It is read once, when the entry is executed.
+        FAST_REGISTER_LIST = 13,
     }
 }
 

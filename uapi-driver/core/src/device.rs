@@ -4,6 +4,7 @@
 
 use crate::driver::Handling;
 use crate::hardware::Hardware;
+use crate::mr;
 use crate::platform::{Dma, Platform};
 use crate::schema::DUMP;
 use rdma_uapi::class::device::{DeviceAttrs, ATTRS, CLOCK, NAME};
@@ -79,11 +80,7 @@ fn attributes<P: Platform>(hardware: &Hardware<P>) -> DeviceAttrs {
         max_pkeys: limits.pkey_table_len,
         local_ca_ack_delay: limits.local_ack_delay,
         comp_vectors: hardware.completion_vectors(),
-        max_fast_reg_pages: if limits.rc_opcodes & 1 << SendOpcode::FAST_REGISTER.0 != 0 {
-            limits.max_sge
-        } else {
-            0
-        },
+        max_fast_reg_pages: mr::max_fast_elements(limits),
         max_moderation_count: cqe::MAX_MODERATION,
         max_moderation_period: cqe::MAX_MODERATION,
         ..DeviceAttrs::default()

@@ -11,9 +11,12 @@ use rdma_uapi::failure::Outcome;
 use rdma_uapi::sys::Mutex;
 use rdma_uapi::{Cause, Dependence, Ending, Errno, Failure, Reason, Reservation};
 use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::{mr_modify as change, CreateMrReq, CreateMrRsp, HandleReq, ModifyMrReq, QueryMrRsp, MR_FAST};
+use verbena_hw::cmd::{
+    mr_modify as change, CreateMrReq, CreateMrRsp, HandleReq, ModifyMrReq, QueryDeviceRsp, QueryMrRsp, MR_FAST,
+};
 use verbena_hw::id::{Key, Pdn};
 use verbena_hw::ring::PageList;
+use verbena_hw::wqe::SendOpcode;
 
 /// A memory region.
 pub struct Mr<P: Platform> {
@@ -167,6 +170,18 @@ fn finish<'c, P: Platform>(
     call.put(mr::RKEY, &rkey.0)
 }
 
+/// Elements of a region that work requests register: as many as the device reads from memory or, if it does not, as an entry has.
+pub(crate) fn max_fast_elements(limits: &QueryDeviceRsp) -> u32 {
+    let offers = |opcode: SendOpcode| limits.rc_opcodes & 1 << opcode.0 != 0;
+    if offers(SendOpcode::FAST_REGISTER_LIST) {
+        limits.max_fast_elements
+    } else if offers(SendOpcode::FAST_REGISTER) {
+        limits.max_sge
+    } else {
+        0
+    }
+}
+
 /// A region that work requests give memory to.
 fn create_empty<P: Platform>(call: &mut Handling<'_, P>, pd: &Reference<P>, max_elements: u32) -> Outcome {
     for (given, attr) in [
@@ -179,7 +194,7 @@ fn create_empty<P: Platform>(call: &mut Handling<'_, P>, pd: &Reference<P>, max_
             return Err(Failure::new(Errno::EINVAL, Reason::CONFLICT).at(attr, 0));
         }
     }
-    if max_elements == 0 || max_elements > call.device().limits.max_sge {
+    if max_elements == 0 || max_elements > max_fast_elements(&call.device().limits) {
         return Err(call.out_of_range(mr::MAX_ELEMENTS));
     }
     let reservation = call.reserve()?;

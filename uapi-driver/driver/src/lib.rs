@@ -77,7 +77,7 @@ pub use device_list::{devices, DeviceList, ListedDevice};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{CallError, Error, Result};
 pub use event::{Event, EventKind, EventQueue};
-pub use fast::FastRegion;
+pub use fast::{ElementList, FastRegion};
 pub use flow::{DropRule, Flow, FlowCounts};
 pub use interface::{AttrListing, ClassListing, Interface, MethodListing};
 pub use memory::Buffer;

@@ -131,6 +131,12 @@ impl MemoryWindow {
     ) -> (SendWr<'static>, Remote) {
         let (start, len) = resolve(range, region.len());
         let addr = region.addr().wrapping_add(start as u64);
+        self.bind_at_wr(region.lkey(), addr, len, access)
+    }
+
+    /// As [`MemoryWindow::bind_wr`], to `len` bytes at `addr` of whatever region has this key: a [`crate::FastRegion`] grants
+    /// windows too, if it was registered with [`Access::MW_BIND`].
+    pub fn bind_at_wr(&mut self, lkey: Key, addr: u64, len: usize, access: Access) -> (SendWr<'static>, Remote) {
         self.rkey = Key::from_parts(self.rkey.index(), self.rkey.tag().wrapping_add(1));
         let wr = SendWr::bind_window(
             Remote {
@@ -138,7 +144,7 @@ impl MemoryWindow {
                 rkey: self.rkey.0,
             },
             len as u64,
-            region.lkey(),
+            lkey,
             access.bits(),
         );
         let seen = if access.contains(Access::ZERO_BASED) { 0 } else { addr };

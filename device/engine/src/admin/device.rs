@@ -68,6 +68,8 @@ pub(crate) fn query_device(hca: &Hca) -> Reply {
         max_counter_sets: limits::COUNTER_SETS,
         max_flow: limits::FLOWS,
         max_flow_groups: limits::FLOW_GROUPS as u32,
+        max_fast_elements: wqe::MAX_FAST_ELEMENTS,
+        reserved: 0,
     })
 }
 

@@ -19,7 +19,7 @@ use verbena_hw::cmd::{
 use verbena_hw::id::Pdn;
 use verbena_hw::qp::access;
 use verbena_hw::ring::PageList;
-use verbena_hw::wqe::MAX_SGE;
+use verbena_hw::wqe::MAX_FAST_ELEMENTS;
 
 /// Pages that one step reads.
 const STEP: u32 = 4096;
@@ -166,7 +166,7 @@ fn create_fast(hca: &mut Hca, req: &CreateMrReq) -> Result<Reply, Failure> {
     for (good, offset) in [
         (req.pages == PageList::default(), at!(pages)),
         (req.iova == 0, at!(iova)),
-        ((1..=u64::from(MAX_SGE)).contains(&req.len), at!(len)),
+        ((1..=u64::from(MAX_FAST_ELEMENTS)).contains(&req.len), at!(len)),
         (req.first_offset == 0, at!(first_offset)),
         (req.access == 0, at!(access)),
     ] {

@@ -234,7 +234,7 @@ fn operands(opcode: SendOpcode, header: &SendHeader, rest: &[u8]) -> String {
                 header.remote_addr, args.len
             )
         }
-        SendOpcode::FAST_REGISTER => {
+        SendOpcode::FAST_REGISTER | SendOpcode::FAST_REGISTER_LIST => {
             let (key, granted) = (header.rkey.index(), rights(header.imm).join("|"));
             format!("region {key:#x} at {:#x} {granted}", header.remote_addr)
         }

@@ -17,7 +17,7 @@ use verbena_hw::wqe::{
     MAX_SGE,
 };
 use vm_memory::VolatileMemory;
-use zerocopy::{transmute, IntoBytes};
+use zerocopy::{transmute, FromBytes, IntoBytes};
 
 /// Scatter/gather elements, or inline data: 512 bytes in either case.
 #[derive(Clone, Debug)]
@@ -61,6 +61,13 @@ impl Body {
 pub(crate) struct SgeList<'a> {
     pub(crate) body: &'a Body,
     pub(crate) len: usize,
+}
+
+impl<'a> SgeList<'a> {
+    pub(crate) fn as_slice(self) -> &'a [Sge] {
+        let bytes = self.body.bytes(self.len * size_of::<Sge>());
+        FromBytes::ref_from_bytes(bytes).expect("whole elements, aligned as their words are")
+    }
 }
 
 /// What a send entry does, once checked.
@@ -117,7 +124,8 @@ pub(crate) const RC_OPCODES: u32 = 1 << SendOpcode::WRITE.0
     | 1 << SendOpcode::SEND_WITH_INVALIDATE.0
     | 1 << SendOpcode::FAST_REGISTER.0
     | 1 << SendOpcode::FLUSH.0
-    | 1 << SendOpcode::ATOMIC_WRITE.0;
+    | 1 << SendOpcode::ATOMIC_WRITE.0
+    | 1 << SendOpcode::FAST_REGISTER_LIST.0;
 
 /// What the queue pair allows its send entries.
 #[derive(Clone, Copy, Debug)]
@@ -320,7 +328,7 @@ impl Message {
             SendOpcode::FLUSH => (Operation::Flush, false),
             SendOpcode::LOCAL_INVALIDATE => (Operation::LocalInvalidate, false),
             SendOpcode::BIND_MW => (Operation::BindWindow, false),
-            SendOpcode::FAST_REGISTER => (Operation::FastRegister, true),
+            SendOpcode::FAST_REGISTER | SendOpcode::FAST_REGISTER_LIST => (Operation::FastRegister, true),
             _ => return Err(Unsent::operation(vendor::OPCODE)),
         };
         let inline = h.flags & send_flags::INLINE != 0;

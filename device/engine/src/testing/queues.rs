@@ -230,6 +230,13 @@ impl SendWr {
         wr
     }
 
+    /// As [`SendWr::register`], where the elements are in memory that these elements name.
+    pub fn register_list(wr_id: u64, key: Key, iova: u64, rights: u32, list: &[Sge]) -> Self {
+        let mut wr = Self::new(SendOpcode::FAST_REGISTER_LIST, wr_id, list).at(iova, key);
+        wr.header.imm = rights;
+        wr
+    }
+
     /// Binds a window, which gets this key, to memory from `addr` on.
     pub fn bind(wr_id: u64, rkey: Key, addr: u64, args: BindArgs) -> Self {
         let mut wr = Self::new(SendOpcode::BIND_MW, wr_id, &[]).at(addr, rkey);

@@ -398,7 +398,7 @@ fn malformed_entries(fixture: &Fixture) -> Outcome {
     };
     let write = || head(SendOpcode::WRITE);
     let list: Vec<(&str, SendHeader, u32)> = vec![
-        ("opcode 13", head(SendOpcode(13)), vendor::OPCODE),
+        ("opcode 14", head(SendOpcode(14)), vendor::OPCODE),
         ("opcode 255", head(SendOpcode(255)), vendor::OPCODE),
         ("an unknown flag", SendHeader { flags: 0x12, ..write() }, vendor::FLAGS),
         (

@@ -6,7 +6,7 @@ use crate::harness::{Case, Fixture};
 use crate::link::{Link, Region, Spec};
 use anyhow::{ensure, Result};
 use rdma_uapi::Errno;
-use verbena::{Access, Context, FastRegion, RecvWr, Remote, SendWr, Sge};
+use verbena::{Access, Context, ElementList, FastRegion, RecvWr, Remote, SendWr, Sge, WindowType};
 use verbena_hw::cqe::{vendor, Opcode, Status};
 
 pub const CASES: &[Case] = &[
@@ -15,6 +15,8 @@ pub const CASES: &[Case] = &[
     Case::single("h05_a_peer_invalidates_a_region_with_its_send", by_peer),
     Case::single("h06_memory_under_a_valid_region_is_in_use", in_use),
     Case::single("h06_a_region_for_work_requests_has_limits", limits),
+    Case::single("h06_a_region_of_hundreds_of_elements_is_registered", hundreds),
+    Case::single("h06_a_window_on_a_region_that_a_work_request_registered", window),
     Case::single("h14_memory_of_another_domain_is_not_registered", other_domain),
     Case::single("h14_addresses_of_the_bus_are_not_registered", bus),
 ];
@@ -184,7 +186,6 @@ fn limits(fixture: &Fixture) -> Outcome {
         (5, OPEN, vendor::SGE_COUNT),
         (0, OPEN, vendor::KEY_RANGE),
         (1, Access::REMOTE_WRITE, vendor::KEY_ACCESS),
-        (1, OPEN | Access::MW_BIND, vendor::KEY_ACCESS),
     ] {
         let spec = Spec {
             max_sge: 5,
@@ -202,6 +203,105 @@ fn limits(fixture: &Fixture) -> Outcome {
             "{elements} elements with {access:?}"
         );
     }
+    PASS
+}
+
+fn hundreds(fixture: &Fixture) -> Outcome {
+    let ctx = fixture.open()?;
+    let most = ctx.device()?.max_fast_reg_pages as usize;
+    ensure!(
+        most >= 256,
+        "{most} elements of a region, where other adapters have 256"
+    );
+    let mut ends = Ends::new(&ctx)?;
+    ends.fast = ends.b.pd.alloc_fast_region(most as u32)?;
+    // A word out of each 16 bytes, the last first.
+    ends.memory = ends.b.region(most * 16, Access::LOCAL_WRITE)?;
+    let elements: Vec<Sge> = (0..most).rev().map(|n| ends.memory.sge(n * 16..n * 16 + 8)).collect();
+    let list = ElementList::new(&ends.b.pd, most)?;
+    for turn in 1..=3u64 {
+        let at = [list.set(&elements)];
+        let (wr, remote) = ends.fast.register_list_wr(&at, AT, OPEN);
+        ends.b.qp.post_send(&wr.signaled())?;
+        check_eq!(ends.b.sent_well()?.opcode, Opcode::REG_MR, "what completed");
+        // It was read: the list is free again.
+        list.set(&[]);
+        check_eq!(ends.fast.registered_len()?, most as u64 * 8, "its bytes");
+        let word = |n: usize| turn << 32 | n as u64;
+        let words: Vec<u8> = (0..most).flat_map(|n| word(n).to_le_bytes()).collect();
+        let theirs = ends.a.region(words.len(), Access::LOCAL_WRITE)?;
+        theirs.buffer().write_at(0, &words);
+        let all = [theirs.sge(..)];
+        ends.a.qp.post_send(&SendWr::write(remote).sges(&all).signaled())?;
+        ends.a.sent_well()?;
+        for n in 0..most {
+            let place = (most - 1 - n) * 16;
+            check_eq!(ends.memory.buffer().load_u64(place), word(n), "word {n}");
+            check_eq!(ends.memory.buffer().load_u64(place + 8), 0, "what is behind word {n}");
+        }
+        ends.b.qp.post_send(&ends.fast.invalidate_wr().signaled())?;
+        ends.b.sent_well()?;
+    }
+    // One more than it may have, and a list that is not memory of this side's.
+    let mut small = ends.b.pd.alloc_fast_region(40)?;
+    let at = [list.set(&elements[..41])];
+    ends.b.qp.post_send(&small.register_list_wr(&at, AT, OPEN).0)?;
+    let done = ends.b.sent()?;
+    check_eq!(
+        (done.status, done.vendor_err),
+        (Status::LOC_QP_OP_ERR, vendor::SGE_COUNT),
+        "41 elements for 40"
+    );
+    let mut ends = Ends::new(&ctx)?;
+    let foreign = ElementList::new(&ctx.alloc_pd()?, 4)?;
+    let at = [foreign.set(&[ends.memory.sge(..8)])];
+    ends.b.qp.post_send(&ends.fast.register_list_wr(&at, AT, OPEN).0)?;
+    let done = ends.b.sent()?;
+    check_eq!(
+        (done.status, done.vendor_err),
+        (Status::LOC_PROT_ERR, vendor::KEY_PD),
+        "a list of another domain"
+    );
+    PASS
+}
+
+fn window(fixture: &Fixture) -> Outcome {
+    let ctx = fixture.open()?;
+    let mut ends = Ends::new(&ctx)?;
+    let mut window = ends.b.pd.alloc_window(WindowType::Type2)?;
+    let elements = [ends.memory.sge(8192..8200), ends.memory.sge(16..24)];
+    let (status, reason, region) = ends.register(&elements, Access::LOCAL_WRITE | Access::MW_BIND)?;
+    check_eq!((status, reason), (Status::SUCCESS, 0), "a registration");
+    let (wr, open) = window.bind_at_wr(ends.fast.key(), region.addr + 4, 8, Access::REMOTE_WRITE);
+    ends.b.qp.post_send(&wr.signaled())?;
+    check_eq!(ends.b.sent_well()?.opcode, Opcode::BIND_MW, "what completed");
+    check_eq!(
+        ends.write(open, b"12345678")?,
+        Status::SUCCESS,
+        "a WRITE over the joint"
+    );
+    check_eq!(
+        ends.memory.buffer().to_vec(8196, 4),
+        b"1234",
+        "the end of the first element"
+    );
+    check_eq!(
+        ends.memory.buffer().to_vec(16, 4),
+        b"5678",
+        "the beginning of the second"
+    );
+    // While it is bound, the region's key stays.
+    ends.b.qp.post_send(&ends.fast.invalidate_wr().signaled())?;
+    let done = ends.b.sent()?;
+    check_eq!(
+        (done.status, done.vendor_err),
+        (Status::LOC_QP_OP_ERR, vendor::REGION_STATE),
+        "an invalidation under a window"
+    );
+    // Nor does the region go, until the window has.
+    let fast = &ends.fast;
+    check_eq!(fast.registered_len()?, 16, "its bytes");
+    window.destroy()?;
     PASS
 }
 

@@ -161,6 +161,12 @@ impl<'a> SendWr<'a> {
         wr
     }
 
+    pub(crate) const fn fast_register_list(place: Remote, access: u32) -> Self {
+        let mut wr = Self::new(SendOpcode::FAST_REGISTER_LIST, place);
+        wr.imm = access;
+        wr
+    }
+
     pub(crate) const fn bind_window(place: Remote, len: u64, lkey: Key, access: u32) -> Self {
         Self::operands(SendOpcode::BIND_MW, place, len, lkey.0, access)
     }

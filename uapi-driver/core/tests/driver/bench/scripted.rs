@@ -212,7 +212,7 @@ impl State {
                 (rsp.max_sge, rsp.max_inline, rsp.max_mr_size) = (sge, inline, 1 << 40);
                 (rsp.ports, rsp.gid_table_len, rsp.pkey_table_len) = (1, 4, 1);
                 rsp.fw_version[..5].copy_from_slice(b"1.2.3");
-                completion.payload[..160].copy_from_slice(rsp.as_bytes());
+                completion.payload[..size_of_val(&rsp)].copy_from_slice(rsp.as_bytes());
             }
             Opcode::CREATE_EQ => {
                 let eqn = self.eq_rings.iter().position(|&addr| addr == 0).unwrap();
