@@ -7,18 +7,10 @@
 use arbitrary::Arbitrary;
 use core::time::Duration;
 use libfuzzer_sys::fuzz_target;
-use verbena_engine::testing::attrs;
+use verbena_engine_fuzz::requests::{request, work, Ask, OPCODES};
 use verbena_engine_fuzz::{Arena, SECOND, SECOND_LEN};
-use verbena_hw::admin::{Command, Opcode, PAYLOAD};
-use verbena_hw::cmd::{
-    BindCounterReq, BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateFlowReq, CreateMrReq, CreateMwReq,
-    HandleReq, ModifyQpReq,
-};
-use verbena_hw::flow::FlowType;
-use verbena_hw::mw::MwType;
-use verbena_hw::qp::QpType;
+use verbena_hw::admin::{Command, Opcode, Status, LINK_BEGIN, PAYLOAD};
 use verbena_hw::regs;
-use verbena_hw::ring::PageList;
 use zerocopy::{FromZeros, IntoBytes};
 
 #[derive(Arbitrary, Debug)]
@@ -28,10 +20,22 @@ enum Act {
         opcode: u8,
         /// Which object, among those that were made.
         object: u8,
+        /// One more.
+        other: u8,
+        /// Which of the kinds that the opcode has.
+        kind: u8,
         /// Its pages are named by the array of page addresses.
         indirect: bool,
         spoils: Vec<(u8, u8)>,
     },
+    /// Commands of one link that are nearly right, and are sent together.
+    Linked {
+        link: u8,
+        begins: u8,
+        commands: Vec<(u8, u8, u8)>,
+    },
+    /// A work request about keys that is nearly right.
+    Work { object: u8, other: u8, kind: u8 },
     /// A command that is not.
     Bytes { opcode: u8, payload: Vec<u8> },
     /// The array of page addresses.
@@ -66,50 +70,6 @@ struct State {
     spoiled: bool,
 }
 
-const OPCODES: &[Opcode] = &[
-    Opcode::NOP,
-    Opcode::QUERY_DEVICE,
-    Opcode::QUERY_PORT,
-    Opcode::SET_GID,
-    Opcode::QUERY_GID,
-    Opcode::DUMP,
-    Opcode::CREATE_PD,
-    Opcode::DESTROY_PD,
-    Opcode::CREATE_DOORBELL,
-    Opcode::DESTROY_DOORBELL,
-    Opcode::CREATE_EQ,
-    Opcode::DESTROY_EQ,
-    Opcode::CREATE_CQ,
-    Opcode::DESTROY_CQ,
-    Opcode::QUERY_CQ,
-    Opcode::CREATE_MR,
-    Opcode::DESTROY_MR,
-    Opcode::QUERY_MR,
-    Opcode::REVOKE_MR,
-    Opcode::CREATE_SRQ,
-    Opcode::DESTROY_SRQ,
-    Opcode::MODIFY_SRQ,
-    Opcode::QUERY_SRQ,
-    Opcode::CREATE_MW,
-    Opcode::DESTROY_MW,
-    Opcode::BIND_MW,
-    Opcode::QUERY_MW,
-    Opcode::CREATE_QP,
-    Opcode::DESTROY_QP,
-    Opcode::MODIFY_QP,
-    Opcode::QUERY_QP,
-    Opcode::ATTACH_MCAST,
-    Opcode::DETACH_MCAST,
-    Opcode::CREATE_FLOW,
-    Opcode::DESTROY_FLOW,
-    Opcode::QUERY_FLOW,
-    Opcode::QUERY_COUNTERS,
-    Opcode::CREATE_COUNTER,
-    Opcode::DESTROY_COUNTER,
-    Opcode::QUERY_COUNTER,
-    Opcode::BIND_COUNTER,
-];
-
 fuzz_target!(|input: (bool, Vec<Act>)| {
     let (victim, acts) = input;
     let mut arena = Arena::new(victim);
@@ -137,22 +97,43 @@ fn perform(arena: &mut Arena, state: &mut State, act: &Act) {
         Act::Nearly {
             opcode,
             object,
+            other,
+            kind,
             indirect,
             spoils,
         } => {
             let opcode = OPCODES[usize::from(*opcode) % OPCODES.len()];
-            let number = state.numbers.get(usize::from(*object) % (state.numbers.len() + 1));
-            let number = number.copied().unwrap_or((*object).into());
-            let mut request = request(arena, state, opcode, number, *indirect);
+            let ask = state.ask(*object, *other, *kind, *indirect);
+            let mut request = request(arena, opcode, ask);
             for (at, byte) in spoils.iter().take(4) {
                 let at = usize::from(*at) % request.len().max(1);
                 if let Some(place) = request.get_mut(at) {
                     *place = *byte;
                 }
             }
-            submit(arena, state, opcode, &request);
+            submit(arena, state, &[command(opcode, &request)]);
         }
-        Act::Bytes { opcode, payload } => submit(arena, state, Opcode((*opcode).into()), payload),
+        Act::Linked { link, begins, commands } => {
+            let commands: Vec<_> = commands
+                .iter()
+                .take(8)
+                .enumerate()
+                .map(|(n, (opcode, object, kind))| {
+                    let opcode = OPCODES[usize::from(*opcode) % OPCODES.len()];
+                    let ask = state.ask(*object, *object ^ 1, *kind, false);
+                    let mut command = command(opcode, &request(arena, opcode, ask));
+                    command.link = *link;
+                    command.flags = if begins >> n & 1 != 0 { LINK_BEGIN } else { 0 };
+                    command
+                })
+                .collect();
+            submit(arena, state, &commands);
+        }
+        Act::Work { object, other, kind } => {
+            let wr = work(arena, state.ask(*object, *other, *kind, false));
+            arena.evil.qp.post(&arena.world, wr);
+        }
+        Act::Bytes { opcode, payload } => submit(arena, state, &[command(Opcode((*opcode).into()), payload)]),
         Act::Pages(pages) => {
             let pages = &pages[..pages.len().min(64)];
             let addresses: Vec<u64> = pages
@@ -197,133 +178,48 @@ fn perform(arena: &mut Arena, state: &mut State, act: &Act) {
     }
 }
 
-/// A request that could be right.
-fn request(arena: &mut Arena, state: &State, opcode: Opcode, number: u32, indirect: bool) -> Vec<u8> {
-    let evil = &arena.evil;
-    let pages = |bytes: u64| match indirect {
-        true => PageList::indirect(state.array, state.pages),
-        false => PageList::direct(SECOND, bytes),
-    };
-    match opcode {
-        Opcode::CREATE_DOORBELL => CreateDoorbellReq { addr: SECOND + 0x8000 }.as_bytes().to_vec(),
-        Opcode::CREATE_EQ => CreateEqReq {
-            ring: pages(4096),
-            log_entries: 7,
-            async_default: 0,
-            vector: 1,
-            ..CreateEqReq::new_zeroed()
-        }
-        .as_bytes()
-        .to_vec(),
-        Opcode::CREATE_CQ => CreateCqReq {
-            ring: pages(4096),
-            record: SECOND + 0x9000,
-            cookie: number.into(),
-            eqn: evil.guest.eqn,
-            log_entries: 6,
-            ..CreateCqReq::new_zeroed()
-        }
-        .as_bytes()
-        .to_vec(),
-        Opcode::CREATE_MR => CreateMrReq {
-            pages: pages(8192),
-            iova: SECOND,
-            len: 8192,
-            first_offset: 0,
-            pdn: evil.guest.pdn,
-            access: 0xf,
-            ..CreateMrReq::new_zeroed()
-        }
-        .as_bytes()
-        .to_vec(),
-        Opcode::CREATE_MW => CreateMwReq {
-            pdn: evil.guest.pdn,
-            mw_type: MwType((number % 4) as u8),
-            ..CreateMwReq::new_zeroed()
-        }
-        .as_bytes()
-        .to_vec(),
-        Opcode::BIND_MW => BindMwReq {
-            addr: evil.mr.addr,
-            len: 100,
-            index: number,
-            lkey: evil.mr.lkey,
-            access: 0xe,
-            ..BindMwReq::new_zeroed()
-        }
-        .as_bytes()
-        .to_vec(),
-        // These take guest memory, of which there is only so much.
-        Opcode::CREATE_QP if state.numbers.len() < 24 => {
-            let Arena { world, evil, .. } = arena;
-            let mut request = evil.guest.qp_request(world, &evil.cq, &evil.cq, Default::default());
-            if number % 2 == 0 {
-                request.qp_type = QpType::RAW;
-            }
-            if indirect {
-                request.rq = PageList::indirect(state.array, state.pages);
-            }
-            request.as_bytes().to_vec()
-        }
-        Opcode::CREATE_SRQ if state.numbers.len() < 24 => {
-            let Arena { world, evil, .. } = arena;
-            let mut request = evil.guest.srq_request(world, 4);
-            if indirect {
-                request.ring = PageList::indirect(state.array, state.pages);
-            }
-            request.as_bytes().to_vec()
-        }
-        Opcode::CREATE_COUNTER => Vec::new(),
-        Opcode::BIND_COUNTER => BindCounterReq {
-            qpn: evil.qp.qpn,
-            counter: number,
-        }
-        .as_bytes()
-        .to_vec(),
-        Opcode::CREATE_FLOW => {
-            let mut request = CreateFlowReq {
-                qpn: verbena_hw::id::Qpn::truncate(number),
-                flow_type: FlowType(u8::from(indirect) * 3),
-                port: 1,
-                ..CreateFlowReq::new_zeroed()
-            };
-            if !indirect {
-                request.priority = number as u16 % 4;
-                (request.value.dmac, request.mask.dmac) = ([2, 0, 0, 0, 0, 1], [0xff; 6]);
-            }
-            request.as_bytes().to_vec()
-        }
-        Opcode::MODIFY_QP => {
-            let mut request = ModifyQpReq::new_zeroed();
-            request.qpn = verbena_hw::id::Qpn::truncate(number);
-            let raw = attrs::raw();
-            let ways = [attrs::init(), raw[0], raw[1]];
-            (request.mask, request.attrs) = ways[usize::from(indirect) + number as usize % 2];
-            request.as_bytes().to_vec()
-        }
-        _ => {
-            let request = HandleReq {
-                handle: number,
-                ..HandleReq::new_zeroed()
-            };
-            let mut bytes = request.as_bytes().to_vec();
-            bytes.resize(32, 0);
-            bytes
+impl State {
+    /// What a request is made of.
+    fn ask(&self, object: u8, other: u8, kind: u8, indirect: bool) -> Ask {
+        let number = |n: u8| {
+            let number = self.numbers.get(usize::from(n) % (self.numbers.len() + 1));
+            number.copied().unwrap_or(n.into())
+        };
+        Ask {
+            number: number(object),
+            other: number(other),
+            kind,
+            array: indirect.then_some((self.array, self.pages)),
+            room: self.numbers.len() < 24,
         }
     }
 }
 
-fn submit(arena: &mut Arena, state: &mut State, opcode: Opcode, request: &[u8]) {
+fn command(opcode: Opcode, request: &[u8]) -> Command {
+    let mut command = Command::new_zeroed();
+    command.opcode = opcode;
+    let length = request.len().min(PAYLOAD);
+    command.payload[..length].copy_from_slice(&request[..length]);
+    command
+}
+
+/// Sends commands and waits for their answers, which come for each, once, and of a link in its order: behind a failure nothing
+/// succeeds until the link begins again.
+fn submit(arena: &mut Arena, state: &mut State, commands: &[Command]) {
     if state.spoiled {
         return;
     }
-    let mut command = Command::new_zeroed();
-    command.opcode = opcode;
-    command.id = 7;
-    let length = request.len().min(PAYLOAD);
-    command.payload[..length].copy_from_slice(&request[..length]);
-    arena.evil.guest.submit_raw(&mut arena.world, &command);
+    for (n, command) in commands.iter().enumerate() {
+        let mut command = *command;
+        command.id = 7 + n as u16;
+        arena.evil.guest.submit_raw(&mut arena.world, &command);
+    }
+    let mut failed = false;
+    let mut answered = vec![false; commands.len()];
     for _ in 0..1000 {
+        if answered.iter().all(|&answered| answered) {
+            return;
+        }
         arena.world.poll();
         let Some(answer) = arena.evil.guest.reap(&mut arena.world) else {
             if arena.is_fatal() {
@@ -331,12 +227,26 @@ fn submit(arena: &mut Arena, state: &mut State, opcode: Opcode, request: &[u8]) 
             }
             continue;
         };
-        assert_eq!(answer.id, 7);
+        let n = usize::from(answer.id - 7);
+        assert!(
+            !core::mem::replace(&mut answered[n], true),
+            "command {n} is answered twice"
+        );
+        let (linked, begins) = (commands[n].link != 0, commands[n].flags == LINK_BEGIN);
+        if linked {
+            assert!(answered[..n].iter().all(|&answered| answered), "command {n} overtakes");
+            failed &= !begins;
+            assert!(
+                !failed || answer.status != Status::OK,
+                "command {n} succeeds behind a failure"
+            );
+            failed |= answer.status != Status::OK;
+        }
         let number = u32::from_le_bytes(answer.payload[..4].try_into().expect("4 bytes"));
-        if answer.status == verbena_hw::admin::Status::OK {
+        if answer.status == Status::OK {
             state.numbers.push(number);
         }
-        return;
     }
-    panic!("{opcode:?} is never answered");
+    let opcodes: Vec<_> = commands.iter().map(|command| command.opcode).collect();
+    panic!("{opcodes:?} are not all answered");
 }

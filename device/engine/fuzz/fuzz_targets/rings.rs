@@ -12,7 +12,7 @@ use verbena_engine_fuzz::{Arena, SECOND, SECOND_LEN};
 use verbena_hw::cmd::CreateMrReq;
 use verbena_hw::qp::access;
 use verbena_hw::ring::PageList;
-use verbena_hw::wqe::{SendHeader, Sge};
+use verbena_hw::wqe::{flush, FlushArgs, SendHeader, Sge};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 #[derive(Arbitrary, Debug)]
@@ -100,7 +100,12 @@ fn perform(arena: &mut Arena, srq: &mut Srq, second: Sge, act: &Act) {
             let evil = &mut arena.evil;
             let sge = if kind & 0x80 != 0 { second } else { evil.sge(0, 100) };
             let (addr, rkey) = (evil.addr(0), evil.rkey());
-            let mut wr = match kind % 8 {
+            let args = FlushArgs {
+                len: 100,
+                placement: flush::GLOBAL,
+                level: u32::from(kind & 0x40 != 0),
+            };
+            let mut wr = match kind % 16 {
                 0 => SendWr::send(1, &[sge]),
                 1 => SendWr::read(1, &[sge], addr, rkey),
                 2 => SendWr::fetch_add(1, evil.sge(0, 8), addr, rkey, 1),
@@ -108,6 +113,11 @@ fn perform(arena: &mut Arena, srq: &mut Srq, second: Sge, act: &Act) {
                 4 => SendWr::write(1, &[], addr, rkey).inline(&[7; 512]),
                 5 => SendWr::local_invalidate(1, rkey),
                 6 => SendWr::send_invalidate(1, &[sge], rkey),
+                7 => SendWr::flush(1, addr, rkey, args),
+                8 => SendWr::atomic_write(1, &[evil.sge(0, 8)], addr, rkey),
+                9 => SendWr::compare_swap(1, evil.sge(0, 8), addr, rkey, 0, 1),
+                10 => SendWr::register(1, rkey, addr, 7, &[sge; 32]),
+                11 => SendWr::register_list(1, rkey, addr, 7, &[sge; 2]),
                 _ => SendWr::write(1, &[sge], addr, rkey),
             };
             let mut bytes = wr.header.as_bytes().to_vec();

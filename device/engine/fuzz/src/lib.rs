@@ -2,6 +2,8 @@
 
 //! What the targets share: two honest guests, a third, and what must be true whatever the third does.
 
+pub mod requests;
+
 use verbena_engine::testing::{attrs, End, Pair, QpShape, SendWr, World};
 use verbena_engine::HcaId;
 use verbena_hw::admin::Opcode;
@@ -143,29 +145,35 @@ impl Arena {
         let qps = dump.qps.iter().map(|qp| (Opcode::DESTROY_QP, qp.qpn));
         let srqs = dump.srqs.iter().map(|srq| (Opcode::DESTROY_SRQ, srq.srqn));
         let mws = dump.mws.iter().map(|mw| (Opcode::DESTROY_MW, mw.index));
-        let mrs = dump.mrs.iter().map(|mr| (Opcode::DESTROY_MR, mr.index));
+        // Those that stand on others go before them: whether one does is not in the dump, so some are tried twice.
+        let mrs: Vec<_> = dump.mrs.iter().map(|mr| mr.index).collect();
+        let xrcds = dump.xrcds.iter().map(|xrcd| (Opcode::DESTROY_XRCD, xrcd.xrcdn));
         let cqs = dump.cqs.iter().map(|cq| (Opcode::DESTROY_CQ, cq.cqn));
         let eqs = dump.eqs.iter().map(|eq| (Opcode::DESTROY_EQ, eq.eqn));
         let doorbells = dump.doorbells.iter().map(|page| (Opcode::DESTROY_DOORBELL, page.index));
-        let all: Vec<_> = flows
+        let first: Vec<_> = flows
             .chain(qps)
             .chain(sets)
             .chain(srqs)
+            .chain(xrcds)
             .chain(mws)
-            .chain(mrs)
-            .chain(cqs)
-            .chain(eqs)
-            .chain(doorbells)
             .collect();
-        for (opcode, number) in all {
-            let destroyed = self.evil.guest.destroy(&mut self.world, opcode, number);
-            assert!(
-                destroyed.is_ok() || self.is_fatal(),
-                "{opcode:?} {number:#x}: {destroyed:?}"
-            );
-            if self.is_fatal() {
-                return;
-            }
+        let then: Vec<_> = cqs.chain(eqs).chain(doorbells).collect();
+        self.destroy_each(first);
+        let standing: Vec<_> = mrs
+            .into_iter()
+            .filter(|&index| {
+                self.evil
+                    .guest
+                    .destroy(&mut self.world, Opcode::DESTROY_MR, index)
+                    .is_err()
+            })
+            .map(|index| (Opcode::DESTROY_MR, index))
+            .collect();
+        self.destroy_each(standing);
+        self.destroy_each(then);
+        if self.is_fatal() {
+            return;
         }
         let dump = self.world.engine.dump(Some(hca), self.world.now);
         let left = &dump.hcas[0].objects;
@@ -174,13 +182,25 @@ impl Arena {
             left.counter_sets,
             left.qps,
             left.srqs,
+            left.xrcds,
             left.mws,
             left.mrs,
             left.cqs,
             left.eqs,
             left.doorbells,
         ];
-        assert_eq!(counts, [0; 9], "after everything was destroyed");
+        assert_eq!(counts, [0; 10], "after everything was destroyed");
+    }
+
+    /// Destroys objects, each of which must go.
+    fn destroy_each(&mut self, objects: Vec<(Opcode, u32)>) {
+        for (opcode, number) in objects {
+            let destroyed = self.evil.guest.destroy(&mut self.world, opcode, number);
+            if self.is_fatal() {
+                return;
+            }
+            assert!(destroyed.is_ok(), "{opcode:?} {number:#x}: {destroyed:?}");
+        }
     }
 }
 
