@@ -24,6 +24,7 @@ mod scale;
 mod shared_receives;
 mod sleep;
 mod state_machine;
+mod transitions;
 mod unreliable;
 mod watch;
 mod windows;

@@ -18,6 +18,7 @@ mod memory;
 mod multicast;
 #[path = "../engine/operations.rs"]
 mod operations;
+mod reached;
 mod scripts;
 #[path = "../engine/shared_receives.rs"]
 mod shared_receives;
