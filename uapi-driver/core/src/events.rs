@@ -14,7 +14,7 @@ use crate::admin::{AdminQueue, CommandError};
 use crate::hardware::{Hardware, StartError};
 use crate::numbers::Kind;
 use crate::platform::{Dma, Platform};
-use crate::{Device, Verbena};
+use crate::{xrc_target, Device, Verbena};
 use core::sync::atomic::Ordering;
 use rdma_uapi::class::{self, event_queue::kind};
 use rdma_uapi::sys::{Arc, Mutex, NoMemory};
@@ -159,6 +159,9 @@ impl<P: Platform> Hardware<P> {
     fn post(&self, of: Kind, eqe: &Eqe, kind: u16) {
         // Posted outside the lock: whoever destroys the object meanwhile takes its subscription, and nothing is posted.
         let object = self.objects.lock().get(of, eqe.number).cloned();
+        if of == Kind::Qp && object.is_none() {
+            return xrc_target::post(self, eqe, kind);
+        }
         if let Some(object) = object {
             if object.payload().is_some_and(|payload| payload.cookie() == eqe.cookie) {
                 object.post(kind, eqe.data);
@@ -197,7 +200,7 @@ pub(crate) fn delist_and<P: Platform>(
 }
 
 /// Consumes what is in the event rings now. An entry about a number that has left the table finds no object.
-fn drain<P: Platform>(device: &Device<P>) {
+pub(crate) fn drain<P: Platform>(device: &Device<P>) {
     let hardware = device.state();
     for ring in hardware.events.iter() {
         ring.consume(&hardware.platform, false, |eqe| deliver(device, hardware, eqe));

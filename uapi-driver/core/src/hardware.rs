@@ -8,6 +8,7 @@ use crate::events::EventRing;
 use crate::gsi::Gsi;
 use crate::numbers::Numbers;
 use crate::platform::{Dma, Platform, PAGE};
+use crate::xrc_target::Held;
 use crate::xrcd::Shared;
 use crate::Verbena;
 use core::fmt;
@@ -131,6 +132,8 @@ pub struct Hardware<P: Platform> {
     pub(crate) work: AtomicBool,
     /// The objects that events are about. Taken after an event ring's lock, before nothing.
     pub(crate) objects: Mutex<Numbers<Arc<Object<Verbena<P>>>>>,
+    /// XRC targets, which several objects can be. Taken after an event ring's lock, before nothing.
+    pub(crate) targets: Mutex<Numbers<Held<P>>>,
     /// The XRC domains that files stand for. Held over commands; taken before nothing.
     pub(crate) xrcds: Mutex<Vec<Shared<P>>>,
 }
@@ -226,6 +229,7 @@ impl<P: Platform> Hardware<P> {
             cm: Late::try_new()?,
             work: AtomicBool::new(false),
             objects,
+            targets: Mutex::try_new(Numbers::new(), c"verbena_targets")?,
             xrcds: Mutex::try_new(Vec::new(), c"verbena_xrcds")?,
         };
         for ring in hardware.events.iter() {

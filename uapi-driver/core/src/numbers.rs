@@ -69,6 +69,12 @@ impl<T> Numbers<T> {
         self.entries[place].as_ref().map(|(_, value)| value)
     }
 
+    /// As [`Numbers::get`], to change it.
+    pub(crate) fn get_mut(&mut self, kind: Kind, number: u32) -> Option<&mut T> {
+        let place = self.find(key(kind, number))?;
+        self.entries[place].as_mut().map(|(_, value)| value)
+    }
+
     /// Makes room for one more, so that the next [`Numbers::insert`] cannot fail.
     ///
     /// # Errors

@@ -20,6 +20,8 @@ pub const CASES: &[Case] = &[
     Case::single("u08_xrc_objects_in_use_are_not_destroyed", in_use),
     Case::single("u08_xrc_domain_is_shared_by_a_file", shared_by_file),
     Case::single("u13_xrc_domain_lives_as_long_as_somebody_has_it", outlives),
+    Case::single("u08_xrc_target_is_opened_by_its_number", opened),
+    Case::single("u13_xrc_target_lives_as_long_as_somebody_has_it", opened_outlives),
     Case::single("h04_xrc_one_connection_reaches_every_queue_of_a_domain", every_queue),
     Case::pair("h04_xrc_sends_to_the_queues_of_a_peer", to_a_peer),
     Case::single("h04_xrc_has_the_operations_of_rc", operations),
@@ -286,6 +288,103 @@ fn outlives(fixture: &Fixture) -> Outcome {
         XrcDomain::open(&three, file.open()?, OpenXrc::Existing),
         Errno::ENOENT,
         "a domain that nobody has any more",
+    )?;
+    PASS
+}
+
+fn opened(fixture: &Fixture) -> Outcome {
+    let (one, two) = (fixture.open()?, fixture.open()?);
+    let file = Scratch::new("xrc-opened")?;
+    let mut x = Xrc::in_domain(&one, XrcDomain::open(&one, file.open()?, OpenXrc::CreateNew)?)?;
+    let part = XrcDomain::open(&two, file.open()?, OpenXrc::Existing)?;
+    let events = two.create_event_queue()?;
+    let target = XrcTarget::builder(&part).events(&events, 0x33).open(x.target.qpn())?;
+    check_eq!(
+        (target.qpn(), target.state()),
+        (x.target.qpn(), QpState::RTS),
+        "the same target"
+    );
+    let (here, there) = (x.target.query()?, target.query()?);
+    check_eq!(
+        (here.dest_qpn, here.rq_psn),
+        (there.dest_qpn, there.rq_psn),
+        "its attributes"
+    );
+    // It cannot be opened from elsewhere, nor made anew by the way.
+    let apart = XrcDomain::new(&two)?;
+    let attributes = QpAttr::to(QpState::INIT);
+    for (builder, qpn, errno, what) in [
+        (
+            XrcTarget::builder(&apart),
+            target.qpn(),
+            Errno::ENOENT,
+            "a target of another domain",
+        ),
+        (
+            XrcTarget::builder(&part),
+            x.initiator.qpn(),
+            Errno::ENOENT,
+            "an initiator",
+        ),
+        (XrcTarget::builder(&part), u32::MAX, Errno::ENOENT, "no number"),
+        (
+            XrcTarget::builder(&part).attributes(attributes),
+            target.qpn(),
+            Errno::EINVAL,
+            "attributes",
+        ),
+    ] {
+        refused(builder.open(qpn), errno, what)?;
+    }
+    // Its end is told to both.
+    check_eq!(x.send(0xff_ffff, 1)?, Status::REM_INV_REQ_ERR, "a send to no queue");
+    check_eq!(
+        x.event("who made it")?,
+        (EventKind::QpAccessError, class::QP_XRC_TGT, TARGET),
+        "the event of who made it"
+    );
+    let event = events.next_event(Some(SOON))?.context("who opened it: no event")?;
+    check_eq!(
+        (event.kind, event.class, event.cookie),
+        (EventKind::QpAccessError, class::QP_XRC_TGT, 0x33),
+        "the event of who opened it"
+    );
+    check_eq!(target.query()?.state, QpState::ERR, "its state");
+    PASS
+}
+
+fn opened_outlives(fixture: &Fixture) -> Outcome {
+    let (one, two, three) = (fixture.open()?, fixture.open()?, fixture.open()?);
+    let file = Scratch::new("xrc-opened-outlives")?;
+    let first = XrcDomain::open(&one, file.open()?, OpenXrc::CreateNew)?;
+    let second = XrcDomain::open(&two, file.open()?, OpenXrc::Existing)?;
+    let third = XrcDomain::open(&three, file.open()?, OpenXrc::Existing)?;
+    let made = XrcTarget::builder(&first).build()?;
+    let qpn = made.qpn();
+    let mut opened = XrcTarget::builder(&second).open(qpn)?;
+    check_eq!(opened.state(), QpState::RESET, "its state");
+    // Who made it is gone, with its context. Who opened it connects it.
+    drop((made, first, one));
+    let pd = two.alloc_pd()?;
+    let mut cq = two.create_cq(16)?;
+    let mut initiator = XrcInitiator::initiator(&pd, &cq).build()?;
+    opened.connect(&initiator.endpoint()?)?;
+    initiator.connect(&opened.endpoint()?)?;
+    let again = XrcTarget::builder(&third).open(qpn)?;
+    check_eq!(again.state(), QpState::RTS, "the state that it was moved to");
+    let mut receiver = Receiver::new(&three, &third, None)?;
+    receiver.post(1)?;
+    let data = 9u64.to_le_bytes();
+    initiator.post_send(&SendWr::send().inline(&data).signaled(), receiver.srq.srqn())?;
+    good(next(&mut cq)?)?;
+    receiver.got(1, &again, 9)?;
+    opened.destroy()?;
+    check_eq!(again.query()?.state, QpState::RTS, "its state when one of two has gone");
+    again.destroy()?;
+    refused(
+        XrcTarget::builder(&third).open(qpn),
+        Errno::ENOENT,
+        "a target that nobody has any more",
     )?;
     PASS
 }

@@ -80,7 +80,7 @@ const CALLS: &[(&str, Said)] = &[
     ("ibv_create_qp, ibv_modify_qp: XRC initiator", By("qp_xrc_ini", "create", "pd send_cq caps flags qpn state port pkey_index access path dest_qpn sq_psn rq_psn path_mtu timeout retry_cnt rnr_retry max_rd_atomic event_queue cookie", "modify takes the same")),
     ("ibv_create_qp_ex, ibv_modify_qp: XRC target", By("qp_xrc_tgt", "create", "xrcd qpn state port pkey_index access path dest_qpn sq_psn rq_psn path_mtu timeout min_rnr_timer max_dest_rd_atomic event_queue cookie", "modify takes the same")),
     ("ibv_create_qp, ibv_modify_qp: raw packet", By("qp_raw", "create", "pd send_cq recv_cq srq caps flags qpn state port sqd_notify", "modify takes the same")),
-    ("ibv_open_qp", Later("qp_xrc_tgt", "create", "open", "a target belongs to the context that made it")),
+    ("ibv_open_qp", By("qp_xrc_tgt", "create", "xrcd open event_queue cookie", "by its number; the target goes with the last object of it, in whatever process")),
     ("ibv_modify_qp: RC", By("qp_rc", "modify", QP_MODIFY, "create takes the same")),
     ("ibv_modify_qp_rate_limit", By("qp_rc", "modify", "rate_limit", "Verbena answers EOPNOTSUPP")),
     ("ibv_query_qp", By("qp_rc", "query", "pd send_cq recv_cq srq caps flags qpn state port pkey_index access path dest_qpn sq_psn rq_psn path_mtu timeout retry_cnt rnr_retry min_rnr_timer max_rd_atomic max_dest_rd_atomic sq_draining alt_path alt_port alt_pkey_index alt_timeout path_mig_state rate_limit", "")),

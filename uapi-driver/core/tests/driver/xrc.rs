@@ -217,3 +217,65 @@ fn u08_xrc_classes_make_what_they_say() {
     });
     assert_eq!(named.expect_err("it is gone").errno, Errno::ENOENT);
 }
+
+/// A target's number.
+fn number(app: &App, target: u32) -> u32 {
+    let answer = app.call(method::QUERY, class::QP_XRC_TGT, target, |m| {
+        m.ask(qp::QPN);
+    });
+    answer.unwrap().reply().get(qp::QPN).unwrap()
+}
+
+/// Opens a target by its number, and says a state beside, if there is one.
+fn open(app: &App, domain: u32, qpn: u32, state: Option<u32>) -> Result<u32, Failure> {
+    let answer = app.call(method::CREATE, class::QP_XRC_TGT, 0, |m| {
+        m.put(qp::XRCD, &ObjectId(domain))
+            .put(qp::OPEN, &qpn)
+            .put_some(qp::STATE, state);
+    })?;
+    Ok(answer.object())
+}
+
+#[test]
+fn u08_xrc_target_is_all_contexts_that_open_it() {
+    let one = app();
+    let two = one.another();
+    let (first, _) = domain(&one, Some(7), CREATE).unwrap();
+    let (second, _) = domain(&two, Some(17), 0).unwrap();
+    let (apart, _) = domain(&two, None, 0).unwrap();
+    let made = target(&one, first);
+    let qpn = number(&one, made);
+    seen(&one);
+    // Of another domain there is no such target, and a target has its attributes already.
+    for (domain, qpn, state, errno, reason) in [
+        (apart, qpn, None, Errno::ENOENT, Reason::NO_OBJECT),
+        (second, qpn + 1, None, Errno::ENOENT, Reason::NO_OBJECT),
+        (second, u32::MAX, None, Errno::ENOENT, Reason::NO_OBJECT),
+        (second, qpn, Some(qp::state::INIT), Errno::EINVAL, Reason::CONFLICT),
+    ] {
+        fails(open(&two, domain, qpn, state), errno, reason, qp::OPEN.id());
+    }
+    let opened = open(&two, second, qpn, None).unwrap();
+    let again = open(&two, second, qpn, None).unwrap();
+    assert_eq!(opcodes(&one), [], "the device has nothing to do");
+    assert_eq!(number(&two, opened), qpn);
+    assert_eq!(opcodes(&one), [Opcode::QUERY_QP]);
+    // The device's goes with the last, in whatever order.
+    let busy = two.destroy(class::XRCD, second).expect_err("a target is open");
+    assert_eq!(busy.errno, Errno::EBUSY);
+    one.destroy(class::QP_XRC_TGT, made).unwrap();
+    one.destroy(class::XRCD, first).unwrap();
+    two.destroy(class::QP_XRC_TGT, opened).unwrap();
+    assert_eq!(opcodes(&one), []);
+    two.destroy(class::QP_XRC_TGT, again).unwrap();
+    let commands = seen(&two);
+    assert_eq!(commands.len(), 1);
+    assert_eq!(commands[0].opcode, Opcode::DESTROY_QP);
+    assert_eq!(request::<HandleReq>(&commands[0]).handle, qpn);
+    fails(
+        open(&two, second, qpn, None),
+        Errno::ENOENT,
+        Reason::NO_OBJECT,
+        qp::OPEN.id(),
+    );
+}

@@ -105,17 +105,33 @@ impl<'a> XrcTargetBuilder<'a> {
         self
     }
 
+    /// Opens the target of the domain that has this number, whatever context or process has made it: all of them can modify it,
+    /// each reports its events to a queue of its own, and it lives until the last has destroyed it.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT: the domain has no such target. EINVAL: attributes were chosen, which it has already. The device is gone.
+    pub fn open(self, qpn: u32) -> Result<XrcTarget> {
+        let mut target = self.make("open an XRC target", Some(qpn))?;
+        let there = target.query()?;
+        (target.state, target.psn) = (there.state, Psn::truncate(there.sq_psn));
+        Ok(target)
+    }
+
     /// Makes it: in RESET, unless attributes name another state.
     ///
     /// # Errors
     ///
     /// An attribute is missing or out of range; the device has no more queue pairs, or is gone.
     pub fn build(self) -> Result<XrcTarget> {
-        const DOING: &str = "make an XRC target";
+        self.make("make an XRC target", None)
+    }
+
+    fn make(self, doing: &'static str, open: Option<u32>) -> Result<XrcTarget> {
         let context = self.domain.context();
         let mut words = [0; MESSAGE];
         let mut message = Builder::new(&mut words, class::QP_XRC_TGT, 0);
-        message.put(qp::XRCD, &self.domain.object.id());
+        message.put(qp::XRCD, &self.domain.object.id()).put_some(qp::OPEN, open);
         if let Some(attributes) = &self.attributes {
             attributes.write(&mut message);
         }
@@ -125,10 +141,10 @@ impl<'a> XrcTargetBuilder<'a> {
                 .put(class::COOKIE, &cookie);
         }
         message.ask(qp::QPN);
-        let answer = context.call(DOING, method::CREATE, message)?;
+        let answer = context.call(doing, method::CREATE, message)?;
         let object = Object::new(context, class::QP_XRC_TGT, answer.object(), "destroy an XRC target");
-        let qpn = Qpn::new(answer.expect(DOING, qp::QPN)?).ok_or(Error::Answer {
-            doing: DOING,
+        let qpn = Qpn::new(answer.expect(doing, qp::QPN)?).ok_or(Error::Answer {
+            doing,
             what: "its number has more than 24 bits",
         })?;
         let given = self.attributes.as_ref();

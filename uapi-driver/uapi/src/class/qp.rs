@@ -87,6 +87,9 @@ pub const FLAGS: Attr<u32> = Attr::new(6, "flags");
 pub const QPN: Attr<u32> = Attr::new(7, "qpn");
 /// The XRC domain: the shared receive queues that requests to the target can name.
 pub const XRCD: Attr<ObjectId> = Attr::object(8, "xrcd", &[super::XRCD]);
+/// The number of a target of the domain, whatever context has made it: the new object is that target, too. It lives until the
+/// last object of it is destroyed; its events go to each. No attribute of a transition goes with it.
+pub const OPEN: Attr<u32> = Attr::new(9, "open");
 
 /// The [`state`] to go to. A create may name any state up to RTS; the queue pair passes the ones before.
 pub const STATE: Attr<u32> = Attr::new(16, "state");
@@ -361,7 +364,13 @@ const XRC_INI_CREATE: &[AttrSchema] = &[
 ];
 
 /// What a new XRC target is made of: it has no queue, and the protection domain of whatever shared receive queue a request names.
-const XRC_TGT_CREATE: &[AttrSchema] = &[XRCD.required(), QPN.output(), EVENT_QUEUE_OF.input(), COOKIE.input()];
+const XRC_TGT_CREATE: &[AttrSchema] = &[
+    XRCD.required(),
+    OPEN.input(),
+    QPN.output(),
+    EVENT_QUEUE_OF.input(),
+    COOKIE.input(),
+];
 
 /// What a new queue pair with two queues is made of.
 const CREATE_ONLY: &[AttrSchema] = &[
