@@ -3,9 +3,10 @@
 //!
 //! A region of this kind is made empty by a command. The work request FAST_REGISTER gives it memory, rights and a key of its
 //! poster's choice, all at once; an invalidation from either side takes them away again (IBA vol. 1, 10.6.4, states *free* and
-//! *valid*), which waits for windows: while one is bound to a valid region, that cannot become free. The memory is named by elements, that is by L_Keys of regions of the same protection domain: whoever may not
-//! reach memory cannot register it. They are in the work queue entry or, if they are many, in memory that it names. Addresses of the bus are named through a region of all DMA addresses, which a driver keeps
-//! in a domain of its own.
+//! *valid*). While a window is bound to it, it stays valid. The memory is named by elements, that is by L_Keys of regions of the
+//! same protection domain: whoever may not reach memory cannot register it. They are in the work queue entry or, if they are
+//! many, in memory that the entry names. Addresses of the bus are named through a region of all DMA addresses, which a driver
+//! keeps in a domain of its own.
 
 use crate::hca::Hca;
 use crate::limits;

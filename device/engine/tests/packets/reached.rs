@@ -22,6 +22,11 @@ use verbena_hw::wire::{Aeth, Bth, PacketOpcode, Udp, UDP_PORT};
 use verbena_hw::wqe::{BindArgs, Sge};
 use zerocopy::{FromZeros, IntoBytes};
 
+/// A status, and what makes a work request end so.
+type Ending = (Status, fn() -> Status);
+/// An event, and what makes a guest be told.
+type Telling = (Event, fn() -> Vec<Eqe>);
+
 /// Statuses of services that the device does not have, and of faults that it does not tell from others.
 const UNUSED: &[(Status, &str)] = &[
     (Status::LOC_EEC_OP_ERR, "of reliable datagrams"),
@@ -36,7 +41,7 @@ const UNUSED: &[(Status, &str)] = &[
 ];
 
 /// Each status, and a work request that ends so.
-const STATUSES: &[(Status, fn() -> Status)] = &[
+const STATUSES: &[Ending] = &[
     (Status::SUCCESS, || ended(|pair| write(pair, 64))),
     (Status::LOC_LEN_ERR, || {
         ended(|pair| SendWr::fetch_add(1, pair.a.sge(0, 4), pair.b.addr(0), pair.b.rkey(), 1))
@@ -108,7 +113,7 @@ const STATUSES: &[(Status, fn() -> Status)] = &[
 ];
 
 /// Each event, and what happens at a guest that it is told.
-const EVENTS: &[(Event, fn() -> Vec<Eqe>)] = &[
+const EVENTS: &[Telling] = &[
     (Event::COMPLETION, || {
         let mut pair = way::connected();
         pair.a.cq.arm(&pair.world, CqRecord::ARM_ANY);
