@@ -269,7 +269,8 @@ fn h03_query_device_tells_limits_that_hold() {
     );
     assert_eq!((caps.max_flow, caps.max_flow_groups), (65536, 64));
     // All that there are.
-    assert_eq!(caps.rc_opcodes, 0x1fff);
+    assert_eq!(caps.rc_opcodes, 0x3fff);
+    assert_eq!(caps.max_fast_elements, 512);
     assert_eq!(caps.page_size_cap, 1 << 12 | 1 << 21 | 1 << 30);
     assert!(caps.fw_version.starts_with(b"0."));
 }

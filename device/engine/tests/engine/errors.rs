@@ -75,7 +75,7 @@ fn write(pair: &Pair) -> SendWr {
 #[test]
 fn h10_loc_qp_op_err_for_entries_that_make_no_sense() {
     let status = Status::LOC_QP_OP_ERR;
-    for opcode in [13u8, 14, 99, 255] {
+    for opcode in [14u8, 15, 99, 255] {
         local_error(status, vendor::OPCODE, |pair| {
             let mut wr = write(pair);
             wr.header.opcode = opcode;
