@@ -362,3 +362,21 @@ fn h10_every_event_is_produced_on_purpose() {
     let all: BTreeSet<_> = Event::ALL.iter().map(|known| known.0).collect();
     assert_eq!(reached, all, "an event is not produced");
 }
+
+#[test]
+fn h11_packets_and_refused_requests_are_counted() {
+    let mut pair = way::connected();
+    let before = ["sent_pkts", "rcvd_pkts"].map(|name| pair.a.guest.counter(&mut pair.world, name));
+    // Three packets there, an acknowledgement back.
+    let wr = write(&pair, 2049);
+    pair.a.post(&mut pair.world, wr);
+    pair.world.run();
+    let w = &mut pair.world;
+    let after = ["sent_pkts", "rcvd_pkts"].map(|name| pair.a.guest.counter(w, name));
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [3, 1]);
+    let refused = SendWr::fetch_add(2, pair.a.sge(0, 8), pair.b.addr(4), pair.b.rkey(), 1);
+    pair.a.post(w, refused);
+    w.run();
+    assert_eq!(pair.b.guest.counter(w, "invalid_req_err"), 1);
+    assert_eq!(pair.a.guest.counter(w, "invalid_req_err"), 0);
+}
