@@ -113,31 +113,36 @@ impl Given {
         };
         let attrs = &mut given.attrs;
         let mut mask = 0;
-        let mut number = |from: Attr<u32>, bit: u32, most: u32| match call.get(from)? {
-            Some(value) if value <= most => {
-                mask |= bit;
-                Ok(value)
-            }
-            Some(_) => Err(call.out_of_range(from)),
-            None => Ok(0),
-        };
-        attrs.state = number(qp::STATE, attr::STATE, qp::state::ERR)? as u8;
-        attrs.cur_state = number(qp::CURRENT_STATE, attr::CUR_STATE, qp::state::ERR)? as u8;
-        attrs.path.port = number(qp::PORT, attr::PORT, u32::from(u8::MAX))? as u8;
-        attrs.pkey_index = number(qp::PKEY_INDEX, attr::PKEY_INDEX, u32::from(u16::MAX))? as u16;
-        attrs.access = number(qp::ACCESS, attr::ACCESS_FLAGS, u32::MAX)?;
-        attrs.qkey = number(qp::QKEY, attr::QKEY, u32::MAX)?;
-        attrs.dest_qpn = Qpn::truncate(number(qp::DEST_QPN, attr::DEST_QPN, Qpn::MAX)?);
-        attrs.sq_psn = Psn::truncate(number(qp::SQ_PSN, attr::SQ_PSN, Psn::MASK)?);
-        attrs.rq_psn = Psn::truncate(number(qp::RQ_PSN, attr::RQ_PSN, Psn::MASK)?);
-        attrs.timeout = number(qp::TIMEOUT, attr::TIMEOUT, 31)? as u8;
-        attrs.retry_cnt = number(qp::RETRY_CNT, attr::RETRY_CNT, 7)? as u8;
-        attrs.rnr_retry = number(qp::RNR_RETRY, attr::RNR_RETRY, 7)? as u8;
-        attrs.min_rnr_timer = number(qp::MIN_RNR_TIMER, attr::MIN_RNR_TIMER, 31)? as u8;
-        attrs.max_rd_atomic = number(qp::MAX_RD_ATOMIC, attr::MAX_QP_RD_ATOMIC, u32::from(u8::MAX))? as u8;
-        attrs.max_dest_rd_atomic = number(qp::MAX_DEST_RD_ATOMIC, attr::MAX_DEST_RD_ATOMIC, u32::from(u8::MAX))? as u8;
-        attrs.en_sqd_async_notify = number(qp::SQD_NOTIFY, attr::EN_SQD_ASYNC_NOTIFY, 1)? as u8;
-        let mtu = number(qp::PATH_MTU, attr::PATH_MTU, 4096)?;
+        // A macro, so that nothing is asked for what the message does not have: that is most of it.
+        macro_rules! number {
+            ($from:expr, $bit:expr, $most:expr) => {
+                match call.get($from)? {
+                    Some(value) if value <= $most => {
+                        mask |= $bit;
+                        value
+                    }
+                    Some(_) => return Err(call.out_of_range($from)),
+                    None => 0,
+                }
+            };
+        }
+        attrs.state = number!(qp::STATE, attr::STATE, qp::state::ERR) as u8;
+        attrs.cur_state = number!(qp::CURRENT_STATE, attr::CUR_STATE, qp::state::ERR) as u8;
+        attrs.path.port = number!(qp::PORT, attr::PORT, u32::from(u8::MAX)) as u8;
+        attrs.pkey_index = number!(qp::PKEY_INDEX, attr::PKEY_INDEX, u32::from(u16::MAX)) as u16;
+        attrs.access = number!(qp::ACCESS, attr::ACCESS_FLAGS, u32::MAX);
+        attrs.qkey = number!(qp::QKEY, attr::QKEY, u32::MAX);
+        attrs.dest_qpn = Qpn::truncate(number!(qp::DEST_QPN, attr::DEST_QPN, Qpn::MAX));
+        attrs.sq_psn = Psn::truncate(number!(qp::SQ_PSN, attr::SQ_PSN, Psn::MASK));
+        attrs.rq_psn = Psn::truncate(number!(qp::RQ_PSN, attr::RQ_PSN, Psn::MASK));
+        attrs.timeout = number!(qp::TIMEOUT, attr::TIMEOUT, 31) as u8;
+        attrs.retry_cnt = number!(qp::RETRY_CNT, attr::RETRY_CNT, 7) as u8;
+        attrs.rnr_retry = number!(qp::RNR_RETRY, attr::RNR_RETRY, 7) as u8;
+        attrs.min_rnr_timer = number!(qp::MIN_RNR_TIMER, attr::MIN_RNR_TIMER, 31) as u8;
+        attrs.max_rd_atomic = number!(qp::MAX_RD_ATOMIC, attr::MAX_QP_RD_ATOMIC, u32::from(u8::MAX)) as u8;
+        attrs.max_dest_rd_atomic = number!(qp::MAX_DEST_RD_ATOMIC, attr::MAX_DEST_RD_ATOMIC, u32::from(u8::MAX)) as u8;
+        attrs.en_sqd_async_notify = number!(qp::SQD_NOTIFY, attr::EN_SQD_ASYNC_NOTIFY, 1) as u8;
+        let mtu = number!(qp::PATH_MTU, attr::PATH_MTU, 4096);
         if mask & attr::PATH_MTU != 0 {
             attrs.path_mtu = mtu_code(mtu).ok_or_else(|| call.out_of_range(qp::PATH_MTU))?.0;
         }

@@ -19,34 +19,53 @@ use rdma_uapi::{Ending, Errno, Reason};
 /// Pages of the largest.
 const MAX_PAGES: usize = RING_MEMORY_MAX as usize / PAGE as usize;
 
-/// Bit `n % 64` of word `n / 64` set: page `n` is taken.
-type Taken = [u64; MAX_PAGES / 64];
+/// Which pages are taken.
+struct Pool {
+    /// Bit `n % 64` of word `n / 64` set: page `n` is taken.
+    taken: [u64; MAX_PAGES / 64],
+    /// All pages before this one are taken, so that a memory that is filled from its beginning is not searched from there.
+    full: usize,
+}
+
+impl Pool {
+    const EMPTY: Self = Pool {
+        taken: [0; MAX_PAGES / 64],
+        full: 0,
+    };
+
+    fn is_taken(&self, page: usize) -> bool {
+        self.taken[page / 64] >> (page % 64) & 1 != 0
+    }
+}
 
 /// Pages for rings.
 pub struct RingMemory<P: Platform> {
     pub(crate) memory: Arc<P::Dma>,
-    taken: Mutex<Taken>,
+    pool: Mutex<Pool>,
 }
 
 impl<P: Platform> RingMemory<P> {
     /// What it takes beside the pages.
-    pub(crate) const BYTES: usize = arc_bytes::<Self>() + Mutex::<Taken>::HEAP;
+    pub(crate) const BYTES: usize = arc_bytes::<Self>() + Mutex::<Pool>::HEAP;
 
-    /// Takes `pages` pages that lie together: the first one's number.
+    /// Takes `pages` pages that lie together, the first that there are: the first one's number.
     fn take(&self, pages: usize) -> Option<usize> {
         let all = self.memory.len() / PAGE as usize;
-        let mut taken = self.taken.lock();
+        let mut pool = self.pool.lock();
         let mut run = 0;
-        for page in 0..all {
-            let word = taken[page / 64];
-            if word >> (page % 64) & 1 != 0 {
+        let begin = pool.full;
+        for page in begin..all {
+            if pool.is_taken(page) {
                 run = 0;
                 continue;
             }
             run += 1;
             if run == pages {
                 let first = page + 1 - pages;
-                (first..=page).for_each(|page| taken[page / 64] |= 1 << (page % 64));
+                (first..=page).for_each(|page| pool.taken[page / 64] |= 1 << (page % 64));
+                if first == begin {
+                    pool.full = page + 1;
+                }
                 return Some(first);
             }
         }
@@ -54,8 +73,9 @@ impl<P: Platform> RingMemory<P> {
     }
 
     fn give(&self, first: usize, pages: usize) {
-        let mut taken = self.taken.lock();
-        (first..first + pages).for_each(|page| taken[page / 64] &= !(1 << (page % 64)));
+        let mut pool = self.pool.lock();
+        (first..first + pages).for_each(|page| pool.taken[page / 64] &= !(1 << (page % 64)));
+        pool.full = pool.full.min(first);
     }
 }
 
@@ -183,8 +203,8 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     }
     let reservation = call.reserve()?;
     let memory = shared(&call.device().platform, length as usize)?;
-    let taken = Mutex::try_new([0; MAX_PAGES / 64], c"verbena_ring_memory")?;
-    let memory = ArcRoom::try_new()?.fill(RingMemory { memory, taken });
+    let pool = Mutex::try_new(Pool::EMPTY, c"verbena_ring_memory")?;
+    let memory = ArcRoom::try_new()?.fill(RingMemory { memory, pool });
     let map = map(&memory, reservation.id());
     call.publish(reservation, Some(Payload::RingMemory(memory)), &[]);
     call.put(RING_MEMORY_MAP, &map)

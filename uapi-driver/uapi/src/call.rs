@@ -192,22 +192,34 @@ impl<'c, D: Driver> Call<'c, D> {
         }
     }
 
+    // What takes an `Attr` is inlined as far as its id: which slot that is, is then known when the handler is compiled, and a
+    // schema's description is not copied for each question.
+    #[inline(always)]
     fn find(&self, id: u16) -> Option<Found> {
         self.index.find(self.message, self.method.layout.slot(id))
     }
 
     /// A failure that names an attribute, at its place if the message has it.
+    #[inline]
     pub fn fail<T: ?Sized>(&self, attr: Attr<T>, errno: Errno, reason: Reason) -> Failure {
-        let offset = self.find(attr.id()).map_or(0, |found| found.offset);
-        Failure::new(errno, reason).at(attr.id(), offset)
+        self.fail_at(attr.id(), errno, reason)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fail_at(&self, id: u16, errno: Errno, reason: Reason) -> Failure {
+        let offset = self.find(id).map_or(0, |found| found.offset);
+        Failure::new(errno, reason).at(id, offset)
     }
 
     /// EINVAL: the attribute's value is out of range.
+    #[inline]
     pub fn out_of_range<T: ?Sized>(&self, attr: Attr<T>) -> Failure {
         self.fail(attr, Errno::EINVAL, Reason::OUT_OF_RANGE)
     }
 
     /// Whether the message has the attribute: an input is given, an output is asked for.
+    #[inline]
     pub fn has<T: ?Sized>(&self, attr: Attr<T>) -> bool {
         self.index.has(self.method.layout.slot(attr.id()))
     }
@@ -217,21 +229,33 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// EFAULT, for one by pointer.
+    #[inline]
     pub fn get<T: Payload>(&self, attr: Attr<T>) -> Outcome<Option<T>> {
         let Some(found) = self.find(attr.id()) else {
             return Ok(None);
         };
+        if !found.by_pointer {
+            if let Some(Ok((value, _))) = self.message.get(found.start..found.end).map(T::read_from_prefix) {
+                return Ok(Some(value));
+            }
+        }
+        self.get_odd(attr.id(), &found).map(Some)
+    }
+
+    /// The value of an attribute that is by pointer, or shorter than it is known.
+    #[inline(never)]
+    fn get_odd<T: Payload>(&self, id: u16, found: &Found) -> Outcome<T> {
         let mut value = T::new_zeroed();
         if found.by_pointer {
-            let given = self.pointer(&found);
+            let given = self.pointer(found);
             let length = size_of::<T>().min(given.length.try_into().unwrap_or(usize::MAX));
-            self.copy_in(attr, given.addr, &mut value.as_mut_bytes()[..length])?;
+            self.copy_in(id, given.addr, &mut value.as_mut_bytes()[..length])?;
         } else {
             let payload = &self.message[found.start..found.end];
             let length = payload.len().min(size_of::<T>());
             value.as_mut_bytes()[..length].copy_from_slice(&payload[..length]);
         }
-        Ok(Some(value))
+        Ok(value)
     }
 
     /// An input's value that must be there.
@@ -239,6 +263,7 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// EINVAL, naming it, if it is not; EFAULT.
+    #[inline]
     pub fn require<T: Payload>(&self, attr: Attr<T>) -> Outcome<T> {
         self.get(attr)?
             .ok_or_else(|| self.fail(attr, Errno::EINVAL, Reason::MISSING))
@@ -292,7 +317,7 @@ impl<'c, D: Driver> Call<'c, D> {
                 at as u64 + size_of::<T>() as u64 <= given.length,
                 "the caller has counted the elements"
             );
-            self.copy_in(attr, given.addr.wrapping_add(at as u64), value.as_mut_bytes())?;
+            self.copy_in(attr.id(), given.addr.wrapping_add(at as u64), value.as_mut_bytes())?;
         } else {
             let payload = &self.message[found.start..found.end];
             value.as_mut_bytes().copy_from_slice(&payload[at..at + size_of::<T>()]);
@@ -318,7 +343,7 @@ impl<'c, D: Driver> Call<'c, D> {
                 (at + length) as u64 <= given.length,
                 "the caller has counted the elements"
             );
-            return self.copy_in(attr, given.addr.wrapping_add(at as u64), into.as_mut_bytes());
+            return self.copy_in(attr.id(), given.addr.wrapping_add(at as u64), into.as_mut_bytes());
         }
         let payload = &self.message[found.start..found.end];
         into.as_mut_bytes().copy_from_slice(&payload[at..at + length]);
@@ -330,6 +355,7 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// ENOENT, EBUSY, or EINVAL if it is of a class that the attribute does not take.
+    #[inline]
     pub fn object_at(&self, attr: Attr<ObjectId>) -> Outcome<Option<ObjectRef<D>>> {
         let Shape::Object(classes) = attr.spec.shape else {
             unreachable!("an attribute of type ObjectId names the classes it takes")
@@ -343,13 +369,20 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// As [`Call::object_at`].
+    #[inline]
     pub fn object_of(&self, attr: Attr<ObjectId>, classes: &[u16]) -> Outcome<Option<ObjectRef<D>>> {
-        let Some(id) = self.get(attr)? else { return Ok(None) };
-        let offset = self.find(attr.id()).map_or(0, |found| found.offset);
-        resolve(id, self.chain)
-            .and_then(|id| self.context.store().get_of(id, classes))
-            .map(Some)
-            .map_err(|failure| failure.at(attr.id(), offset))
+        match self.get(attr)? {
+            Some(id) => self.object_named(attr.id(), id, classes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The object `named` by the attribute `id`.
+    #[inline(never)]
+    fn object_named(&self, id: u16, named: ObjectId, classes: &[u16]) -> Outcome<ObjectRef<D>> {
+        resolve(named, self.chain)
+            .and_then(|object| self.context.store().get_of(object, classes))
+            .map_err(|failure| failure.at(id, self.find(id).map_or(0, |found| found.offset)))
     }
 
     /// The same, and it must be there.
@@ -357,6 +390,7 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// Also EINVAL if it is not.
+    #[inline]
     pub fn require_object(&self, attr: Attr<ObjectId>) -> Outcome<ObjectRef<D>> {
         self.object_at(attr)?
             .ok_or_else(|| self.fail(attr, Errno::EINVAL, Reason::MISSING))
@@ -376,6 +410,7 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// EFAULT, for one by pointer.
+    #[inline]
     pub fn put<T: Payload>(&mut self, attr: Attr<T>, value: &T) -> Outcome {
         self.put_bytes(attr.id(), value.as_bytes())
     }
@@ -385,6 +420,7 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// EFAULT, for one by pointer.
+    #[inline]
     pub fn put_array<T: Payload>(&mut self, attr: Attr<[T]>, values: &[T]) -> Outcome {
         self.put_bytes(attr.id(), values.as_bytes())
     }
@@ -394,15 +430,23 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// EFAULT, for one by pointer.
+    #[inline]
     pub fn put_text(&mut self, attr: Attr<str>, text: &str) -> Outcome {
         self.put_bytes(attr.id(), text.as_bytes())
     }
 
     fn put_bytes(&mut self, id: u16, bytes: &[u8]) -> Outcome {
-        let mut answer = match self.answer(id) {
-            Some(answer) => answer,
-            None => return Ok(()),
+        let Some(found) = self.find(id) else { return Ok(()) };
+        let fits = match self.message.get_mut(found.start..found.end) {
+            Some(room) if !found.by_pointer => room.get_mut(..bytes.len()),
+            _ => None,
         };
+        if let Some(room) = fits {
+            room.copy_from_slice(bytes);
+            write_result(self.message, found.offset, wire::RESULT_ANSWERED | bytes.len() as u32);
+            return Ok(());
+        }
+        let mut answer = self.answer_at(id, found);
         answer.push(bytes)?;
         answer.finish();
         Ok(())
@@ -415,6 +459,10 @@ impl<'c, D: Driver> Call<'c, D> {
 
     fn answer(&mut self, id: u16) -> Option<Answer<'_, D>> {
         let found = self.find(id)?;
+        Some(self.answer_at(id, found))
+    }
+
+    fn answer_at(&mut self, id: u16, found: Found) -> Answer<'_, D> {
         let room = if found.by_pointer {
             let given = self.pointer(&found);
             Room::Pointer {
@@ -424,7 +472,7 @@ impl<'c, D: Driver> Call<'c, D> {
         } else {
             Room::Inline
         };
-        Some(Answer {
+        Answer {
             context: self.context,
             message: self.message,
             id,
@@ -432,17 +480,17 @@ impl<'c, D: Driver> Call<'c, D> {
             room,
             size: 0,
             written: 0,
-        })
+        }
     }
 
     fn pointer(&self, found: &Found) -> ByPointer {
         ByPointer::read_from_bytes(&self.message[found.start..found.end]).expect("the parser checked its size")
     }
 
-    fn copy_in<T: ?Sized>(&self, attr: Attr<T>, addr: u64, into: &mut [u8]) -> Outcome {
+    fn copy_in(&self, id: u16, addr: u64, into: &mut [u8]) -> Outcome {
         self.host()
             .copy_in(self.context.owner(), addr, into)
-            .map_err(|errno| self.fail(attr, errno, Reason::BAD_POINTER))
+            .map_err(|errno| self.fail_at(id, errno, Reason::BAD_POINTER))
     }
 
     /// What the header's object field answers: for CREATE_FD the descriptor. CREATE need not: see [`Call::publish`].
@@ -628,11 +676,16 @@ impl<D: Driver> Answer<'_, D> {
         };
         let written = self.written.min(u64::from(wire::RESULT_WRITTEN)) as u32;
         let result = wire::RESULT_ANSWERED | truncated | written;
-        let at = usize::from(self.found.offset) + core::mem::offset_of!(AttrHead, result);
-        self.message[at..at + 4].copy_from_slice(result.as_bytes());
+        write_result(self.message, self.found.offset, result);
         if let Room::Pointer { .. } = self.room {
             let at = usize::from(self.found.offset) + ATTR_HEAD + core::mem::offset_of!(ByPointer, length);
             self.message[at..at + 8].copy_from_slice(self.size.as_bytes());
         }
     }
+}
+
+/// An attribute's head at `offset` says what came of it.
+fn write_result(message: &mut [u8], offset: u16, result: u32) {
+    let at = usize::from(offset) + core::mem::offset_of!(AttrHead, result);
+    message[at..at + 4].copy_from_slice(result.as_bytes());
 }

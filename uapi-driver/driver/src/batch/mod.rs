@@ -47,6 +47,7 @@ use crate::error::{Error, Result};
 use crate::pd::Registration;
 use crate::qp::{Known, QpAttr, QpBuilder};
 use crate::{Access, Buffer, CompletionQueue, ConnectOptions, Context, MemoryRegion, ProtectionDomain, RcQp};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use verbena_hw::id::Psn;
@@ -75,6 +76,9 @@ pub struct Batch<'a> {
     commands: Vec<Command<'a>>,
     /// Queue pairs that are there already and that commands change, each once.
     targets: Vec<&'a mut RcQp>,
+    /// The state that the last command which moves a queue pair moves it to, for those that the batch makes. (Any other is
+    /// a target once, so a command that changes it is the first.)
+    moved: HashMap<usize, QpState>,
     known: Known,
 }
 
@@ -87,6 +91,7 @@ impl<'a> Batch<'a> {
             serial: NEXT.fetch_add(1, Ordering::Relaxed),
             commands: Vec::new(),
             targets: Vec::new(),
+            moved: HashMap::new(),
             known: Known::default(),
         }
     }
@@ -151,7 +156,7 @@ impl<'a> Batch<'a> {
             ));
         }
         let target = self.target(qp.into());
-        Ok(self.add(Command::Modify(target, attributes)))
+        Ok(self.add_modify(target, attributes))
     }
 
     /// Connects a queue pair to `peer`: from RESET or INIT to RTS. What `options` leave to the device it is asked once
@@ -170,7 +175,14 @@ impl<'a> Batch<'a> {
         let connection = options.resolve(&self.context, &mut self.known)?;
         let target = self.target(qp.into());
         let (state, psn) = self.expected(target);
-        Ok(self.add(Command::Modify(target, connection.from(state, peer, psn))))
+        Ok(self.add_modify(target, connection.from(state, peer, psn)))
+    }
+
+    fn add_modify(&mut self, target: Target, attributes: QpAttr) -> Ticket<()> {
+        if let (Target::New(n), Some(state)) = (target, attributes.state) {
+            self.moved.insert(n, state);
+        }
+        self.add(Command::Modify(target, attributes))
     }
 
     /// Destroys a queue pair, completion queue, protection domain or memory region. If that fails it is dropped after the batch,
@@ -191,18 +203,17 @@ impl<'a> Batch<'a> {
 
     /// State and first PSN of a queue pair when the commands so far have been executed.
     fn expected(&self, target: Target) -> (QpState, Psn) {
-        let (state, psn) = match target {
+        match target {
             Target::Made(n) => (self.targets[n].state(), self.targets[n].first_psn()),
             Target::New(n) => match &self.commands[n] {
-                Command::Qp(builder) => (builder.state(), builder.first_psn().unwrap_or(Psn::truncate(0))),
+                Command::Qp(builder) => {
+                    let moved = self.moved.get(&n).copied();
+                    let psn = builder.first_psn().unwrap_or(Psn::truncate(0));
+                    (moved.unwrap_or_else(|| builder.state()), psn)
+                }
                 _ => unreachable!("the ticket is a queue pair's"),
             },
-        };
-        let moved = self.commands.iter().rev().find_map(|command| match command {
-            Command::Modify(other, attributes) if *other == target => attributes.state,
-            _ => None,
-        });
-        (moved.unwrap_or(state), psn)
+        }
     }
 
     /// Sends the commands: as many as a chain holds in one system call, so almost always one. Beside it a batch that

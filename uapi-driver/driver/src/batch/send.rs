@@ -23,6 +23,9 @@ const DOING: &str = "run a batch";
 /// Commands of a batch in one chain, if it needs several: beside them there is room for the memory of their rings.
 const SEVERAL: usize = MAX_COMMANDS - MAX_COMMANDS / 16;
 
+/// Words of a message, as a rule.
+const TYPICAL: usize = 32;
+
 pub(super) fn run(batch: Batch<'_>, on_failure: OnFailure) -> Result<Done> {
     if on_failure == OnFailure::Undo && batch.commands.len() > MAX_COMMANDS {
         return Err(Error::Argument("a batch that can be undone has at most 4096 commands"));
@@ -32,7 +35,7 @@ pub(super) fn run(batch: Batch<'_>, on_failure: OnFailure) -> Result<Done> {
         serial,
         commands,
         mut targets,
-        known: _,
+        ..
     } = batch;
     let mut done = Done {
         batch: serial,
@@ -65,6 +68,8 @@ struct Chain<'a, 'c> {
     commands: Vec<Sent<'a>>,
     /// The messages, one after the other, and where each begins and ends: the memories' and then the commands'.
     words: Vec<u64>,
+    /// Where each is made.
+    scratch: [u64; MESSAGE],
     places: Vec<(usize, usize)>,
 }
 
@@ -95,7 +100,8 @@ impl<'a, 'c> Chain<'a, 'c> {
             context,
             memories: plan.memories.len(),
             commands: Vec::with_capacity(commands.len()),
-            words: Vec::new(),
+            words: Vec::with_capacity(TYPICAL * (plan.memories.len() + commands.len())),
+            scratch: [0; MESSAGE],
             places: Vec::with_capacity(plan.memories.len() + commands.len()),
         };
         for &bytes in &plan.memories {
@@ -111,11 +117,10 @@ impl<'a, 'c> Chain<'a, 'c> {
 
     /// Adds a message.
     fn add(&mut self, message: impl FnOnce(&mut [u64]) -> Builder<'_>) -> Result<()> {
-        let begin = self.words.len();
-        self.words.resize(begin + MESSAGE, 0);
-        let message = message(&mut self.words[begin..]).finish();
+        let message = message(&mut self.scratch).finish();
         let length = message.map_err(|_| Error::Argument("the message is too long"))?.len();
-        self.words.truncate(begin + length / size_of::<u64>());
+        let begin = self.words.len();
+        self.words.extend_from_slice(&self.scratch[..length / size_of::<u64>()]);
         self.places.push((begin, self.words.len()));
         Ok(())
     }
