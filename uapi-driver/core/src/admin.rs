@@ -28,7 +28,7 @@ use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::{AdminRecord, Command, Completion, Opcode, Status, LINK_BEGIN, PAYLOAD};
 use verbena_hw::regs;
 use verbena_hw::ring::{phase, slot, OWNER_PHASE};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// log2 of the entries of both rings.
 const LOG_SIZE: u8 = 7;
@@ -136,12 +136,26 @@ impl From<CommandError> for Failure {
     }
 }
 
-fn command<Req: IntoBytes + Immutable>(opcode: Opcode, request: &Req) -> Command {
-    const { assert!(size_of::<Req>() <= PAYLOAD) };
-    let mut command = Command::new_zeroed();
-    command.opcode = opcode;
-    command.payload[..size_of::<Req>()].copy_from_slice(request.as_bytes());
-    command
+/// Bytes of a [`Command`] before its payload.
+const HEAD: usize = offset_of!(Command, payload);
+/// Bytes of a [`Completion`] before its payload.
+const COMPLETION_HEAD: usize = offset_of!(Completion, payload);
+
+/// What stands before a command's payload.
+fn head(opcode: Opcode, id: u16, linked: Linked) -> [u8; HEAD] {
+    let mut head = [0; HEAD];
+    head[offset_of!(Command, opcode)..][..2].copy_from_slice(opcode.as_bytes());
+    head[offset_of!(Command, id)..][..2].copy_from_slice(id.as_bytes());
+    head[offset_of!(Command, link)] = linked.link;
+    head[offset_of!(Command, flags)] = if linked.begins { LINK_BEGIN } else { 0 };
+    head
+}
+
+/// The `N` bytes of a completion's head at `offset`.
+fn field<const N: usize>(head: &[u8; COMPLETION_HEAD], offset: usize) -> [u8; N] {
+    *head[offset..]
+        .first_chunk()
+        .expect("the offset is a field's before the payload")
 }
 
 /// The submitting side.
@@ -173,8 +187,16 @@ struct Slot {
     state: State,
     /// Somebody sleeps until it is done.
     awaited: bool,
-    completion: Completion,
+    /// How it ended.
+    status: Status,
+    detail: u32,
+    /// The beginning of its completion's payload, as long as the response is.
+    response: Response,
+    len: u16,
 }
+
+/// Room for a response, in words: [`Dma`]'s unit.
+type Response = [u64; PAYLOAD / 8];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -232,7 +254,10 @@ impl<P: Platform> AdminQueue<P> {
             generation: 0,
             state: State::Idle,
             awaited: false,
-            completion: Completion::new_zeroed(),
+            status: Status::OK,
+            detail: 0,
+            response: [0; PAYLOAD / 8],
+            len: 0,
         };
         slots.resize(SLOTS, idle).map_err(no_memory)?;
         let mut done = Vec::new();
@@ -329,8 +354,7 @@ impl<P: Platform> AdminQueue<P> {
         Req: IntoBytes + Immutable,
         Rsp: FromBytes + IntoBytes,
     {
-        let mut command = command(opcode, request);
-        let slot = self.put(&mut command, true)?;
+        let slot = self.put((opcode, Linked::default()), request, size_of::<Rsp>(), true)?;
         self.answer(slot, opcode)
     }
 
@@ -348,21 +372,17 @@ impl<P: Platform> AdminQueue<P> {
         self.begun.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Sends a command that [`AdminQueue::may_begin`] allowed, and does not wait for its end.
+    /// Sends a command that [`AdminQueue::may_begin`] allowed, and does not wait for its end; its response will be an `Rsp`.
     ///
     /// # Errors
     ///
     /// [`CommandError::Gone`].
-    pub(crate) fn begin<Req>(&self, opcode: Opcode, request: &Req, linked: Linked) -> Result<Begun, CommandError>
+    pub(crate) fn begin<Req, Rsp>(&self, opcode: Opcode, request: &Req, linked: Linked) -> Result<Begun, CommandError>
     where
         Req: IntoBytes + Immutable,
+        Rsp: FromBytes + IntoBytes,
     {
-        let mut command = command(opcode, request);
-        command.link = linked.link;
-        if linked.begins {
-            command.flags = LINK_BEGIN;
-        }
-        match self.put(&mut command, false) {
+        match self.put((opcode, linked), request, size_of::<Rsp>(), false) {
             Ok(slot) => Ok(Begun { slot, opcode }),
             Err(error) => {
                 self.forgo();
@@ -380,7 +400,6 @@ impl<P: Platform> AdminQueue<P> {
     where
         Rsp: FromBytes + IntoBytes,
     {
-        self.tell();
         let answer = self.answer(begun.slot, begun.opcode);
         self.forgo();
         answer
@@ -400,17 +419,29 @@ impl<P: Platform> AdminQueue<P> {
         self.links.fetch_and(!(1 << link), Ordering::Relaxed);
     }
 
-    /// Takes a slot and sends a command, whose id this chooses. `now`: somebody waits for it.
-    fn put(&self, command: &mut Command, now: bool) -> Result<usize, CommandError> {
+    /// Takes a slot and sends a command, whose id this chooses and whose response has `response` bytes. `now`: somebody waits
+    /// for it.
+    fn put<Req>(
+        &self,
+        (opcode, linked): (Opcode, Linked),
+        request: &Req,
+        response: usize,
+        now: bool,
+    ) -> Result<usize, CommandError>
+    where
+        Req: IntoBytes + Immutable,
+    {
+        const { assert!(size_of::<Req>() <= PAYLOAD && size_of::<Req>() % 8 == 0) };
         let slot = self.acquire()?;
-        {
+        let id = {
             let mut complete = self.complete.lock();
             let entry = &mut complete.slots[slot];
             entry.state = State::InFlight;
             entry.generation = (entry.generation + 1) % (1 << (u16::BITS - SLOT_BITS));
-            command.id = entry.generation << SLOT_BITS | slot as u16;
-        }
-        self.send(command, now);
+            entry.len = response as u16;
+            entry.generation << SLOT_BITS | slot as u16
+        };
+        self.send(&head(opcode, id, linked), request.as_bytes(), now);
         Ok(slot)
     }
 
@@ -463,11 +494,15 @@ impl<P: Platform> AdminQueue<P> {
     }
 
     /// Puts a command into the ring. A device that sleeps is woken, unless nobody waits `now` and there are few such.
-    fn send(&self, command: &Command, now: bool) {
+    fn send(&self, head: &[u8; HEAD], request: &[u8], now: bool) {
         let mut submit = self.submit.lock();
         // There is room: at most SLOTS commands are in flight, half of what the ring holds.
         let offset = slot(submit.tail, LOG_SIZE) as usize * ENTRY;
-        self.submission.write(offset, command.as_bytes());
+        // In place, word by word: a command is long, and most of it is the zeros behind the request.
+        self.submission.write(offset, head);
+        let payload = offset + HEAD;
+        self.submission.write(payload, request);
+        self.submission.zero(payload + request.len(), PAYLOAD - request.len());
         submit.tail = submit.tail.wrapping_add(1);
         submit.untold += 1;
         // Under the lock: two threads that told their counters in the wrong order would move the tail back.
@@ -518,15 +553,19 @@ impl<P: Platform> AdminQueue<P> {
                 entry.awaited = false;
                 if entry.state == State::Done {
                     entry.state = State::Idle;
-                    let completion = &entry.completion;
-                    response.copy_from_slice(&completion.payload[..response.len()]);
-                    return Ok((completion.status, completion.detail));
+                    let given = entry.response.as_bytes();
+                    response.copy_from_slice(&given[..response.len()]);
+                    return Ok((entry.status, entry.detail));
                 }
             }
             if self.is_dead() {
                 return Err(CommandError::Gone);
             }
             let now = self.platform.now();
+            if start.is_none() {
+                // Only now: whoever finds its completion there need not wake the device for those behind it.
+                self.tell();
+            }
             let waited = now.saturating_sub(*start.get_or_insert(now));
             if waited < SPIN {
                 core::hint::spin_loop();
@@ -590,11 +629,9 @@ impl<P: Platform> AdminQueue<P> {
             if owner & OWNER_PHASE != phase(complete.head, LOG_SIZE) {
                 break;
             }
-            let mut completion = Completion::new_zeroed();
-            self.completion.read(offset, completion.as_mut_bytes());
             complete.head = complete.head.wrapping_add(1);
             found += 1;
-            self.file(complete, completion);
+            self.file(complete, offset);
         }
         if complete.head.wrapping_sub(complete.told) >= SLOTS as u32 / 2 {
             complete.told = complete.head;
@@ -603,18 +640,25 @@ impl<P: Platform> AdminQueue<P> {
         found
     }
 
-    fn file(&self, complete: &mut Complete, completion: Completion) {
-        let number = usize::from(completion.id) % SLOTS;
+    /// Files the completion at `offset` of its ring: as much of it as somebody waits for.
+    fn file(&self, complete: &mut Complete, offset: usize) {
+        let mut head = [0; COMPLETION_HEAD];
+        self.completion.read(offset, &mut head);
+        let id = u16::from_le_bytes(field(&head, offset_of!(Completion, id)));
+        let number = usize::from(id) % SLOTS;
         match complete.slots.get_mut(number) {
-            Some(slot) if slot.state == State::InFlight && slot.generation == completion.id >> SLOT_BITS => {
-                slot.completion = completion;
+            Some(slot) if slot.state == State::InFlight && slot.generation == id >> SLOT_BITS => {
+                slot.status = Status(u16::from_le_bytes(field(&head, offset_of!(Completion, status))));
+                slot.detail = u32::from_le_bytes(field(&head, offset_of!(Completion, detail)));
+                let words = usize::from(slot.len).div_ceil(8);
+                let response = &mut slot.response[..words];
+                self.completion.read(offset + COMPLETION_HEAD, response.as_mut_bytes());
                 slot.state = State::Done;
                 if slot.awaited {
                     self.done[number].raise();
                 }
             }
             _ => {
-                let id = completion.id;
                 self.found_dead(format_args!("it completed command {id:#x}, which nobody sent"));
             }
         }

@@ -8,7 +8,7 @@
 use crate::admin::{Begun, Linked};
 use crate::driver::Handling;
 use crate::platform::Platform;
-use crate::qp::NewQp;
+use crate::qp::{Making, NewQp};
 use crate::{Device, Verbena};
 use core::cell::Cell;
 use rdma_uapi::class;
@@ -16,7 +16,8 @@ use rdma_uapi::failure::Outcome;
 use rdma_uapi::wire::method;
 use rdma_uapi::{Failure, Offer, Reservation};
 use verbena_hw::admin::Opcode;
-use zerocopy::{Immutable, IntoBytes};
+use verbena_hw::cmd::HandleRsp;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// What Verbena keeps for a chain: its link, 0 before it has one.
 #[derive(Default)]
@@ -33,7 +34,7 @@ pub struct Pending<P: Platform>(Kind<P>);
 )]
 enum Kind<P: Platform> {
     /// A queue pair that is being made.
-    New(NewQp<P>, Begun),
+    New(Making<P>, Begun),
     /// One that is being moved.
     Move(Begun),
 }
@@ -93,21 +94,25 @@ pub(crate) fn offer<'c, P: Platform>(call: &Handling<'c, P>) -> Outcome<Option<T
 }
 
 impl<P: Platform> Taking<'_, P> {
-    fn begin<Req: IntoBytes + Immutable>(&mut self, opcode: Opcode, request: &Req) -> Outcome<Begun> {
+    fn begin<Req, Rsp>(&mut self, opcode: Opcode, request: &Req) -> Outcome<Begun>
+    where
+        Req: IntoBytes + Immutable,
+        Rsp: FromBytes + IntoBytes,
+    {
         self.unused = false;
-        Ok(self.device.admin.begin(opcode, request, self.linked)?)
+        Ok(self.device.admin.begin::<Req, Rsp>(opcode, request, self.linked)?)
     }
 
     /// Begins to make a queue pair.
     pub(crate) fn create(mut self, new: NewQp<P>, reservation: Reservation<'_, Verbena<P>>) -> Outcome {
-        let begun = self.begin(Opcode::CREATE_QP, new.request())?;
-        self.offer.take(Pending(Kind::New(new, begun)), Some(reservation));
+        let begun = self.begin::<_, HandleRsp>(Opcode::CREATE_QP, &new.request)?;
+        self.offer.take(Pending(Kind::New(new.making, begun)), Some(reservation));
         Ok(())
     }
 
     /// Begins to move one.
     pub(crate) fn modify(mut self, request: &verbena_hw::cmd::ModifyQpReq) -> Outcome {
-        let begun = self.begin(Opcode::MODIFY_QP, request)?;
+        let begun = self.begin::<_, ()>(Opcode::MODIFY_QP, request)?;
         self.offer.take(Pending(Kind::Move(begun)), None);
         Ok(())
     }
@@ -121,9 +126,9 @@ pub(crate) fn finish<'c, P: Platform>(
 ) -> Outcome {
     let admin = &call.device().admin;
     match (pending.0, reservation) {
-        (Kind::New(new, begun), Some(reservation)) => {
+        (Kind::New(making, begun), Some(reservation)) => {
             let answer = admin.finish(begun);
-            new.finish(call, reservation, answer)
+            making.finish(call, reservation, answer, None)
         }
         (Kind::Move(begun), None) => {
             let moved: Result<(), _> = admin.finish(begun);

@@ -161,8 +161,19 @@ pub trait Dma: Send + Sync + 'static {
             word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
         }
     }
+
+    /// Writes `len` bytes of zeros (a multiple of 8) to `offset` (a multiple of 8), as [`Dma::write`] does.
+    ///
+    /// # Panics
+    ///
+    /// As [`Dma::read`].
+    fn zero(&self, offset: usize, len: usize) {
+        let words = word_range(self.words(), offset, len);
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
 }
 
+#[inline]
 fn word_range(words: &[AtomicU64], offset: usize, len: usize) -> &[AtomicU64] {
     assert!(
         offset % 8 == 0 && len % 8 == 0,

@@ -227,23 +227,26 @@ fn kind(class: u16) -> Option<QpType> {
     }
 }
 
-/// A queue pair that is being made: all that there is before the device has answered.
+/// A queue pair that is being made: all that there is before the device has been asked.
 pub(crate) struct NewQp<P: Platform> {
-    request: CreateQpReq,
+    /// What the device is asked for.
+    pub(crate) request: CreateQpReq,
+    pub(crate) making: Making<P>,
+    /// Where it is to go, if not in the same command.
+    later: Option<Given>,
+}
+
+/// What of it waits for the device's answer: no more than that takes, because it is handed on until then.
+pub(crate) struct Making<P: Platform> {
     parts: Parts<P>,
     caps: QpCaps,
     sizes: Sizes,
+    cookie: u64,
     memory: Stretch<P>,
     slot: Slot<P>,
-    given: Given,
 }
 
 impl<P: Platform> NewQp<P> {
-    /// What the device is asked for.
-    pub(crate) fn request(&self) -> &CreateQpReq {
-        &self.request
-    }
-
     /// Checks what the call gives, and takes an id, memory and a slot.
     fn prepare<'c>(call: &Handling<'c, P>) -> Outcome<(Self, Reservation<'c, Verbena<P>>)> {
         let hardware = call.device();
@@ -281,7 +284,8 @@ impl<P: Platform> NewQp<P> {
         let memory = Stretch::new(call, parts.memory.as_ref(), sizes.bytes())?;
         let slot = Doorbell::take_slot(parts.page())?;
         // All the way in one command, if the device can.
-        let goes = hardware.links && given.attrs.state != QpState::RESET.0;
+        let moves = given.attrs.state != QpState::RESET.0;
+        let goes = hardware.links && moves;
         let request = CreateQpReq {
             sq: PageList::direct(memory.addr(), sizes.send_bytes()),
             rq: if sizes.shared {
@@ -317,40 +321,47 @@ impl<P: Platform> NewQp<P> {
             reserved2: 0,
             attrs: if goes { given.attrs } else { QpAttrs::default() },
         };
-        let new = NewQp {
-            request,
+        let making = Making {
             parts,
             caps,
             sizes,
+            cookie,
             memory,
             slot,
-            given,
+        };
+        let later = if moves && !goes { Some(given) } else { None };
+        let new = NewQp {
+            request,
+            making,
+            later,
         };
         Ok((new, reservation))
     }
+}
 
-    /// The device has answered: the queue pair exists.
+impl<P: Platform> Making<P> {
+    /// The device has answered: the queue pair exists. If it is to go somewhere `later`, that is now.
     pub(crate) fn finish<'c>(
         self,
         call: &mut Handling<'c, P>,
         reservation: Reservation<'c, Verbena<P>>,
         answer: Result<HandleRsp, CommandError>,
+        later: Option<&Given>,
     ) -> Outcome {
         let hardware = call.device();
-        let NewQp {
-            request,
+        let Making {
             parts,
             mut caps,
             sizes,
+            cookie,
             memory,
             slot,
-            given,
         } = self;
         let response = answer.map_err(|error| qp_attrs::failure_of(call, error, offset_of!(CreateQpReq, attrs)))?;
         let queue_pair = Qp {
             qpn: Qpn::truncate(response.handle),
             sizes,
-            cookie: request.cookie,
+            cookie,
             memory,
             slot,
             pd: parts.pd.id(),
@@ -372,7 +383,7 @@ impl<P: Platform> NewQp<P> {
         let object = call.publish(reservation, Some(Payload::Qp(queue_pair)), &parents[..count]);
         // From here on the dispatcher ends the queue pair if anything fails.
         hardware.enlist(Kind::Qp, response.handle, object)?;
-        if given.attrs.state != QpState::RESET.0 && request.mask == 0 {
+        if let Some(given) = later {
             let mut attrs = given.attrs;
             attrs.cur_state = QpState::RESET.0;
             let mask = given.mask | verbena_hw::qp::attr::CUR_STATE;
@@ -394,8 +405,8 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     if let Some(offer) = offer {
         return offer.create(new, reservation);
     }
-    let answer = call.device().command(Opcode::CREATE_QP, new.request());
-    new.finish(call, reservation, answer)
+    let answer = call.device().command(Opcode::CREATE_QP, &new.request);
+    new.making.finish(call, reservation, answer, new.later.as_ref())
 }
 
 /// One MODIFY_QP.

@@ -20,7 +20,7 @@ use crate::driver::{Cause, Driver};
 use crate::errno::Errno;
 use crate::failure::{Failure, Outcome, Reason};
 use crate::host::Host;
-use crate::pipeline::{self, InChain, Pipeline};
+use crate::pipeline::{InChain, Pipeline, Which};
 use crate::sys::{Arc, Vec};
 use crate::wire::{self, method, Header, ObjectId, HEADER};
 use zerocopy::FromBytes;
@@ -276,19 +276,16 @@ impl<D: Driver> Chain<'_, D> {
         if stops && !is_create && !self.is_writable(command.message, length) {
             return Begun::Not;
         }
-        let spare = self.pipeline.buffer();
-        let message = core::mem::replace(&mut self.buffer, spare);
-        let which = (number, command.message, command.method, length);
-        let how = (stops, self.pipeline.is_empty());
-        match pipeline::begin(self.context, which, message, &self.created, how, &self.pipeline.chain) {
-            Ok(underway) => {
-                self.pipeline.push(underway);
-                Begun::Yes
-            }
-            Err(message) => {
-                self.pipeline.done_with(message);
-                Begun::Spoilt
-            }
+        let which = Which {
+            number,
+            address: command.message,
+            method: command.method,
+            length,
+        };
+        let (context, created) = (self.context, &self.created);
+        match self.pipeline.begin(context, which, &mut self.buffer, created, stops) {
+            true => Begun::Yes,
+            false => Begun::Spoilt,
         }
     }
 
@@ -319,8 +316,15 @@ impl<D: Driver> Chain<'_, D> {
 
     /// Waits for the end of the oldest command that is under way.
     fn end_oldest(&mut self) {
-        let Some(underway) = self.pipeline.pop() else { return };
-        let (number, address, method) = (underway.number, underway.address, underway.method);
+        let Some(Which {
+            number,
+            address,
+            method,
+            ..
+        }) = self.pipeline.oldest()
+        else {
+            return;
+        };
         let (host, owner) = (self.context.device().host(), self.context.owner());
         let is_create = method == u16::from(method::CREATE);
         // Behind a failure nothing was executed, or it is as if it had not been. What is neither (the memory of the failed
@@ -328,8 +332,7 @@ impl<D: Driver> Chain<'_, D> {
         let keep = !self.stopped() || !is_create;
         let canceled = self.stopped();
         let mut give_back = |message: &[u8]| host.copy_out(owner, address, message);
-        let (outcome, buffer) = pipeline::finish(self.context, underway, (keep, canceled), &mut give_back);
-        self.pipeline.done_with(buffer);
+        let outcome = self.pipeline.finish(self.context, (keep, canceled), &mut give_back);
         if canceled && (is_create || outcome.is_err()) {
             return;
         }

@@ -231,7 +231,16 @@ impl Index {
 /// The first attribute that breaks a rule, by id and offset; then a required one that is missing.
 #[inline]
 pub fn attributes(words: &Words, layout: &Layout, index: &mut Index) -> Outcome {
-    if plainly(words, layout, index) {
+    if plainly::<false>(words, layout, index) {
+        return Ok(());
+    }
+    otherwise(words, layout, index)
+}
+
+/// A message that is not of common attributes alone, or not plainly right.
+#[inline(never)]
+fn otherwise(words: &Words, layout: &Layout, index: &mut Index) -> Outcome {
+    if layout.own.is_some() && plainly::<true>(words, layout, index) {
         return Ok(());
     }
     carefully(words, layout, index)
@@ -242,21 +251,33 @@ const fn plain(length: u16, id: u16) -> u64 {
     zerocopy::transmute!(AttrHead { length, id, result: 0 })
 }
 
+/// The bits of an id that only a driver's own attributes have.
+const OWN_TAG: u16 = wire::ATTR_ID & !(wire::ATTR_NUMBERS - 1);
+
 /// All bits of an attribute's head but the mandatory one.
 const PLAIN: u64 = !plain(0, wire::ATTR_MANDATORY);
 
-/// Whether the message is plainly right; if so, `index` is complete.
+/// Whether the message is plainly right; if so, `index` is complete. With `OWN`, the driver's own attributes may be in it.
 #[inline]
-fn plainly(words: &Words, layout: &Layout, index: &mut Index) -> bool {
+fn plainly<const OWN: bool>(words: &Words, layout: &Layout, index: &mut Index) -> bool {
     // "Unknown" has the first bit, which is there from the start.
     let mut present = 1u64;
     let mut at = HEADER / wire::ALIGN;
     while let Some(&word) = words.get(at) {
         let head: AttrHead = zerocopy::transmute!(word);
         let bits: u64 = zerocopy::transmute!(word);
-        let entry = &layout.common[usize::from(head.id) % NUMBERS];
+        let mut entry = &layout.common[usize::from(head.id) % NUMBERS];
+        if OWN && head.id & OWN_TAG != 0 {
+            match &layout.own {
+                // What its plain head is says whose it is.
+                Some(own) => entry = &own[usize::from(head.id) % NUMBERS],
+                None => return false,
+            }
+        }
         let slot = usize::from(entry.slot) % PLACES;
-        if bits & PLAIN != entry.plain || index.at[slot] != 0 {
+        // The first time through, the index is empty, and says itself what was there already.
+        let again = if OWN { present >> slot & 1 != 0 } else { index.at[slot] != 0 };
+        if bits & PLAIN != entry.plain || again {
             return false;
         }
         present |= 1 << slot;

@@ -49,7 +49,7 @@ pub struct Offer<'c, D: Driver> {
     stops: bool,
     first: bool,
     chain: &'c D::Chain,
-    left: Cell<Option<Left<D>>>,
+    left: &'c Cell<Option<Left<D>>>,
 }
 
 /// What a handler has left.
@@ -81,8 +81,9 @@ impl<'c, D: Driver> Offer<'c, D> {
     }
 }
 
-/// A command that is under way.
-pub(crate) struct Underway<D: Driver> {
+/// Which command of a chain.
+#[derive(Clone, Copy)]
+pub(crate) struct Which {
     /// Its number in the chain.
     pub(crate) number: usize,
     /// Where its message is in the process.
@@ -91,20 +92,41 @@ pub(crate) struct Underway<D: Driver> {
     pub(crate) method: u16,
     /// Bytes of the message.
     pub(crate) length: usize,
-    /// The message, at the beginning.
-    pub(crate) message: Vec<u8>,
-    index: Index,
-    object: Option<ObjectRef<D>>,
-    left: Left<D>,
 }
 
-/// The commands that are under way, the oldest first; and memory for their messages.
+/// A place for a command that is under way. What is long stays where it is: places are used again and again.
+pub(crate) struct Place<D: Driver> {
+    which: Which,
+    /// The message, at the beginning; what is behind it is rubbish.
+    message: Vec<u8>,
+    index: Index,
+    object: Option<ObjectRef<D>>,
+    left: Cell<Option<Left<D>>>,
+}
+
+impl<D: Driver> Place<D> {
+    const fn new() -> Self {
+        Place {
+            which: Which {
+                number: 0,
+                address: 0,
+                method: 0,
+                length: 0,
+            },
+            message: Vec::new(),
+            index: Index::EMPTY,
+            object: None,
+            left: Cell::new(None),
+        }
+    }
+}
+
+/// The commands that are under way, the oldest first.
 pub(crate) struct Pipeline<D: Driver> {
     /// A ring of [`WINDOW`] places, once it is needed.
-    places: Vec<Option<Underway<D>>>,
+    places: Vec<Place<D>>,
     oldest: usize,
     len: usize,
-    spare: Vec<Vec<u8>>,
     /// All their messages are between these addresses.
     from: u64,
     to: u64,
@@ -117,7 +139,6 @@ impl<D: Driver> Pipeline<D> {
             places: Vec::new(),
             oldest: 0,
             len: 0,
-            spare: Vec::new(),
             from: u64::MAX,
             to: 0,
             chain: D::Chain::default(),
@@ -132,163 +153,131 @@ impl<D: Driver> Pipeline<D> {
         self.len == WINDOW
     }
 
+    /// The oldest command.
+    pub(crate) fn oldest(&self) -> Option<Which> {
+        self.places.get(self.oldest).filter(|_| self.len > 0).map(|place| place.which)
+    }
+
     /// Whether a command can be under way together with those that are: of the same method, with a message of its own.
     pub(crate) fn suits(&self, method: u16, address: u64, length: usize) -> bool {
-        let Some(Some(oldest)) = self.places.get(self.oldest).filter(|_| self.len > 0) else {
-            return true;
-        };
+        let Some(oldest) = self.oldest() else { return true };
         let end = address.saturating_add(length as u64);
         oldest.method == method && (end <= self.from || self.to <= address)
     }
 
-    /// Adds a command; there is room ([`Pipeline::make_room`], [`Pipeline::is_full`]).
-    pub(crate) fn push(&mut self, command: Underway<D>) {
-        if self.len == 0 {
-            (self.from, self.to) = (u64::MAX, 0);
-        }
-        self.from = self.from.min(command.address);
-        self.to = self.to.max(command.address.saturating_add(command.length as u64));
-        let place = (self.oldest + self.len) % WINDOW;
-        self.places[place] = Some(command);
-        self.len += 1;
-    }
-
     /// Makes the places, if there are none yet. Whether there are.
     pub(crate) fn make_room(&mut self) -> bool {
+        if self.places.is_empty() && self.places.reserve(WINDOW).is_err() {
+            return false;
+        }
         while self.places.len() < WINDOW {
-            if self.places.push(None).is_err() {
+            if self.places.push(Place::new()).is_err() {
                 return false;
             }
         }
         true
     }
 
-    /// Takes the oldest.
-    pub(crate) fn pop(&mut self) -> Option<Underway<D>> {
-        if self.len == 0 {
-            return None;
-        }
-        let command = self.places[self.oldest].take();
-        self.oldest = (self.oldest + 1) % WINDOW;
-        self.len -= 1;
-        command
-    }
-
-    /// Memory for a message.
-    pub(crate) fn buffer(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
-    }
-
-    /// Gives it back.
-    pub(crate) fn done_with(&mut self, buffer: Vec<u8>) {
-        // Without memory for the note that there is memory, there is none.
-        let _ = self.spare.push(buffer);
-    }
-}
-
-/// Begins a command whose message is the first `length` bytes of `message`. If it does not begin, for whatever reason, nothing
-/// has happened, but the message may have changed; it comes back.
-pub(crate) fn begin<D: Driver>(
-    context: &Arc<Context<D>>,
-    (number, address, method, length): (usize, u64, u16, usize),
-    mut message: Vec<u8>,
-    created: &[ObjectId],
-    (stops, first): (bool, bool),
-    chain: &D::Chain,
-) -> Result<Underway<D>, Vec<u8>> {
-    let in_chain = InChain {
-        created,
-        offer: Some(Offer {
-            stops,
-            first,
-            chain,
-            left: Cell::new(None),
-        }),
-    };
-    match try_begin(context, u32::from(method), &mut message[..length], &in_chain) {
-        Ok((index, object)) => match in_chain.offer.and_then(|offer| offer.left.take()) {
-            Some(left) => Ok(Underway {
-                number,
-                address,
-                method,
-                length,
-                message,
-                index,
-                object,
+    /// Begins the command whose message is at the beginning of `message`; there is room ([`Pipeline::make_room`],
+    /// [`Pipeline::is_full`]). If it begins, `message` is other memory afterwards. If not, for whatever reason, nothing has
+    /// happened, but the message may have changed.
+    pub(crate) fn begin(
+        &mut self,
+        context: &Arc<Context<D>>,
+        which: Which,
+        message: &mut Vec<u8>,
+        created: &[ObjectId],
+        stops: bool,
+    ) -> bool {
+        let first = self.len == 0;
+        let Place { index, left, .. } = &mut self.places[(self.oldest + self.len) % WINDOW];
+        let in_chain = InChain {
+            created,
+            offer: Some(Offer {
+                stops,
+                first,
+                chain: &self.chain,
                 left,
             }),
-            None => unreachable!("a handler that defers, and is offered to, takes the offer or fails"),
-        },
-        Err(_) => Err(message),
+        };
+        *index = Index::EMPTY;
+        let bytes = &mut message[..which.length];
+        let Ok(object) = try_begin(context, u32::from(which.method), bytes, index, &in_chain) else {
+            return false;
+        };
+        let place = &mut self.places[(self.oldest + self.len) % WINDOW];
+        place.which = which;
+        place.object = object;
+        core::mem::swap(&mut place.message, message);
+        if first {
+            (self.from, self.to) = (u64::MAX, 0);
+        }
+        self.from = self.from.min(which.address);
+        self.to = self.to.max(which.address.saturating_add(which.length as u64));
+        self.len += 1;
+        true
+    }
+
+    /// Ends the oldest command, and says what its CREATE made. With `keep`, its answer is given back with `give_back`; else
+    /// what it made ends again, and nobody hears of it. Of one that was `canceled`, a failure is not told.
+    ///
+    /// # Panics
+    ///
+    /// If none is under way.
+    pub(crate) fn finish(
+        &mut self,
+        context: &Arc<Context<D>>,
+        (keep, canceled): (bool, bool),
+        give_back: &mut GiveBack<'_>,
+    ) -> Outcome<ObjectId> {
+        assert!(self.len > 0, "whoever ends a command has begun it");
+        let place = &mut self.places[self.oldest];
+        self.oldest = (self.oldest + 1) % WINDOW;
+        self.len -= 1;
+        let message = &mut place.message[..place.which.length];
+        let Some(left) = place.left.take() else {
+            unreachable!("a handler that defers, and is offered to, takes the offer or fails")
+        };
+        let method = u32::from(place.which.method);
+        let (index, object) = (&place.index, place.object.take());
+        let given = keep.then_some(&mut *give_back);
+        match try_finish(context, method, message, (index, object), left, given) {
+            Ok(()) => {
+                let header = Header::read_from_prefix(message);
+                Ok(ObjectId(header.map_or(0, |(header, _)| header.object)))
+            }
+            Err((failure, given)) => {
+                if canceled || given {
+                    return Err(failure);
+                }
+                write_error(message, &failure);
+                give_back(message).map_err(not_given)?;
+                Err(failure)
+            }
+        }
     }
 }
 
-/// As `Context::execute`, up to the handler.
+/// As `Context::execute`, up to the handler; the object that the call is about.
 #[inline(never)]
 fn try_begin<D: Driver>(
     context: &Arc<Context<D>>,
     method: u32,
     message: &mut [u8],
+    index: &mut Index,
     in_chain: &InChain<'_, D>,
-) -> Outcome<(Index, Option<ObjectRef<D>>)> {
+) -> Outcome<Option<ObjectRef<D>>> {
     let _pass = context.enter()?;
     let (header, words) = check_header(message)?;
     let method = context.method(header.class, method)?;
     if !method.open || context.must_ask() {
         context.may_call(method, message)?;
     }
-    let mut index = Index::EMPTY;
-    parse::attributes(words, &method.layout, &mut index)?;
+    parse::attributes(words, &method.layout, index)?;
     let object = context.target(method.schema.target, None, &header, Some(in_chain))?;
-    let mut call = Call::new(context, method, message, &index, object, None, Some(in_chain));
+    let mut call = Call::new(context, method, message, index, object, None, Some(in_chain));
     (method.handler)(&mut call)?;
-    let object = call.into_object();
-    Ok((index, object))
-}
-
-/// Ends a command that was begun, and says what its CREATE made. With `keep`, its answer is given back with `give_back`; else
-/// what it made ends again, and nobody hears of it. Of one that was `canceled`, a failure is not told.
-pub(crate) fn finish<D: Driver>(
-    context: &Arc<Context<D>>,
-    command: Underway<D>,
-    (keep, canceled): (bool, bool),
-    give_back: &mut GiveBack<'_>,
-) -> (Outcome<ObjectId>, Vec<u8>) {
-    let Underway {
-        method,
-        length,
-        mut message,
-        index,
-        object,
-        left,
-        ..
-    } = command;
-    let outcome = try_finish(
-        context,
-        u32::from(method),
-        &mut message[..length],
-        (&index, object),
-        left,
-        keep.then_some(&mut *give_back),
-    );
-    let outcome = match outcome {
-        Ok(()) => {
-            let header = Header::read_from_prefix(&message);
-            Ok(ObjectId(header.map_or(0, |(header, _)| header.object)))
-        }
-        Err((failure, given)) => {
-            if !canceled && !given {
-                write_error(&mut message[..length], &failure);
-                match give_back(&message[..length]) {
-                    Ok(()) => Err(failure),
-                    Err(errno) => Err(not_given(errno)),
-                }
-            } else {
-                Err(failure)
-            }
-        }
-    };
-    (outcome, message)
+    Ok(call.into_object())
 }
 
 /// A failure says whether the answer was given, or could not be.

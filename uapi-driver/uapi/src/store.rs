@@ -161,7 +161,7 @@ impl<D: Driver> Store<D> {
     /// Also EINVAL, with the class that the object really has.
     pub fn get_of(&self, id: ObjectId, classes: &[u16]) -> Outcome<ObjectRef<D>> {
         let object = self.get(id)?;
-        if classes.contains(&object.class()) {
+        if classes.iter().any(|&class| class == object.class()) {
             Ok(object)
         } else {
             Err(Failure::new(Errno::EINVAL, Reason::WRONG_CLASS).detail(object.class()))
