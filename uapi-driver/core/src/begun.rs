@@ -7,9 +7,11 @@
 
 use crate::admin::{Begun, Linked};
 use crate::driver::Handling;
+use crate::events::Delisted;
+use crate::numbers::Kind;
 use crate::platform::Platform;
-use crate::qp::{Making, NewQp};
-use crate::{Device, Verbena};
+use crate::qp::{self, Making, NewQp};
+use crate::{CommandError, Device, Verbena};
 use core::cell::Cell;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
@@ -26,23 +28,32 @@ pub struct Chain {
 }
 
 /// What Verbena keeps for a command that has begun.
-pub struct Pending<P: Platform>(Kind<P>);
+pub struct Pending<P: Platform>(Way<P>);
 
 #[expect(
     clippy::large_enum_variant,
     reason = "a chain has few of them, and no time to allocate each"
 )]
-enum Kind<P: Platform> {
+enum Way<P: Platform> {
     /// A queue pair that is being made.
     New(Making<P>, Begun),
     /// One that is being moved.
     Move(Begun),
+    /// One that is being destroyed, and the object as events find it.
+    End(Delisted<P>, Begun),
 }
 
 /// Whether commands of this kind can begin without being waited for.
 pub(crate) fn defers(class: u16, number: u8) -> bool {
-    let queue_pair = (class::QP_RC..=class::QP_UD).contains(&class);
-    queue_pair && (number == method::CREATE || number == method::MODIFY)
+    // All of one kind of handler: those of XRC targets are others.
+    const QUEUE_PAIRS: [u16; 5] = [
+        class::QP_RC,
+        class::QP_UC,
+        class::QP_UD,
+        class::QP_XRC_INI,
+        class::QP_RAW,
+    ];
+    QUEUE_PAIRS.contains(&class) && [method::CREATE, method::MODIFY, method::DESTROY].contains(&number)
 }
 
 /// An offer that is going to be taken: it comes with the right to have one more command in flight.
@@ -68,8 +79,13 @@ impl<P: Platform> Drop for Taking<'_, P> {
 ///
 /// There is one, and it cannot be taken now: the command is to be executed in its turn.
 pub(crate) fn offer<'c, P: Platform>(call: &Handling<'c, P>) -> Outcome<Option<Taking<'c, P>>> {
-    let Some(offer) = call.offer() else { return Ok(None) };
-    let device = call.device();
+    match call.offer() {
+        Some(offer) => take(call.device(), offer).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn take<'c, P: Platform>(device: &'c crate::Hardware<P>, offer: &'c Offer<'c, Verbena<P>>) -> Outcome<Taking<'c, P>> {
     let not_now = || Failure::device(rdma_uapi::Errno::EBUSY, 0);
     if !device.links || !device.admin.may_begin() {
         return Err(not_now());
@@ -90,7 +106,7 @@ pub(crate) fn offer<'c, P: Platform>(call: &Handling<'c, P>) -> Outcome<Option<T
             begins: offer.is_first(),
         };
     }
-    Ok(Some(taking))
+    Ok(taking)
 }
 
 impl<P: Platform> Taking<'_, P> {
@@ -106,15 +122,29 @@ impl<P: Platform> Taking<'_, P> {
     /// Begins to make a queue pair.
     pub(crate) fn create(mut self, new: NewQp<P>, reservation: Reservation<'_, Verbena<P>>) -> Outcome {
         let begun = self.begin::<_, HandleRsp>(Opcode::CREATE_QP, &new.request)?;
-        self.offer.take(Pending(Kind::New(new.making, begun)), Some(reservation));
+        self.offer.take(Pending(Way::New(new.making, begun)), Some(reservation));
         Ok(())
     }
 
     /// Begins to move one.
     pub(crate) fn modify(mut self, request: &verbena_hw::cmd::ModifyQpReq) -> Outcome {
         let begun = self.begin::<_, ()>(Opcode::MODIFY_QP, request)?;
-        self.offer.take(Pending(Kind::Move(begun)), None);
+        self.offer.take(Pending(Way::Move(begun)), None);
         Ok(())
+    }
+}
+
+/// Begins to destroy a queue pair.
+pub(crate) fn release<P: Platform>(call: &Handling<'_, P>, offer: &Offer<'_, Verbena<P>>) -> Outcome<Pending<P>> {
+    let mut taking = take(call.device(), offer)?;
+    let request = qp::to_destroy(call)?;
+    let delisted = Delisted::of(call.device(), Kind::Qp, request.handle);
+    match taking.begin::<_, ()>(Opcode::DESTROY_QP, &request) {
+        Ok(begun) => Ok(Pending(Way::End(delisted, begun))),
+        Err(failure) => {
+            delisted.back(call.device());
+            Err(failure)
+        }
     }
 }
 
@@ -126,13 +156,21 @@ pub(crate) fn finish<'c, P: Platform>(
 ) -> Outcome {
     let admin = &call.device().admin;
     match (pending.0, reservation) {
-        (Kind::New(making, begun), Some(reservation)) => {
+        (Way::New(making, begun), Some(reservation)) => {
             let answer = admin.finish(begun);
             making.finish(call, reservation, answer, None)
         }
-        (Kind::Move(begun), None) => {
+        (Way::Move(begun), None) => {
             let moved: Result<(), _> = admin.finish(begun);
             moved.map_err(|error| crate::qp_attrs::failure(call, error))
+        }
+        (Way::End(delisted, begun), None) => {
+            let ended = delisted.end(call.core_device(), admin.finish(begun));
+            call.destroyed(match ended {
+                // Without a device there is nothing to end, and the program's teardown goes on.
+                Ok(()) | Err(CommandError::Gone) => Ok(()),
+                Err(refused) => Err(refused.into()),
+            })
         }
         _ => unreachable!("a CREATE has a reservation, and nothing else has"),
     }

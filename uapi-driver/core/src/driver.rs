@@ -360,6 +360,10 @@ impl<P: Platform> Driver for Verbena<P> {
         begun::defers(class, method)
     }
 
+    fn begin_release(call: &Handling<'_, P>, offer: &rdma_uapi::Offer<'_, Self>) -> Outcome<Pending<P>> {
+        begun::release(call, offer)
+    }
+
     fn finish<'c>(
         call: &mut Handling<'c, P>,
         pending: Pending<P>,

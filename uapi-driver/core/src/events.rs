@@ -183,20 +183,44 @@ pub(crate) fn delist_and<P: Platform>(
     number: u32,
     command: impl FnOnce() -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
-    let hardware = device.state();
-    let object = hardware.objects.lock().remove(of, number);
-    let ended = command();
-    match (&ended, object) {
-        (Err(CommandError::Refused { .. }), Some(object)) => {
-            if hardware.objects.lock().insert(of, number, object).is_err() {
-                hardware
-                    .platform
-                    .log(format_args!("no memory: object {number:#x} lives on without events"));
-            }
-        }
-        _ => drain(device),
+    let delisted = Delisted::of(device.state(), of, number);
+    delisted.end(device, command())
+}
+
+/// An object that is being destroyed: no event finds it any more.
+pub(crate) struct Delisted<P: Platform> {
+    of: Kind,
+    number: u32,
+    object: Option<Arc<Object<Verbena<P>>>>,
+}
+
+impl<P: Platform> Delisted<P> {
+    /// From now on nothing is found by this number.
+    pub(crate) fn of(hardware: &Hardware<P>, of: Kind, number: u32) -> Self {
+        let object = hardware.objects.lock().remove(of, number);
+        Delisted { of, number, object }
     }
-    ended
+
+    /// The device was asked to destroy it. If it refused, the object lives on; else events that name the number are
+    /// consumed before it can be another's.
+    pub(crate) fn end(self, device: &Device<P>, ended: Result<(), CommandError>) -> Result<(), CommandError> {
+        match ended {
+            Err(CommandError::Refused { .. }) => self.back(device.state()),
+            _ => drain(device),
+        }
+        ended
+    }
+
+    /// It lives on.
+    pub(crate) fn back(self, hardware: &Hardware<P>) {
+        let Delisted { of, number, object } = self;
+        let Some(object) = object else { return };
+        if hardware.objects.lock().insert(of, number, object).is_err() {
+            hardware
+                .platform
+                .log(format_args!("no memory: object {number:#x} lives on without events"));
+        }
+    }
 }
 
 /// Consumes what is in the event rings now. An entry about a number that has left the table finds no object.

@@ -330,11 +330,7 @@ impl<P: Platform> NewQp<P> {
             slot,
         };
         let later = if moves && !goes { Some(given) } else { None };
-        let new = NewQp {
-            request,
-            making,
-            later,
-        };
+        let new = NewQp { request, making, later };
         Ok((new, reservation))
     }
 }
@@ -474,6 +470,24 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     };
     call.put(qp::FLAGS, &flags)?;
     qp_attrs::answer(call, &state.attrs)
+}
+
+/// What the device is asked to begin with the end of the queue pair that a DESTROY is about.
+///
+/// # Errors
+///
+/// Others are to hear of it first.
+pub(crate) fn to_destroy<P: Platform>(call: &Handling<'_, P>) -> Outcome<HandleReq> {
+    let Payload::Qp(queue_pair) = call.payload() else {
+        unreachable!("the dispatcher checked the class")
+    };
+    if queue_pair.owner.get().is_some() {
+        return Err(Failure::new(Errno::EBUSY, Reason::BUSY));
+    }
+    Ok(HandleReq {
+        handle: queue_pair.qpn.get(),
+        reserved: 0,
+    })
 }
 
 pub(crate) fn release<P: Platform>(ending: &Ending<'_, Verbena<P>>) -> Outcome {

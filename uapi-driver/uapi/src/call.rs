@@ -11,7 +11,7 @@ use crate::context::{resolve, Context};
 use crate::device::Device;
 use crate::driver::{Cause, Driver};
 use crate::errno::Errno;
-use crate::event::{EventQueue, FdObject, Reporting, Subscription};
+use crate::event::{EventQueue, FdObject, Given, Reporting, Subscription};
 use crate::failure::{Failure, Outcome, Reason};
 use crate::host::Host;
 use crate::object::{Body, Object, ObjectRef};
@@ -575,8 +575,46 @@ impl<'c, D: Driver> Call<'c, D> {
 
     pub(crate) fn destroy_for(&mut self, cause: Cause) -> Outcome {
         let given = self.context.destroy(self.object(), cause)?;
+        self.answer_given(given)
+    }
+
+    fn answer_given(&mut self, given: Given) -> Outcome {
         self.put(class::COMPLETION_EVENTS, &given.completions)?;
         self.put(class::ASYNC_EVENTS, &given.others)
+    }
+
+    /// Begins to end the object that the call is about, and leaves the end for later.
+    pub(crate) fn begin_destroy(&mut self, offer: &Offer<'_, D>) -> Outcome {
+        let object = self.object();
+        object.begin_end()?;
+        match D::begin_release(self, offer) {
+            Ok(pending) => {
+                offer.take(pending, None);
+                Ok(())
+            }
+            Err(failure) => {
+                object.cancel_end();
+                Err(failure)
+            }
+        }
+    }
+
+    /// The end of a DESTROY that was begun: the driver has `released` what it had, or could not, and the object lives on.
+    ///
+    /// # Errors
+    ///
+    /// That it could not.
+    pub fn destroyed(&mut self, released: Outcome) -> Outcome {
+        match released {
+            Ok(()) => {
+                let given = self.context.ended(self.object());
+                self.answer_given(given)
+            }
+            Err(failure) => {
+                self.object().cancel_end();
+                Err(failure)
+            }
+        }
     }
 
     /// Whether the call is a command of a chain.

@@ -76,7 +76,10 @@ impl<D: Driver> Table<D> {
 ///
 /// As [`Call::destroy`].
 pub fn destroy<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
-    call.destroy()
+    match call.offer() {
+        Some(offer) => call.begin_destroy(offer),
+        None => call.destroy(),
+    }
 }
 
 fn nothing<D: Driver>(_: &mut Call<'_, D>) -> Outcome {

@@ -512,19 +512,24 @@ impl<D: Driver> Context<D> {
         object
             .begin_end()
             .map_err(|failure| failure.at(wire::FIELD_OBJECT, FIELD_OBJECT_OFFSET))?;
-        let given = if cause == Cause::Destroy {
+        if cause == Cause::Destroy {
             if let Err(failure) = self.release(object, cause) {
                 object.cancel_end();
                 return Err(failure);
             }
-            let given = object.subscribe(None);
-            object.end();
-            given
-        } else {
-            self.end_object(object, cause)
-        };
+            return Ok(self.ended(object));
+        }
+        let given = self.end_object(object, cause);
         self.store.free(object.id());
         Ok(given)
+    }
+
+    /// The driver has released an object that takes no calls any more: it is gone.
+    pub(crate) fn ended(&self, object: &ObjectRef<D>) -> Given {
+        let given = object.subscribe(None);
+        object.end();
+        self.store.free(object.id());
+        given
     }
 
     /// Calls the class's release function.

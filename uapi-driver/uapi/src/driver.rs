@@ -60,6 +60,16 @@ pub trait Driver: Sized + Send + Sync + 'static {
         false
     }
 
+    /// Begins to end the object that a DESTROY is about, as its class's release function would for [`Cause::Destroy`]. It takes
+    /// no new calls already; [`Driver::finish`] ends it with [`Call::destroyed`]. Asked for what [`Driver::defers`] only.
+    ///
+    /// # Errors
+    ///
+    /// It does not begin smoothly, and nothing has happened: the release function is called in its turn.
+    fn begin_release(_call: &Call<'_, Self>, _offer: &crate::Offer<'_, Self>) -> Outcome<Self::Pending> {
+        unreachable!("a driver that defers DESTROY can begin it")
+    }
+
     /// Waits for the end of a command that was begun, and does what its handler would have done then. A CREATE's id and
     /// memory are those that the handler had reserved. Called once for every command that was begun.
     ///

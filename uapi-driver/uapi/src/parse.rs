@@ -114,7 +114,8 @@ impl Layout {
             },
             least,
             span: size.saturating_sub(least),
-            words: (wire::align(usize::from(size)) / wire::ALIGN) as u16,
+            // What has no length of its own has no plain head either.
+            words: (wire::align(ATTR_HEAD + usize::from(attr.size)) / wire::ALIGN) as u16,
             // The flags that there are fit, and so do the slots.
             flags: attr.flags as u8,
             slot: self.count as u8,
@@ -276,7 +277,11 @@ fn plainly<const OWN: bool>(words: &Words, layout: &Layout, index: &mut Index) -
         }
         let slot = usize::from(entry.slot) % PLACES;
         // The first time through, the index is empty, and says itself what was there already.
-        let again = if OWN { present >> slot & 1 != 0 } else { index.at[slot] != 0 };
+        let again = if OWN {
+            present >> slot & 1 != 0
+        } else {
+            index.at[slot] != 0
+        };
         if bits & PLAIN != entry.plain || again {
             return false;
         }

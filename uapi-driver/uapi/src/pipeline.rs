@@ -155,7 +155,10 @@ impl<D: Driver> Pipeline<D> {
 
     /// The oldest command.
     pub(crate) fn oldest(&self) -> Option<Which> {
-        self.places.get(self.oldest).filter(|_| self.len > 0).map(|place| place.which)
+        self.places
+            .get(self.oldest)
+            .filter(|_| self.len > 0)
+            .map(|place| place.which)
     }
 
     /// Whether a command can be under way together with those that are: of the same method, with a message of its own.

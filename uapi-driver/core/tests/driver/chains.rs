@@ -295,6 +295,137 @@ fn u16_the_device_goes_while_commands_of_a_chain_are_under_way() {
     }
 }
 
+/// Queue pairs, and a chain that destroys them.
+fn destroying<'a>(app: &'a App, parts: &Parts, count: usize) -> (Vec<u32>, Chain<'a>) {
+    let qps: Vec<_> = (0..count).map(|_| app.qp(parts, |_| {}).unwrap().0).collect();
+    let mut chain = Chain::new(app);
+    for &object in &qps {
+        chain.add(method::DESTROY, class::QP_RC, object, |_| {});
+    }
+    (qps, chain)
+}
+
+#[test]
+fn u16_destroys_of_a_chain_are_under_way_together() {
+    let app = App::start(Bench::new(Scripted::linking()));
+    let device = app.bench.model::<Scripted>();
+    let parts = app.parts();
+    let (objects, used) = (app.context.store().len(), app.bench.0.ram.used());
+    let (qps, mut chain) = destroying(&app, &parts, 40);
+    device.seen();
+    device.hold();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            until(|| device.held() == 32);
+            // Their memory is the device's until it says otherwise, and nobody else finds them.
+            assert_eq!(app.context.store().len() - objects, 40);
+            let busy = app.call(method::QUERY, class::QP_RC, qps[0], |_| {}).err().unwrap();
+            assert_eq!((busy.errno, busy.reason), (Errno::EBUSY, Reason::BUSY));
+            device.release(&app.bench.0.ram);
+        });
+        let outcome = chain.run(mode::STOP);
+        assert_eq!((outcome.errno, outcome.executed), (0, 40));
+        assert_eq!(outcome.results, [0; 40]);
+    });
+    let seen = device.seen();
+    let destroys = seen.iter().filter(|command| command.opcode == Opcode::DESTROY_QP);
+    assert_eq!(destroys.count(), 40);
+    assert_eq!(app.context.store().len(), objects);
+    // User buffers of the test itself aside, nothing is left.
+    assert_eq!(app.bench.0.ram.used() - used, chain.pages.len() + 2);
+}
+
+#[test]
+fn u16_a_destroy_that_the_device_refuses_and_those_behind_it() {
+    const EBUSY: u32 = Errno::EBUSY.0 as u32;
+    for (mode, results, left) in [
+        (mode::STOP, [0, 0, EBUSY, ECANCELED, ECANCELED], 3),
+        (mode::CONTINUE, [0, 0, EBUSY, 0, 0], 1),
+    ] {
+        let app = App::start(Bench::new(Scripted::linking()));
+        let device = app.bench.model::<Scripted>();
+        let parts = app.parts();
+        let before = app.context.store().len();
+        let (qps, mut chain) = destroying(&app, &parts, 5);
+        device.refuse_nth(Opcode::DESTROY_QP, 2, Status::IN_USE, 3);
+        let outcome = chain.run(mode);
+        assert_eq!(outcome.results, results);
+        assert_eq!(app.context.store().len() - before, left);
+        let failure = Reply::new(&chain.answer(2)).failure(Errno::EBUSY);
+        assert_eq!((failure.reason, failure.detail), (Reason::IN_USE, 3));
+        // Those that live are whole: they can be used, and destroyed.
+        for (n, &object) in qps.iter().enumerate().filter(|(n, _)| results[*n] != 0) {
+            app.call(method::QUERY, class::QP_RC, object, |_| {}).unwrap();
+            let destroyed = app.call(method::DESTROY, class::QP_RC, object, |_| {});
+            assert!(destroyed.is_ok(), "{n}");
+        }
+    }
+    // All or nothing: of what the chain made nothing is left, whether it had destroyed it already or not.
+    let app = App::start(Bench::new(Scripted::linking()));
+    let parts = app.parts();
+    let before = app.context.store().len();
+    let mut chain = Chain::new(&app);
+    let made: Vec<_> = (0..6).map(|_| chain.qp(&parts, |_| {})).collect();
+    for &object in &made[..5] {
+        chain.add(method::DESTROY, class::QP_RC, object, |_| {});
+    }
+    app.bench
+        .model::<Scripted>()
+        .refuse_nth(Opcode::DESTROY_QP, 2, Status::IN_USE, 3);
+    let outcome = chain.run(mode::ALL_OR_NOTHING);
+    assert_eq!((outcome.errno, outcome.executed), (EBUSY, 9));
+    assert_eq!(outcome.results[6..], [0, 0, EBUSY, ECANCELED, ECANCELED]);
+    assert_eq!(app.context.store().len(), before);
+}
+
+#[test]
+fn u16_a_destroy_in_a_chain_of_what_is_in_use() {
+    const EBUSY: u32 = Errno::EBUSY.0 as u32;
+    const ENOENT: u32 = Errno::ENOENT.0 as u32;
+    for (mode, results) in [
+        (mode::STOP, [0, EBUSY, ECANCELED, ECANCELED, ECANCELED]),
+        (mode::CONTINUE, [0, EBUSY, 0, ENOENT, 0]),
+    ] {
+        let live = Live::start();
+        let app = &live.app;
+        let parts = app.parts();
+        let qps: Vec<_> = (0..4).map(|_| app.qp(&parts, |_| {}).unwrap().0).collect();
+        let mut chain = Chain::new(app);
+        // The third one twice.
+        for n in [0, 1, 2, 2, 3] {
+            chain.add(method::DESTROY, class::QP_RC, qps[n], |_| {});
+        }
+        let used = app.context.store().get(ObjectId(qps[1])).unwrap();
+        assert_eq!(chain.run(mode).results, results);
+        drop(used);
+        assert_eq!(state_of(app, qps[1])[0], qp::state::RESET);
+        app.call(method::DESTROY, class::QP_RC, qps[1], |_| {}).unwrap();
+    }
+}
+
+#[test]
+fn u16_the_device_goes_while_destroys_of_a_chain_are_under_way() {
+    for mode in [mode::STOP, mode::CONTINUE] {
+        let app = App::start(Bench::new(Scripted::linking()));
+        let device = app.bench.model::<Scripted>();
+        let parts = app.parts();
+        let before = app.context.store().len();
+        let (_, mut chain) = destroying(&app, &parts, 60);
+        device.hold();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                until(|| device.held() == 32);
+                device.set(Fault::Gone);
+            });
+            // The program's teardown goes on: there is nothing left to end.
+            let outcome = chain.run(mode);
+            assert_eq!((outcome.errno, outcome.executed), (0, 60));
+            assert_eq!(outcome.results, [0; 60]);
+        });
+        assert_eq!(app.context.store().len(), before);
+    }
+}
+
 #[test]
 fn u16_a_thousand_connections_in_two_chains_of_the_engine() {
     let live = Live::start();
@@ -322,6 +453,14 @@ fn u16_a_thousand_connections_in_two_chains_of_the_engine() {
         let peer = Reply::new(&qps[n ^ 1]).get(qp::QPN).unwrap();
         assert_eq!((state[0], state[1]), (qp::state::RTS, peer));
     }
+    let mut destroy = Chain::new(&live.app);
+    for qp in &qps {
+        destroy.add(method::DESTROY, class::QP_RC, Reply::new(qp).object(), |_| {});
+    }
+    let before = live.app.context.store().len();
+    let outcome = destroy.run(mode::STOP);
+    assert_eq!((outcome.errno, outcome.executed), (0, 1024));
+    assert_eq!(before - live.app.context.store().len(), 1024);
 }
 
 #[test]
