@@ -11,8 +11,9 @@ use rdma_uapi::class::{self};
 use rdma_uapi::wire::{driver_class, DriverId};
 use rdma_uapi::Errno;
 use verbena::{
-    path_to, Access, Batch, CompletionQueue, ConnectOptions, Context, Error, ObjectInfo, OnFailure, ProtectionDomain,
-    QpAttr, QpState, RcQp, RecvWr, SendWr, Ticket,
+    path_to, Access, AddressHandle, Batch, CompletionQueue, ConnectOptions, Context, Endpoint, Error, ObjectInfo,
+    OnFailure, ProtectionDomain, Psn, QpAttr, QpState, Qpn, RcQp, RecvWr, SendWr, Ticket, UcQp, UdQp, XrcInitiator,
+    GRH_LEN,
 };
 
 pub const CASES: &[Case] = &[
@@ -23,6 +24,10 @@ pub const CASES: &[Case] = &[
     Case::single("u16_a_batch_continues_after_failures", continues),
     Case::single("u16_a_batch_longer_than_a_chain_goes_in_several", long),
     Case::single("u15_a_batch_makes_queue_pairs_that_are_connected", connected_at_once),
+    Case::single(
+        "u16_a_batch_makes_connects_and_destroys_queue_pairs_of_every_type",
+        every_type,
+    ),
 ];
 
 /// A queue pair that no device can make: more entries than any queue has.
@@ -354,4 +359,83 @@ fn connected_to(peer: &RcQp, gid: verbena::Gid, ctx: &Context) -> Result<QpAttr>
         .rnr_retry(7)
         .sq_psn(77)
         .max_rd_atomic(device.max_qp_init_rd_atom.min(16)))
+}
+
+/// Unreliable connections, datagrams, XRC initiators and reliable connections, made, connected and destroyed together.
+fn every_type(fixture: &Fixture) -> Outcome {
+    const QKEY: u32 = 0x1234;
+    let ctx = fixture.open()?;
+    let (pd, mut cq) = (ctx.alloc_pd()?, ctx.create_cq(16)?);
+    let ready = QpAttr::to(QpState::RTS).port(1).pkey_index(0).qkey(QKEY).sq_psn(1);
+    let mut batch = Batch::new(&ctx);
+    let unreliable = [0; 2].map(|_| batch.create_qp(UcQp::batched(&pd, &cq, &cq)));
+    let datagrams = [0; 2].map(|_| batch.create_qp(UdQp::batched(&pd, &cq, &cq).attributes(ready.clone())));
+    let initiator = batch.create_qp(XrcInitiator::batched(&pd, &cq, &cq));
+    // One that is connected in the batch that makes it.
+    let reliable = batch.create_qp(RcQp::batched(&pd, &cq, &cq));
+    let gid = ctx.gid(1, 0)?;
+    let peer = Endpoint {
+        gid,
+        qpn: Qpn::truncate(0x00ff_fff0),
+        psn: Psn::truncate(5),
+    };
+    let options = ConnectOptions::default();
+    let connected = batch.connect(reliable, &peer, &options)?;
+    ensure!(
+        batch.connect(datagrams[0], &peer, &options).is_err(),
+        "a datagram queue pair has no peer"
+    );
+    let mut done = batch.run(OnFailure::Undo)?;
+    done.take(connected)?;
+    let [mut a, mut b] = [done.take(unreliable[0])?, done.take(unreliable[1])?];
+    let [mut c, mut d] = [done.take(datagrams[0])?, done.take(datagrams[1])?];
+    let (mut initiator, reliable) = (done.take(initiator)?, done.take(reliable)?);
+    check_eq!(reliable.query()?.state, QpState::RTS, "the reliable one's state");
+    check_eq!(
+        (c.state(), d.state()),
+        (QpState::RTS, QpState::RTS),
+        "the datagrams' states"
+    );
+
+    let (to_a, to_b) = (a.endpoint_with(gid), b.endpoint_with(gid));
+    let mut batch = Batch::new(&ctx);
+    batch.connect(&mut a, &to_b, &options)?;
+    batch.connect(&mut b, &to_a, &options)?;
+    batch.connect(&mut initiator, &peer, &options)?;
+    batch.modify(&mut d, QpAttr::to(QpState::RTS).qkey(QKEY + 1))?;
+    batch.run(OnFailure::Stop)?.all()?;
+    check_eq!(initiator.query()?.dest_qpn, 0x00ff_fff0, "the initiator's peer");
+    check_eq!(d.query()?.qkey, QKEY + 1, "the Q_Key that MODIFY gave");
+
+    let region = Region::new(&pd, 4096, Access::ALL_REMOTE)?;
+    pattern::fill_buffer(region.buffer(), 0, 64, 0, 7);
+    b.post_recv(&RecvWr::new(&[region.sge(1024..1088)]).wr_id(1))?;
+    a.post_send(&SendWr::send().sges(&[region.sge(..64)]).wr_id(2).signaled())?;
+    d.post_recv(&RecvWr::new(&[region.sge(2048..2048 + 64 + GRH_LEN)]).wr_id(3))?;
+    let to_d = AddressHandle::to(gid)?.qp(d.qpn(), QKEY + 1);
+    c.post_send(&SendWr::send().sges(&[region.sge(..64)]).wr_id(4).signaled(), &to_d)?;
+    for _ in 0..4 {
+        let completion = cq.poll_timeout(SOON)?.context("nothing completes")?;
+        completion.ok()?;
+    }
+    for at in [1024, 2048 + GRH_LEN] {
+        let wrong = pattern::difference_in_buffer(region.buffer(), at, 64, 0, 7);
+        check_eq!(wrong, None, "the first byte that did not arrive");
+    }
+
+    let mut batch = Batch::new(&ctx);
+    let tickets = [
+        batch.destroy(a),
+        batch.destroy(b),
+        batch.destroy(c),
+        batch.destroy(d),
+        batch.destroy(initiator),
+        batch.destroy(reliable),
+    ];
+    let mut done = batch.run(OnFailure::Stop)?;
+    for ticket in tickets {
+        done.take(ticket)?;
+    }
+    cq.destroy()?;
+    PASS
 }

@@ -8,10 +8,9 @@ use crate::cq::CqBuilder;
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::pd::Registration;
-use crate::qp::{self, Batched, Ground, Names, QpAttr, QpBuilder, Slots};
+use crate::qp::{self, AnyNewQp, AnyQp, Ground, Names, QpAttr, Slots};
 use crate::ring::place::RingMemory;
-use crate::{CompletionQueue, Context, ProtectionDomain, RcQp};
-use rdma_uapi::class;
+use crate::{CompletionQueue, Context, ProtectionDomain};
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::{method, ObjectId};
 use std::sync::Arc;
@@ -29,8 +28,9 @@ pub(super) enum Command<'a> {
     Pd,
     Mr(Part<'a, ProtectionDomain>, Registration),
     Cq(CqBuilder<'a>),
-    Qp(Box<QpBuilder<'a, Batched>>),
-    Modify(Target, QpAttr),
+    Qp(Box<dyn AnyNewQp<'a> + 'a>),
+    /// Of a queue pair of this class.
+    Modify(Target, u16, QpAttr),
     Destroy(Owned),
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Ids<'i, 'a> {
     pub(super) before: usize,
     /// What the executed commands made.
     pub(super) results: &'i [Option<Result<Made>>],
-    pub(super) targets: &'i [&'a mut RcQp],
+    pub(super) targets: &'i [&'a mut dyn AnyQp],
 }
 
 impl Ids<'_, '_> {
@@ -165,15 +165,16 @@ impl Command<'_> {
             Command::Mr(pd, memory) => memory.message(words, ids.of(pd, pd_id)),
             Command::Cq(builder) => builder.message(words, memory),
             Command::Qp(builder) => {
+                let (pd, [send_cq, recv_cq]) = builder.parts();
                 let names = Names {
-                    pd: ids.of(&builder.pd, pd_id),
-                    send_cq: ids.of(&builder.send_cq, cq_id),
-                    recv_cq: ids.of(&builder.recv_cq, cq_id),
+                    pd: ids.of(&pd, pd_id),
+                    send_cq: ids.of(&send_cq, cq_id),
+                    recv_cq: ids.of(&recv_cq, cq_id),
                     memory,
                 };
                 builder.message(words, &names, slots.expect("a queue pair's slots were taken"))
             }
-            Command::Modify(target, attributes) => attributes.message(words, class::QP_RC, ids.of_target(*target)),
+            Command::Modify(target, class, attributes) => attributes.message(words, *class, ids.of_target(*target)),
             Command::Destroy(owned) => {
                 let object = owned.0.object().expect("what is destroyed is an object");
                 Builder::new(words, object.class(), object.id().0)
@@ -198,14 +199,15 @@ impl Command<'_> {
             }
             Command::Cq(builder) => Ok(Made::Cq(Box::new(builder.made(answer, memory)?))),
             Command::Qp(builder) => {
+                let (pd, [send_cq, recv_cq]) = builder.parts();
                 let ground = Ground {
-                    pd: finished.pd(&builder.pd)?.object.clone(),
-                    send_cq: finished.cq(&builder.send_cq)?.shared.clone(),
-                    recv_cq: finished.cq(&builder.recv_cq)?.shared.clone(),
+                    pd: finished.pd(&pd)?.object.clone(),
+                    send_cq: finished.cq(&send_cq)?.shared.clone(),
+                    recv_cq: finished.cq(&recv_cq)?.shared.clone(),
                     memory,
                 };
                 let slots = slots.expect("a queue pair's slots were taken");
-                Ok(Made::Qp(Box::new(builder.made(context, answer, ground, slots)?)))
+                Ok(Made::Qp(builder.made(context, answer, ground, slots)?))
             }
             Command::Modify(..) => Ok(Made::Nothing),
             Command::Destroy(owned) => {

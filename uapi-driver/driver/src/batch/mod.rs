@@ -45,8 +45,8 @@ use crate::cq::CqBuilder;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::pd::Registration;
-use crate::qp::{Known, QpAttr, QpBuilder};
-use crate::{Access, Buffer, CompletionQueue, ConnectOptions, Context, MemoryRegion, ProtectionDomain, RcQp};
+use crate::qp::{AnyQp, Known, Qp, QpAttr, QpBuilder, Transport};
+use crate::{Access, Buffer, CompletionQueue, ConnectOptions, Context, MemoryRegion, ProtectionDomain};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,7 +75,7 @@ pub struct Batch<'a> {
     serial: u64,
     commands: Vec<Command<'a>>,
     /// Queue pairs that are there already and that commands change, each once.
-    targets: Vec<&'a mut RcQp>,
+    targets: Vec<&'a mut dyn AnyQp>,
     /// The state that the last command which moves a queue pair moves it to, for those that the batch makes. (Any other is
     /// a target once, so a command that changes it is the first.)
     moved: HashMap<usize, QpState>,
@@ -121,8 +121,8 @@ impl<'a> Batch<'a> {
         self.add(Command::Cq(builder))
     }
 
-    /// Makes a queue pair. [`RcQp::batched`] begins one that stands on what this batch makes.
-    pub fn create_qp<When>(&mut self, builder: QpBuilder<'a, When>) -> Ticket<RcQp> {
+    /// Makes a queue pair of any type. [`Qp::batched`] begins one that stands on what this batch makes.
+    pub fn create_qp<When, T: Transport>(&mut self, builder: QpBuilder<'a, When, T>) -> Ticket<Qp<T>> {
         self.add(Command::Qp(Box::new(builder.for_batch())))
     }
 
@@ -155,8 +155,10 @@ impl<'a> Batch<'a> {
                 "a queue pair goes to RESET by `reset`, which takes its completion queues along",
             ));
         }
-        let target = self.target(qp.into());
-        Ok(self.add_modify(target, attributes))
+        let qp = qp.into();
+        let class = qp.class;
+        let target = self.target(qp);
+        Ok(self.add_modify(target, class, attributes))
     }
 
     /// Connects a queue pair to `peer`: from RESET or INIT to RTS. What `options` leave to the device it is asked once
@@ -165,7 +167,7 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     ///
-    /// There is no such port; the device is gone.
+    /// There is no such port; the device is gone; the queue pair's type is not connected (datagrams, raw Ethernet).
     pub fn connect(
         &mut self,
         qp: impl Into<QpPart<'a>>,
@@ -173,16 +175,20 @@ impl<'a> Batch<'a> {
         options: &ConnectOptions,
     ) -> Result<Ticket<()>> {
         let connection = options.resolve(&self.context, &mut self.known)?;
-        let target = self.target(qp.into());
+        let qp = qp.into();
+        let class = qp.class;
+        let target = self.target(qp);
         let (state, psn) = self.expected(target);
-        Ok(self.add_modify(target, connection.from(state, peer, psn)))
+        let attributes = connection.of_class(class, state, peer, psn);
+        let attributes = attributes.ok_or(Error::Argument("a queue pair of this type has no peer"))?;
+        Ok(self.add_modify(target, class, attributes))
     }
 
-    fn add_modify(&mut self, target: Target, attributes: QpAttr) -> Ticket<()> {
+    fn add_modify(&mut self, target: Target, class: u16, attributes: QpAttr) -> Ticket<()> {
         if let (Target::New(n), Some(state)) = (target, attributes.state) {
             self.moved.insert(n, state);
         }
-        self.add(Command::Modify(target, attributes))
+        self.add(Command::Modify(target, class, attributes))
     }
 
     /// Destroys a queue pair, completion queue, protection domain or memory region. If that fails it is dropped after the batch,
@@ -192,8 +198,11 @@ impl<'a> Batch<'a> {
     }
 
     fn target(&mut self, qp: QpPart<'a>) -> Target {
-        match qp.0 {
-            QpParts::New(ticket) => Target::New(ticket.command_in(self.serial)),
+        match qp.part {
+            QpParts::New { batch, command } => {
+                assert_eq!(batch, self.serial, "a ticket is good only for the batch that gave it");
+                Target::New(command)
+            }
             QpParts::Made(qp) => {
                 self.targets.push(qp);
                 Target::Made(self.targets.len() - 1)
@@ -235,31 +244,43 @@ impl fmt::Debug for Batch<'_> {
     }
 }
 
-/// A queue pair for [`Batch::modify`] and [`Batch::connect`]: `&mut RcQp`, or the ticket of one that the batch makes.
-pub struct QpPart<'a>(QpParts<'a>);
-
-enum QpParts<'a> {
-    Made(&'a mut RcQp),
-    New(Ticket<RcQp>),
+/// A queue pair for [`Batch::modify`] and [`Batch::connect`]: `&mut` one that is there, or the ticket of one that the batch makes.
+pub struct QpPart<'a> {
+    part: QpParts<'a>,
+    class: u16,
 }
 
-impl<'a> From<&'a mut RcQp> for QpPart<'a> {
-    fn from(qp: &'a mut RcQp) -> Self {
-        QpPart(QpParts::Made(qp))
+enum QpParts<'a> {
+    Made(&'a mut dyn AnyQp),
+    New { batch: u64, command: usize },
+}
+
+impl<'a, T: Transport> From<&'a mut Qp<T>> for QpPart<'a> {
+    fn from(qp: &'a mut Qp<T>) -> Self {
+        QpPart {
+            part: QpParts::Made(qp),
+            class: T::CLASS,
+        }
     }
 }
 
-impl From<Ticket<RcQp>> for QpPart<'_> {
-    fn from(ticket: Ticket<RcQp>) -> Self {
-        QpPart(QpParts::New(ticket))
+impl<T: Transport> From<Ticket<Qp<T>>> for QpPart<'_> {
+    fn from(ticket: Ticket<Qp<T>>) -> Self {
+        QpPart {
+            part: QpParts::New {
+                batch: ticket.batch(),
+                command: ticket.command(),
+            },
+            class: T::CLASS,
+        }
     }
 }
 
 /// Something that can be destroyed.
 pub struct Owned(pub(self) ticket::Made);
 
-impl From<RcQp> for Owned {
-    fn from(qp: RcQp) -> Self {
+impl<T: Transport> From<Qp<T>> for Owned {
+    fn from(qp: Qp<T>) -> Self {
         Owned(ticket::Made::Qp(Box::new(qp)))
     }
 }

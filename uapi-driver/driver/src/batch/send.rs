@@ -7,9 +7,8 @@ use super::ticket::{canceled, Done, Made};
 use super::{Batch, OnFailure};
 use crate::context::{failed, Answer, MESSAGE};
 use crate::error::{Error, Result};
-use crate::qp::Slots;
+use crate::qp::{AnyQp, Slots};
 use crate::ring::place::{self, RingMemory};
-use crate::RcQp;
 use rdma_uapi::class::interface::{self, mode, Command as Entry, MAX_COMMANDS};
 use rdma_uapi::class::{self};
 use rdma_uapi::client::{Builder, Reply};
@@ -86,7 +85,7 @@ impl<'a, 'c> Chain<'a, 'c> {
         context: &'c crate::Context,
         commands: Vec<Command<'a>>,
         done: &Done,
-        targets: &[&'a mut RcQp],
+        targets: &[&'a mut dyn AnyQp],
     ) -> Result<Self> {
         let plan = Plan::new(&commands, MAX_COMMANDS - commands.len());
         let ids = Ids {
@@ -129,7 +128,7 @@ impl<'a, 'c> Chain<'a, 'c> {
     fn send(
         mut self,
         done: &mut Done,
-        targets: &mut [&'a mut RcQp],
+        targets: &mut [&'a mut dyn AnyQp],
         on_failure: OnFailure,
         total: usize,
     ) -> Result<bool> {
@@ -225,7 +224,7 @@ impl<'a, 'c> Chain<'a, 'c> {
     fn finish(
         mut self,
         done: &mut Done,
-        targets: &mut [&'a mut RcQp],
+        targets: &mut [&'a mut dyn AnyQp],
         results: &[u32],
         executed: usize,
         memories: &[Result<Arc<RingMemory>>],
@@ -256,8 +255,8 @@ impl<'a, 'c> Chain<'a, 'c> {
 }
 
 /// A queue pair's own idea of what it is.
-fn note_change(command: &Command<'_>, done: &mut Done, targets: &mut [&mut RcQp]) {
-    let Command::Modify(target, attributes) = command else {
+fn note_change(command: &Command<'_>, done: &mut Done, targets: &mut [&mut dyn AnyQp]) {
+    let Command::Modify(target, _, attributes) = command else {
         return;
     };
     match *target {

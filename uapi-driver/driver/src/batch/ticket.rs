@@ -3,7 +3,8 @@
 
 use crate::error::{Error, Result};
 use crate::object::Object;
-use crate::{CompletionQueue, MemoryRegion, ProtectionDomain, RcQp};
+use crate::qp::{AnyQp, Qp, Transport};
+use crate::{CompletionQueue, MemoryRegion, ProtectionDomain};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -34,6 +35,11 @@ impl<T> Ticket<T> {
     pub(super) fn command_in(&self, batch: u64) -> usize {
         assert_eq!(self.batch, batch, "a ticket is good only for the batch that gave it");
         self.command
+    }
+
+    /// The batch that gave it.
+    pub(super) fn batch(&self) -> u64 {
+        self.batch
     }
 
     /// The command's number in its batch, from 0.
@@ -90,7 +96,7 @@ pub(super) enum Made {
     Pd(ProtectionDomain),
     Mr(Box<MemoryRegion>),
     Cq(Box<CompletionQueue>),
-    Qp(Box<RcQp>),
+    Qp(Box<dyn AnyQp>),
     Nothing,
 }
 
@@ -140,8 +146,18 @@ in_batch! {
     ProtectionDomain: Made::Pd(pd) => pd;
     MemoryRegion: Made::Mr(mr) => *mr;
     CompletionQueue: Made::Cq(cq) => *cq;
-    RcQp: Made::Qp(qp) => *qp;
     (): Made::Nothing => ();
+}
+
+impl<T: Transport> InBatch for Qp<T> {}
+impl<T: Transport> sealed::Sealed for Qp<T> {
+    #[expect(private_interfaces, reason = "the trait is sealed: nobody outside calls it")]
+    fn from_made(made: Made) -> Option<Self> {
+        match made {
+            Made::Qp(qp) => qp.into_any().downcast().ok().map(|qp| *qp),
+            _ => None,
+        }
+    }
 }
 
 /// A batch that was run. What is not taken out of it is destroyed with it.

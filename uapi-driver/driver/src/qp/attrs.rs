@@ -5,6 +5,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Result;
 use crate::{Access, Context};
 use rdma_uapi::class::qp::{self, Path, QpCaps};
+use rdma_uapi::class::{self};
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::ObjectId;
 use verbena_hw::id::{Gid, Psn};
@@ -242,6 +243,29 @@ impl Connection<'_> {
             .rnr_retry(self.options.rnr_retry)
             .sq_psn(psn.get())
             .max_rd_atomic(self.initiator)
+    }
+
+    /// The same of a queue pair of this class; `None`: such have no peer.
+    pub(crate) fn of_class(&self, class: u16, state: QpState, peer: &Endpoint, psn: Psn) -> Option<QpAttr> {
+        match class {
+            class::QP_RC => Some(self.from(state, peer, psn)),
+            class::QP_UC => Some(self.of_unreliable(state, peer, psn)),
+            class::QP_XRC_INI => Some(self.of_initiator(state, peer, psn)),
+            _ => None,
+        }
+    }
+
+    /// The same without acknowledgements, and without READs.
+    fn of_unreliable(&self, state: QpState, peer: &Endpoint, psn: Psn) -> QpAttr {
+        QpAttr {
+            timeout: None,
+            retry_cnt: None,
+            rnr_retry: None,
+            min_rnr_timer: None,
+            max_rd_atomic: None,
+            max_dest_rd_atomic: None,
+            ..self.from(state, peer, psn)
+        }
     }
 
     /// The same of an XRC initiator, which answers nothing.

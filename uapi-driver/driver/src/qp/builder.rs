@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Making a queue pair.
 
-use super::{Qp, QpAttr, Rc, Transport};
+use super::{AnyQp, Qp, QpAttr, Rc, Transport};
 use crate::batch::Part;
 use crate::context::{Answer, MESSAGE};
 use crate::cq::CqShared;
@@ -272,6 +272,55 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
             _memory: on.memory,
             _events: self.events.map(|(queue, _)| queue.shared().clone()),
         })
+    }
+}
+
+/// A queue pair of whatever type that a batch makes.
+pub(crate) trait AnyNewQp<'a> {
+    fn state(&self) -> QpState;
+    fn first_psn(&self) -> Option<Psn>;
+    fn ring_bytes(&self) -> Option<u64>;
+    /// What it stands on: protection domain, completion queues of sends and of receives.
+    fn parts(&self) -> (Part<'a, ProtectionDomain>, [Part<'a, CompletionQueue>; 2]);
+    fn message<'m>(&self, words: &'m mut [u64], on: &Names, slots: &Slots) -> Builder<'m>;
+    fn made(
+        self: Box<Self>,
+        context: &Context,
+        answer: &Answer<'_>,
+        on: Ground,
+        slots: Slots,
+    ) -> Result<Box<dyn AnyQp>>;
+}
+
+impl<'a, T: Transport> AnyNewQp<'a> for QpBuilder<'a, Batched, T> {
+    fn state(&self) -> QpState {
+        self.state()
+    }
+
+    fn first_psn(&self) -> Option<Psn> {
+        self.first_psn()
+    }
+
+    fn ring_bytes(&self) -> Option<u64> {
+        self.ring_bytes()
+    }
+
+    fn parts(&self) -> (Part<'a, ProtectionDomain>, [Part<'a, CompletionQueue>; 2]) {
+        (self.pd, [self.send_cq, self.recv_cq])
+    }
+
+    fn message<'m>(&self, words: &'m mut [u64], on: &Names, slots: &Slots) -> Builder<'m> {
+        self.message(words, on, slots)
+    }
+
+    fn made(
+        self: Box<Self>,
+        context: &Context,
+        answer: &Answer<'_>,
+        on: Ground,
+        slots: Slots,
+    ) -> Result<Box<dyn AnyQp>> {
+        Ok(Box::new((*self).made(context, answer, on, slots)?))
     }
 }
 

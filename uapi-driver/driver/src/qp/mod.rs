@@ -11,8 +11,8 @@ mod xrc;
 
 pub(crate) use attrs::Known;
 pub use attrs::{path_to, ConnectOptions, QpAttr, QpInfo};
+pub(crate) use builder::{AnyNewQp, Ground, Names, Slots, DOING as CREATING};
 pub use builder::{Batched, QpBuilder, Standing};
-pub(crate) use builder::{Ground, Names, Slots, DOING as CREATING};
 pub use datagram::{AddressError, AddressHandle, CheckedAddress, Destination, UdQp, GRH_LEN};
 pub use raw::{RawQp, RuleId};
 pub use transport::{Connected, Plain, Raw, Rc, Transport, Uc, Ud, XrcIni};
@@ -38,6 +38,7 @@ use rdma_uapi::class::qp::{self, Path, QpCaps};
 use rdma_uapi::client::Builder;
 use rdma_uapi::schema::Attr;
 use rdma_uapi::wire::method;
+use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -85,6 +86,38 @@ pub struct Qp<T: Transport> {
 /// A reliable connected queue pair.
 pub type RcQp = Qp<Rc>;
 
+/// A queue pair of whatever type, as a batch has it.
+pub(crate) trait AnyQp: Send {
+    fn object(&self) -> &Object;
+    fn state(&self) -> QpState;
+    fn first_psn(&self) -> Psn;
+    /// MODIFY has taken these.
+    fn note_change(&mut self, attributes: &QpAttr);
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+impl<T: Transport> AnyQp for Qp<T> {
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    fn state(&self) -> QpState {
+        self.state
+    }
+
+    fn first_psn(&self) -> Psn {
+        self.psn
+    }
+
+    fn note_change(&mut self, attributes: &QpAttr) {
+        self.note_change(attributes);
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
 impl<T: Transport> Qp<T> {
     /// A new one: its sends complete to `send_cq`, its receives to `recv_cq`, which may be the same.
     pub fn builder<'a>(
@@ -92,6 +125,16 @@ impl<T: Transport> Qp<T> {
         send_cq: &'a CompletionQueue,
         recv_cq: &'a CompletionQueue,
     ) -> QpBuilder<'a, Standing, T> {
+        QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
+    }
+
+    /// A new one for a [`crate::Batch`]: what it stands on may be made by the same batch, and is then named by its
+    /// [`crate::Ticket`].
+    pub fn batched<'a>(
+        pd: impl Into<Part<'a, ProtectionDomain>>,
+        send_cq: impl Into<Part<'a, CompletionQueue>>,
+        recv_cq: impl Into<Part<'a, CompletionQueue>>,
+    ) -> QpBuilder<'a, Batched, T> {
         QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
     }
 
@@ -362,16 +405,6 @@ impl<T: Transport> Qp<T> {
 }
 
 impl Qp<Rc> {
-    /// A new one for a [`crate::Batch`]: what it stands on may be made by the same batch, and is then named by its
-    /// [`crate::Ticket`].
-    pub fn batched<'a>(
-        pd: impl Into<Part<'a, ProtectionDomain>>,
-        send_cq: impl Into<Part<'a, CompletionQueue>>,
-        recv_cq: impl Into<Part<'a, CompletionQueue>>,
-    ) -> QpBuilder<'a, Batched> {
-        QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
-    }
-
     /// Connects it to `peer`, with [`ConnectOptions::default`].
     ///
     /// # Errors

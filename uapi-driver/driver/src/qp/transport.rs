@@ -9,7 +9,7 @@ mod sealed {
 }
 
 /// A type of queue pair.
-pub trait Transport: sealed::Sealed {
+pub trait Transport: sealed::Sealed + Send + Sync + 'static {
     /// Its class in the object model.
     const CLASS: u16;
     /// Its name.
