@@ -23,6 +23,7 @@
 use crate::platform::{Dma, Platform, Signal, PAGE};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use rdma_uapi::failure::Outcome;
 use rdma_uapi::sys::{Mutex, NoMemory, Vec};
 use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::{AdminRecord, Command, Completion, Opcode, Status, LINK_BEGIN, PAYLOAD};
@@ -403,6 +404,53 @@ impl<P: Platform> AdminQueue<P> {
         let answer = self.answer(begun.slot, begun.opcode);
         self.forgo();
         answer
+    }
+
+    /// Executes command `opcode` with each of `count` requests, several of them under way together, and gives the responses to
+    /// `each`, in order.
+    ///
+    /// # Errors
+    ///
+    /// The first [`CommandError`], or what `each` says first; those behind it have been executed, or have not.
+    pub(crate) fn execute_all<Req, Rsp>(
+        &self,
+        opcode: Opcode,
+        count: u32,
+        request: impl Fn(u32) -> Req,
+        mut each: impl FnMut(u32, &Rsp) -> Outcome,
+    ) -> Outcome
+    where
+        Req: IntoBytes + Immutable,
+        Rsp: FromBytes + IntoBytes,
+    {
+        const TOGETHER: u32 = 16;
+        let mut begun = [const { None }; TOGETHER as usize];
+        let place = |n: u32| (n % TOGETHER) as usize;
+        let (mut next, mut outcome) = (0, Ok(()));
+        for oldest in 0..count {
+            while outcome.is_ok() && next < count && next - oldest < TOGETHER && self.may_begin() {
+                match self.begin::<Req, Rsp>(opcode, &request(next), Linked::default()) {
+                    Ok(command) => begun[place(next)] = Some(command),
+                    Err(error) => outcome = Err(error.into()),
+                }
+                next += 1;
+            }
+            let response = match begun[place(oldest)].take() {
+                Some(command) => self.finish(command),
+                None if outcome.is_err() => continue,
+                // Others have all that may be under way.
+                None => {
+                    next += 1;
+                    self.execute(opcode, &request(oldest))
+                }
+            };
+            let given = response.map_err(Failure::from).and_then(|response| match outcome {
+                Ok(()) => each(oldest, &response),
+                Err(_) => Ok(()),
+            });
+            outcome = outcome.and(given);
+        }
+        outcome
     }
 
     /// A link that is nobody's, if there is one; [`AdminQueue::give_link`] gives it back.

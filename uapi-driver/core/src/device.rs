@@ -13,8 +13,8 @@ use rdma_uapi::failure::Outcome;
 use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::{Opcode, Status};
 use verbena_hw::cmd::{
-    DumpReq, DumpRsp, QueryClockRsp, QueryCountersReq, QueryCountersRsp, QueryGidReq, QueryGidRsp, QueryPortRsp,
-    COUNTERS, COUNTERS_AT_ONCE, DUMP_ALL,
+    DumpReq, DumpRsp, QueryClockRsp, QueryCountersReq, QueryCountersRsp, QueryPortRsp, COUNTERS, COUNTERS_AT_ONCE,
+    DUMP_ALL,
 };
 use verbena_hw::qp::{Mtu, QpType};
 use verbena_hw::ring::PageList;
@@ -147,19 +147,20 @@ pub(crate) fn query_port<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         call.put_array(port::PKEYS, &[state.pkey])?;
     }
     if let Some(mut answer) = call.stream(port::GIDS) {
-        for index in 0..hardware.limits.gid_table_len.min(u32::from(u16::MAX)) {
-            let response: QueryGidRsp = hardware.command(Opcode::QUERY_GID, &QueryGidReq { index, reserved: 0 })?;
-            if !response.gid.is_zero() {
-                let gid_type = gid_type::ROCE_V2;
-                let entry = GidEntry {
-                    gid: response.gid.0,
-                    index: index as u16,
-                    gid_type,
-                    reserved: 0,
-                };
-                answer.push(entry.as_bytes())?;
+        let count = hardware.limits.gid_table_len.min(u32::from(u16::MAX));
+        hardware.gids(count, |index, gid| {
+            if gid.is_zero() {
+                return Ok(());
             }
-        }
+            let gid_type = gid_type::ROCE_V2;
+            let entry = GidEntry {
+                gid: gid.0,
+                index: index as u16,
+                gid_type,
+                reserved: 0,
+            };
+            answer.push(entry.as_bytes())
+        })?;
         answer.finish();
     }
     if let Some(mut answer) = call.stream(port::COUNTERS) {

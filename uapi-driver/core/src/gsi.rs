@@ -17,8 +17,7 @@ use rdma_uapi::sys::{Mutex, Vec};
 use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{
-    CreateCqReq, CreateDoorbellReq, CreateMrReq, CreateMrRsp, CreateQpReq, HandleReq, HandleRsp, ModifyQpReq,
-    QueryGidReq, QueryGidRsp, MR_DMA,
+    CreateCqReq, CreateDoorbellReq, CreateMrReq, CreateMrRsp, CreateQpReq, HandleReq, HandleRsp, ModifyQpReq, MR_DMA,
 };
 use verbena_hw::cqe::{self, CqRecord, Cqe, Status};
 use verbena_hw::doorbell;
@@ -446,16 +445,10 @@ impl<P: Platform> Gsi<P> {
         // Taken before it is read: what changes meanwhile is read next time.
         if self.gids_are_old.swap(false, Ordering::Relaxed) {
             gids.truncate(0);
-            for index in 0..hardware.limits.gid_table_len.min(256) {
-                let request = QueryGidReq { index, reserved: 0 };
-                let read = hardware
-                    .command::<_, QueryGidRsp>(Opcode::QUERY_GID, &request)
-                    .map_err(Failure::from)
-                    .and_then(|entry| Ok(gids.push(entry.gid)?));
-                if let Err(failure) = read {
-                    self.gids_changed();
-                    return Err(failure);
-                }
+            let read = hardware.gids(hardware.limits.gid_table_len.min(256), |_, gid| Ok(gids.push(*gid)?));
+            if let Err(failure) = read {
+                self.gids_changed();
+                return Err(failure);
             }
         }
         Ok(f(&gids))

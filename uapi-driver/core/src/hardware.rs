@@ -17,7 +17,8 @@ use rdma_uapi::failure::Outcome;
 use rdma_uapi::sys::{try_arc, Arc, Mutex, NoMemory, Vec};
 use rdma_uapi::{Errno, Object};
 use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::QueryDeviceRsp;
+use verbena_hw::cmd::{QueryDeviceRsp, QueryGidReq, QueryGidRsp};
+use verbena_hw::id::Gid;
 use verbena_hw::regs;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -249,6 +250,17 @@ impl<P: Platform> Hardware<P> {
         Rsp: FromBytes + IntoBytes,
     {
         self.admin.execute(opcode, request)
+    }
+
+    /// Calls `each` with the first `count` entries of the port's GID table, which has so many.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`], or what `each` says.
+    pub(crate) fn gids(&self, count: u32, mut each: impl FnMut(u32, &Gid) -> Outcome) -> Outcome {
+        let request = |index| QueryGidReq { index, reserved: 0 };
+        let each = |index, entry: &QueryGidRsp| each(index, &entry.gid);
+        self.admin.execute_all(Opcode::QUERY_GID, count, request, each)
     }
 
     /// Where it runs.

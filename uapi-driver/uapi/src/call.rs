@@ -229,7 +229,7 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// EFAULT, for one by pointer.
-    #[inline]
+    #[inline(always)]
     pub fn get<T: Payload>(&self, attr: Attr<T>) -> Outcome<Option<T>> {
         let Some(found) = self.find(attr.id()) else {
             return Ok(None);
@@ -369,7 +369,7 @@ impl<'c, D: Driver> Call<'c, D> {
     /// # Errors
     ///
     /// As [`Call::object_at`].
-    #[inline]
+    #[inline(always)]
     pub fn object_of(&self, attr: Attr<ObjectId>, classes: &[u16]) -> Outcome<Option<ObjectRef<D>>> {
         match self.get(attr)? {
             Some(id) => self.object_named(attr.id(), id, classes).map(Some),

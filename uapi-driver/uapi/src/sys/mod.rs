@@ -48,6 +48,7 @@ impl<T: Copy> Vec<T> {
     /// No memory; then it may have grown by part of it.
     pub fn resize(&mut self, len: usize, fill: T) -> Result<(), NoMemory> {
         self.truncate(len);
+        self.reserve(len - self.len())?;
         while self.len() < len {
             self.push(fill)?;
         }
