@@ -30,10 +30,6 @@ pub struct Chain {
 /// What Verbena keeps for a command that has begun.
 pub struct Pending<P: Platform>(Way<P>);
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a chain has few of them, and no time to allocate each"
-)]
 enum Way<P: Platform> {
     /// A queue pair that is being made.
     New(Making<P>, Begun),

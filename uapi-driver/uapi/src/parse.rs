@@ -276,13 +276,8 @@ fn plainly<const OWN: bool>(words: &Words, layout: &Layout, index: &mut Index) -
             }
         }
         let slot = usize::from(entry.slot) % PLACES;
-        // The first time through, the index is empty, and says itself what was there already.
-        let again = if OWN {
-            present >> slot & 1 != 0
-        } else {
-            index.at[slot] != 0
-        };
-        if bits & PLAIN != entry.plain || again {
+        // The first time through, the index is empty, and says itself what was there already: an instruction less.
+        if bits & PLAIN != entry.plain || (!OWN && index.at[slot] != 0) || (OWN && present >> slot & 1 != 0) {
             return false;
         }
         present |= 1 << slot;

@@ -295,6 +295,25 @@ fn u16_the_device_goes_while_commands_of_a_chain_are_under_way() {
     }
 }
 
+#[test]
+fn u16_a_sleeping_device_is_woken_for_sixteen_commands_of_a_chain() {
+    let app = App::start(Bench::new(Scripted::linking()));
+    let device = app.bench.model::<Scripted>();
+    let parts = app.parts();
+    let mut chain = Chain::new(&app);
+    for _ in 0..40 {
+        chain.qp(&parts, |_| {});
+    }
+    device.told();
+    assert_eq!(chain.run(mode::STOP).results, [0; 40]);
+    // Twice for sixteen, and for the last eight when somebody waits for the first of them.
+    assert_eq!(device.told(), 3);
+    let (_, mut chain) = destroying(&app, &parts, 40);
+    device.told();
+    assert_eq!(chain.run(mode::STOP).results, [0; 40]);
+    assert_eq!(device.told(), 3);
+}
+
 /// Queue pairs, and a chain that destroys them.
 fn destroying<'a>(app: &'a App, parts: &Parts, count: usize) -> (Vec<u32>, Chain<'a>) {
     let qps: Vec<_> = (0..count).map(|_| app.qp(parts, |_| {}).unwrap().0).collect();

@@ -50,6 +50,7 @@ struct State {
     cq_tail: u32,
     next: u32,
     seen: Vec<Command>,
+    told: usize,
     refusals: VecDeque<(Opcode, Status, u32)>,
     hold: bool,
     caps: u64,
@@ -117,6 +118,11 @@ impl Scripted {
     /// The commands since the last time this was asked.
     pub fn seen(&self) -> Vec<Command> {
         std::mem::take(&mut self.0.lock().unwrap().seen)
+    }
+
+    /// How often the register has told of commands since the last time this was asked.
+    pub fn told(&self) -> usize {
+        std::mem::take(&mut self.0.lock().unwrap().told)
     }
 
     /// Their opcodes.
@@ -306,6 +312,7 @@ impl Model for Scripted {
                     state.status & regs::STATUS_ENABLED != 0,
                     "a command before the queue was enabled"
                 );
+                state.told += 1;
                 state.run(ram);
             }
             regs::PROBE_ADDR => {
