@@ -352,8 +352,11 @@ pub(crate) fn recall<E: Env>(hcas: &mut Hcas, watch: &mut Watch, cx: &mut Cx<'_,
         for id in [at.hca, peer_at.hca] {
             hcas.get_mut(id).expect(gone).notify(cx);
         }
-        if let (true, Some(qp)) = (pair.other, hcas.qp_mut(at)) {
-            cx.schedule.activate(at.hca, qp);
+        if pair.other {
+            watch.refused(at);
+            if let Some(qp) = hcas.qp_mut(at) {
+                cx.schedule.activate(at.hca, qp);
+            }
         }
     }
     for ((hca, cqn), told) in loan.news.drain(..) {

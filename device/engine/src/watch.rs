@@ -26,6 +26,9 @@ use verbena_hw::ring::OWNER_PHASE;
 /// Polls with work, none of it the seat's queue's, after which the seat goes to another.
 const PATIENCE: u32 = 256;
 
+/// How many loans a queue is left out of once it had something in it that was not for one.
+const PASSED_OVER: u32 = 32;
+
 /// Most queues that one worker watches: each look costs it a cache line of each.
 pub(crate) const SEATS: usize = WATCH_SEATS;
 
@@ -43,6 +46,8 @@ struct Seat {
     lent: bool,
     /// Polls with work since it was last found with some.
     unused: u32,
+    /// Loans that go by without it: what it sends is not for one.
+    passed_over: u32,
 }
 
 /// The seats of all workers.
@@ -102,9 +107,20 @@ impl Watch {
         page.worker.unwrap_or((hca.0 as usize + index as usize) % workers)
     }
 
-    /// The watched queues, and who looks at each.
-    pub(crate) fn queues(&self) -> impl Iterator<Item = (QpRef, usize)> + '_ {
-        self.seats.iter().map(|seat| (seat.at, seat.worker))
+    /// The watched queues that may be lent, and who looks at each.
+    pub(crate) fn queues(&mut self) -> impl Iterator<Item = (QpRef, usize)> + '_ {
+        self.seats.iter_mut().filter_map(|seat| {
+            let lendable = seat.passed_over == 0;
+            seat.passed_over = seat.passed_over.saturating_sub(1);
+            lendable.then_some((seat.at, seat.worker))
+        })
+    }
+
+    /// A watched queue had something that a loan is not for. It may well go on so.
+    pub(crate) fn refused(&mut self, at: QpRef) {
+        if let Some(seat) = self.seats.iter_mut().find(|seat| seat.at == at) {
+            seat.passed_over = PASSED_OVER;
+        }
     }
 
     /// A watched queue is on loan, or is not any more.
@@ -219,6 +235,7 @@ impl Watch {
             worker,
             lent: false,
             unused: 0,
+            passed_over: 0,
         });
         // An entry that was posted meanwhile, by a driver that has seen the page or rung, is found by the next look.
     }
