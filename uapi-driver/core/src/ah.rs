@@ -21,6 +21,13 @@ pub struct Ah {
     pd: ObjectId,
 }
 
+impl Ah {
+    /// The path, which has been checked.
+    pub(crate) fn path(&self) -> qp::Path {
+        self.path
+    }
+}
+
 pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let pd = call.require_object(PD)?;
     let port = call.get(PORT)?.unwrap_or(1);

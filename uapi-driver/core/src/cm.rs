@@ -2,20 +2,20 @@
 
 //! The communication manager at work: datagrams between it and QP 1, time, and its events to objects and queue pairs.
 //!
-//! [`work`] is where everything happens that no call of a process asked for: datagrams come in, deadlines pass, queue
-//! pairs of peers that answered are made ready. It runs in a thread of its own ([`Platform::schedule`]) because it waits
-//! for commands, which an interrupt's thread must not.
+//! [`arrived`] and [`tick`] are where everything happens that no call of a process asked for: datagrams come in, deadlines
+//! pass, queue pairs of peers that answered are made ready ([`crate::work`]).
 //!
 //! Locks, in this order: an id's (`CmId::inner`), the manager's, QP 1's. Commands that move a queue pair are executed
 //! under the id's lock, so a queue pair that is being destroyed is not moved any more.
 
 use crate::cm_id::{CmId, Inner};
 use crate::driver::Payload;
-use crate::gsi::{Gsi, MAD};
+use crate::gsi::{Gsi, Received, To, MAD};
 use crate::hardware::Hardware;
 use crate::numbers::Kind;
 use crate::platform::Platform;
 use crate::qp::Qp;
+use crate::work::Who;
 use crate::{Context, Device, Verbena};
 use core::sync::atomic::{AtomicU64, Ordering};
 use rdma_cm::{ip, Config, Event, Id, Mad, Manager, Output, RejectReason, Route};
@@ -65,7 +65,7 @@ pub(crate) struct Cm<P: Platform> {
 
 struct Managing {
     manager: Manager,
-    /// The deadline that a call of [`work`] is due for.
+    /// The deadline that work is due for.
     due: Option<u64>,
     random: u64,
 }
@@ -91,7 +91,7 @@ impl<P: Platform> Output for Carrier<'_, P> {
         let mut bytes = [0; MAD];
         bytes.copy_from_slice(mad.as_bytes());
         // One that cannot be sent is one that was lost: it is repeated.
-        self.gsi.send(self.hardware, &route, &bytes);
+        self.gsi.send(self.hardware, &route, &To::default(), &bytes);
     }
 
     fn event(&mut self, event: Event) {
@@ -140,10 +140,8 @@ impl<P: Platform> Cm<P> {
         let next = state.manager.next_deadline();
         if next != state.due {
             state.due = next;
-            // Under the lock, so that the last request is that of the last deadline.
-            if let Some(next) = next {
-                hardware.work_in(next.saturating_sub(now));
-            }
+            // Under the lock, so that the last word is that of the last deadline.
+            hardware.due(Who::Cm, next);
         }
         (result, carrier.events)
     }
@@ -187,52 +185,24 @@ impl<P: Platform> Hardware<P> {
     pub(crate) fn cm(&self) -> Outcome<Arc<Cm<P>>> {
         self.cm.get_or(|| Cm::start(self))
     }
-
-    /// [`work`] shall be called as soon as possible.
-    pub(crate) fn want_work(&self) {
-        // Sequentially consistent, as in `work_in`: of this request and a later deadline, this one counts.
-        self.work.store(true, Ordering::SeqCst);
-        self.platform.schedule(0);
-    }
-
-    /// [`work`] shall be called at a deadline.
-    fn work_in(&self, nanoseconds: u64) {
-        self.platform.schedule(nanoseconds);
-        if self.work.load(Ordering::SeqCst) {
-            self.platform.schedule(0);
-        }
-    }
 }
 
-/// Management datagrams have arrived, or a deadline has passed: what [`Platform::schedule`] asks for.
-pub fn work<P: Platform>(device: &Device<P>) {
-    let hardware = device.state();
-    hardware.work.store(false, Ordering::SeqCst);
-    if hardware.is_gone() {
+/// A datagram of the manager's class has arrived.
+pub(crate) fn arrived<P: Platform>(device: &Device<P>, cm: &Cm<P>, received: &Received) {
+    let Ok(mad) = Mad::ref_from_bytes(&received.mad) else {
         return;
-    }
-    let Some(gsi) = hardware.gsi.get() else { return };
-    let cm = hardware.cm.get();
-    gsi.poll(hardware, |received| {
-        let Ok(mad) = Mad::ref_from_bytes(&received.mad) else {
-            return;
-        };
-        // Whoever is responsible for the management class.
-        if let (rdma_cm::mad::CLASS, Some(cm)) = (mad.header.class, &cm) {
-            let route = Route {
-                local: received.route.dgid.0,
-                remote: received.route.sgid.0,
-            };
-            let ((), events) = cm.with(hardware, |manager, now, out| manager.receive(now, &route, mad, out));
-            handle(device, cm, events);
-        }
-    });
-    if let Some(cm) = &cm {
-        tick(device, cm);
-    }
+    };
+    let route = Route {
+        local: received.route.dgid.0,
+        remote: received.route.sgid.0,
+    };
+    let hardware = device.state();
+    let ((), events) = cm.with(hardware, |manager, now, out| manager.receive(now, &route, mad, out));
+    handle(device, cm, events);
 }
 
-fn tick<P: Platform>(device: &Device<P>, cm: &Cm<P>) {
+/// Deadlines of the manager have passed, perhaps.
+pub(crate) fn tick<P: Platform>(device: &Device<P>, cm: &Cm<P>) {
     loop {
         let hardware = device.state();
         let (more, events) = cm.with(hardware, |manager, now, out| manager.tick(now, out));
@@ -240,12 +210,6 @@ fn tick<P: Platform>(device: &Device<P>, cm: &Cm<P>) {
         if !more {
             break;
         }
-    }
-    // The request that led here is used up: the deadline that is left needs one of its own.
-    let hardware = device.state();
-    let state = cm.state.lock();
-    if let Some(due) = state.due {
-        hardware.work_in(due.saturating_sub(hardware.platform.now()));
     }
 }
 

@@ -10,6 +10,7 @@ use crate::cq::Cq;
 use crate::doorbell::Doorbell;
 use crate::flow::Flow;
 use crate::hardware::Hardware;
+use crate::mad::{self, Client};
 use crate::mcast::Membership;
 use crate::mr::Mr;
 use crate::mw::Mw;
@@ -93,6 +94,8 @@ pub enum Payload<P: Platform> {
     Flow(Flow),
     /// A counter set.
     CounterSet(CounterSet),
+    /// A client of a management class.
+    Mad(Arc<Client>),
     /// A communication id.
     CmId(Box<CmId<P>>),
     /// A doorbell page.
@@ -266,6 +269,16 @@ impl<P: Platform> Driver for Verbena<P> {
                 release: Some(cm_id::release::<P>),
             },
             ClassOps {
+                schema: &class::mad::SCHEMA,
+                methods: &[
+                    (method::CREATE, mad::create::<P>),
+                    (method::QUERY, mad::query::<P>),
+                    (class::mad::SEND, mad::send::<P>),
+                    (class::mad::RECEIVE, mad::receive::<P>),
+                ],
+                release: Some(mad::release::<P>),
+            },
+            ClassOps {
                 schema: &schema::DOORBELL_SCHEMA,
                 methods: &[
                     (method::CREATE, doorbell::create::<P>),
@@ -344,6 +357,10 @@ impl<P: Platform> Driver for Verbena<P> {
             Payload::Qp(qp) => queue(&qp.memory),
             Payload::RingMemory(ring) => shared(RingMemory::<P>::BYTES, &ring.memory),
             Payload::Doorbell(doorbell) => shared(Doorbell::<P>::BYTES, &doorbell.page),
+            Payload::Mad(client) => Memory {
+                bytes: client.bytes(),
+                shared: 0,
+            },
             // The others are nothing but what the object holds.
             _ => Memory::default(),
         }

@@ -3,7 +3,7 @@
 //! QP 1, the general services interface: management datagrams in and out, by the driver itself.
 //!
 //! Its rings are memory of the driver that no process maps. Receives are always posted; what arrives is handed, one by
-//! one, to whoever is responsible for its management class ([`Gsi::poll`]). A datagram that cannot be sent at once is
+//! one, to whoever is responsible for its management class ([`crate::work`]). A datagram that cannot be sent at once is
 //! dropped: what travels here repeats itself.
 //!
 //! Locks: `send` and `poll` are never held together, and neither while a datagram is being handled.
@@ -111,8 +111,27 @@ struct Poll {
 pub(crate) struct Received {
     /// Where from and where to.
     pub(crate) route: Route,
+    /// The sender's queue pair.
+    pub(crate) qpn: Qpn,
     /// The datagram.
     pub(crate) mad: [u8; MAD],
+}
+
+/// To whom at the other side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct To {
+    pub(crate) qpn: Qpn,
+    pub(crate) qkey: u32,
+}
+
+impl Default for To {
+    /// The other QP 1.
+    fn default() -> Self {
+        To {
+            qpn: Qpn::GSI,
+            qkey: GSI_QKEY,
+        }
+    }
 }
 
 impl<P: Platform> Gsi<P> {
@@ -303,9 +322,8 @@ impl<P: Platform> Gsi<P> {
         self.completions.words()[at].store(u64::from(arm) << 32 | u64::from(consumer), Ordering::Release);
     }
 
-    /// Sends a datagram to the other QP 1 of the route. Says whether it could: the queue may be full, or the source GID
-    /// not (any more) one of ours.
-    pub(crate) fn send(&self, hardware: &Hardware<P>, route: &Route, mad: &[u8; MAD]) -> bool {
+    /// Sends a datagram. Says whether it could: the queue may be full, or the source GID not (any more) one of ours.
+    pub(crate) fn send(&self, hardware: &Hardware<P>, route: &Route, to: &To, mad: &[u8; MAD]) -> bool {
         if hardware.is_gone() || route.dgid.is_zero() {
             return false;
         }
@@ -323,8 +341,8 @@ impl<P: Platform> Gsi<P> {
                 port: 1,
                 ..Path::default()
             },
-            dest_qpn: Qpn::GSI,
-            qkey: GSI_QKEY,
+            dest_qpn: to.qpn,
+            qkey: to.qkey,
             reserved: 0,
         };
         {
@@ -411,7 +429,8 @@ impl<P: Platform> Gsi<P> {
         let (mut grh, mut mad) = (Grh([0; grh::LEN]), [0; MAD]);
         grh.0.copy_from_slice(header);
         mad.copy_from_slice(data);
-        Some(grh.route().map(|route| Received { route, mad }))
+        let qpn = completion.src_qpn;
+        Some(grh.route().map(|route| Received { route, qpn, mad }))
     }
 
     /// A send failed, which stopped the send queue: it goes on. What was behind the failure is lost.

@@ -6,13 +6,15 @@ use crate::admin::{AdminQueue, CommandError};
 use crate::cm::Cm;
 use crate::events::EventRing;
 use crate::gsi::Gsi;
+use crate::mad::Clients;
 use crate::numbers::Numbers;
 use crate::platform::{Dma, Platform, PAGE};
+use crate::work::Due;
 use crate::xrc_target::Held;
 use crate::xrcd::Shared;
 use crate::Verbena;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::sys::{try_arc, Arc, Mutex, NoMemory, Vec};
 use rdma_uapi::{Errno, Object};
@@ -129,8 +131,14 @@ pub struct Hardware<P: Platform> {
     pub(crate) gsi: Late<Gsi<P>>,
     /// The communication manager, once somebody needs it.
     pub(crate) cm: Late<Cm<P>>,
+    /// Clients of management classes.
+    pub(crate) mads: Clients<P>,
+    /// The next one's number.
+    pub(crate) mad_numbers: AtomicU32,
     /// There is more to do than what is due at a deadline ([`crate::work`]).
     pub(crate) work: AtomicBool,
+    /// Deadlines.
+    pub(crate) due: Due,
     /// The objects that events are about. Taken after an event ring's lock, before nothing.
     pub(crate) objects: Mutex<Numbers<Arc<Object<Verbena<P>>>>>,
     /// XRC targets, which several objects can be. Taken after an event ring's lock, before nothing.
@@ -228,7 +236,10 @@ impl<P: Platform> Hardware<P> {
             events,
             gsi: Late::try_new()?,
             cm: Late::try_new()?,
+            mads: Mutex::try_new(Vec::new(), c"verbena_mads")?,
+            mad_numbers: AtomicU32::new(1),
             work: AtomicBool::new(false),
+            due: Due::try_new()?,
             objects,
             targets: Mutex::try_new(Numbers::new(), c"verbena_targets")?,
             xrcds: Mutex::try_new(Vec::new(), c"verbena_xrcds")?,

@@ -23,8 +23,9 @@
 //! | `ring_memory` | pages that the rings of many queues share, and where a queue lies in them |
 //! | [`layout`] | how much memory a queue takes |
 //! | `gsi` | QP 1: management datagrams |
+//! | `work` | what is done when they arrive, and at deadlines |
 //! | `cm`, `cm_qp` | the communication manager on QP 1, and the queue pairs that it moves |
-//! | `device`, `pd`, `ah`, `mcast`, `flow`, `counter_set`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `doorbell` | the classes |
+//! | `device`, `pd`, `ah`, `mcast`, `flow`, `counter_set`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `mad`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
 
@@ -50,6 +51,7 @@ mod flow;
 mod gsi;
 mod hardware;
 pub mod layout;
+mod mad;
 mod mcast;
 mod mr;
 mod mw;
@@ -64,16 +66,17 @@ mod ring;
 mod ring_memory;
 pub mod schema;
 mod srq;
+mod work;
 mod xrc_target;
 mod xrcd;
 
 pub use admin::CommandError;
-pub use cm::work;
 pub use driver::Verbena;
 pub use events::{interrupt, remove};
 pub use hardware::{Hardware, StartError};
 pub use platform::Platform;
 pub use ring::{mmap, MmapTarget, RegisterMapping};
+pub use work::work;
 
 /// An open file on a Verbena device.
 pub type Context<P> = rdma_uapi::Context<Verbena<P>>;

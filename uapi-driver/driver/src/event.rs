@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EventKind {
+    /// A client of a management class has datagrams.
+    Datagrams,
     /// A device came; this and the next two are the device list's ([`crate::DeviceList::watch`]).
     DeviceAdded,
     /// A device went.
@@ -83,6 +85,7 @@ impl From<u16> for EventKind {
             kind::COMPLETION => Self::Completion,
             kind::LOST => Self::Lost,
             kind::DEVICE_GONE => Self::DeviceGone,
+            kind::MAD => Self::Datagrams,
             kind::DEVICE_ADDED => Self::DeviceAdded,
             kind::DEVICE_REMOVED => Self::DeviceRemoved,
             kind::DEVICE_CHANGED => Self::DeviceChanged,

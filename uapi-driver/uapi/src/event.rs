@@ -8,7 +8,7 @@
 //! afterwards.
 //!
 //! No event is lost. An unread completion event counts the next of its object into itself, and so does an unread
-//! asynchronous event of the same object and kind, which then takes the newer one's place at the end: the last word is
+//! asynchronous event (or one of datagrams) of the same object and kind, which then takes the newer one's place at the end: the last word is
 //! the last. So an object has at most one unread event of each of its kinds, and association makes the room for them
 //! (`kinds_of`): it is association that can fail, not the event. What is not coalesced (devices that come and go,
 //! connection requests: each is news of its own) has the same room, and the capacity that the program asked for, which
@@ -307,7 +307,9 @@ impl<H: Host> EventQueue<H> {
                 return None;
             }
             let unread = match event.kind {
-                kind::COMPLETION | kind::ASYNC..=kind::LAST_ASYNC => ring.unread(newest, event.reserved, event.kind),
+                kind::COMPLETION | kind::MAD | kind::ASYNC..=kind::LAST_ASYNC => {
+                    ring.unread(newest, event.reserved, event.kind)
+                }
                 _ => None,
             };
             match unread {

@@ -173,6 +173,8 @@ reasons! {
     CANCELLED = 37, "an earlier command of the chain failed";
     /// Two attributes contradict each other.
     CONFLICT = 38, "the attribute contradicts another one";
+    /// There can be one alone, and somebody has it.
+    TAKEN = 39, "somebody has it already";
 }
 
 impl Reason {

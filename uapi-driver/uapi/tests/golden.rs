@@ -177,6 +177,7 @@ fn abi() -> String {
         event_queue::kind::DEVICE_REMOVED,
         event_queue::kind::DEVICE_CHANGED,
         event_queue::kind::TRACE,
+        event_queue::kind::MAD,
         event_queue::kind::CQ_ERROR,
         event_queue::kind::QP_FATAL,
         event_queue::kind::QP_REQUEST_ERROR,
@@ -206,6 +207,13 @@ fn abi() -> String {
         class::cm_id::state::DISCONNECTING,
         class::cm_id::state::TIMEWAIT,
         class::cm_id::state::CLOSED,
+        class::mad::status::REQUEST,
+        class::mad::status::RESPONSE,
+        class::mad::status::TIMED_OUT,
+        class::mad::DEFAULT_CAPACITY,
+        class::mad::MAX_CAPACITY,
+        class::mad::MAX_TIMEOUT,
+        class::mad::MAX_RETRIES,
     );
     for (reason, name, _) in Reason::ALL {
         writeln!(out, "reason {} {name}", reason.0).unwrap();

@@ -23,6 +23,7 @@ mod fast;
 mod interface;
 mod isolation;
 mod kit;
+mod mad;
 mod memory;
 mod node;
 mod objects;
@@ -70,6 +71,7 @@ const AREAS: &[&[Case]] = &[
     events::CASES,
     epoll::CASES,
     cm::CASES,
+    mad::CASES,
     isolation::CASES,
     cleanup::CASES,
 ];

@@ -10,7 +10,7 @@ use crate::ProtectionDomain;
 use rdma_uapi::class::qp::Path;
 use rdma_uapi::class::{self, ah, mcast};
 use rdma_uapi::client::Builder;
-use rdma_uapi::wire::method;
+use rdma_uapi::wire::{method, ObjectId};
 use std::fmt;
 use std::sync::Arc;
 use verbena_hw::grh::Grh;
@@ -176,6 +176,11 @@ impl CheckedAddress {
             })?,
             _pd: pd.object.clone(),
         })
+    }
+
+    /// Its id in the context.
+    pub fn id(&self) -> ObjectId {
+        self.object.id()
     }
 
     /// It as work requests want it.

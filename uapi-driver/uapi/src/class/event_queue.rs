@@ -61,6 +61,8 @@ pub mod kind {
     pub const DEVICE_CHANGED: u16 = 6;
     /// An observer has records.
     pub const TRACE: u16 = 8;
+    /// A client of a management class has datagrams.
+    pub const MAD: u16 = 9;
 
     /// Asynchronous events from here on, to [`LAST_ASYNC`]: this plus libibverbs' number.
     pub const ASYNC: u16 = 32;
@@ -126,7 +128,7 @@ pub mod kind {
 /// Kinds of events that an object of this class has: the unread events of it that a queue keeps room for.
 pub(crate) const fn kinds_of(class: u16) -> u32 {
     match class {
-        super::DEVICE => 1,
+        super::DEVICE | super::MAD => 1,
         // Completion or limit, and error.
         super::CQ | super::COUNTER | super::SRQ => 2,
         // The eight asynchronous events of a queue pair, the seven of a port; enough for a driver's own.

@@ -14,6 +14,7 @@ pub mod device_list;
 pub mod event_queue;
 pub mod flow;
 pub mod interface;
+pub mod mad;
 pub mod mcast;
 pub mod mr;
 pub mod mw;
@@ -118,4 +119,5 @@ pub static ALL: &[&ClassSchema] = &[
     &counter_set::SCHEMA,
     &device_list::SCHEMA,
     &cm_id::SCHEMA,
+    &mad::SCHEMA,
 ];
