@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Completion queues: entries into the ring, and the decision whether somebody wants to be told.
+//! Completion queues: entries into the ring, and the decision whether somebody wants to be told. Completion counters are
+//! completion queues that count ([`Counts`]).
 
 use crate::env::{Dma, GuestRam};
 use crate::ram::{self, Unreachable};
@@ -7,10 +8,10 @@ use crate::ring::Ring;
 use crate::time::Time;
 use core::sync::atomic::{fence, Ordering};
 use core::time::Duration;
-use verbena_hw::cqe::{flags, CqRecord, Cqe, Status};
+use verbena_hw::cqe::{flags, CounterRecord, CqRecord, Cqe, Status};
 use verbena_hw::id::Eqn;
 use verbena_hw::ring::OWNER_PHASE;
-use vm_memory::VolatileMemory;
+use vm_memory::{VolatileMemory, VolatileSlice};
 use zerocopy::transmute;
 
 /// A completion queue.
@@ -40,6 +41,15 @@ pub(crate) struct Cq {
     pub(crate) timer: Option<Time>,
     /// Producer counter when [`Cq::wants_event`] looked last.
     looked: u32,
+    /// Of a completion counter. Its ring is always full, so that what writes entries need not ask whether it counts.
+    pub(crate) counts: Option<Counts>,
+}
+
+/// What a completion counter has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
 }
 
 /// How long an event may be held back.
@@ -112,6 +122,11 @@ impl From<Unreachable> for CqFault {
 /// Offsets in the record. The struct's own fields are atomics and it is shared memory, so it is never copied whole.
 const CONSUMER: usize = core::mem::offset_of!(CqRecord, consumer);
 const ARM: usize = core::mem::offset_of!(CqRecord, arm);
+const _: () = assert!(ARM == core::mem::offset_of!(CounterRecord, arm));
+const THRESHOLD: usize = core::mem::offset_of!(CounterRecord, threshold);
+const SEEN: usize = core::mem::offset_of!(CounterRecord, seen);
+const SUCCEEDED: usize = core::mem::offset_of!(CounterRecord, succeeded);
+const FAILED: usize = core::mem::offset_of!(CounterRecord, failed);
 
 impl Cq {
     pub(crate) fn new(ring: Ring, record: u64, cookie: u64, eqn: Eqn) -> Self {
@@ -132,6 +147,17 @@ impl Cq {
             held: None,
             timer: None,
             looked: 0,
+            counts: None,
+        }
+    }
+
+    /// A completion counter: entries of `ring` are where queue pairs are told how far they are consumed, `record` is a
+    /// [`CounterRecord`].
+    pub(crate) fn counter(ring: Ring, record: u64, cookie: u64, eqn: Eqn) -> Self {
+        Self {
+            producer: ring.entries(),
+            counts: Some(Counts::default()),
+            ..Self::new(ring, record, cookie, eqn)
         }
     }
 
@@ -157,6 +183,9 @@ impl Cq {
     #[inline]
     fn try_push<R: GuestRam>(&mut self, ram: &R, mut cqe: Cqe) -> Result<(), CqFault> {
         if self.producer.wrapping_sub(self.consumer) >= self.ring.entries() {
+            if self.counts.is_some() {
+                return Ok(self.count(ram, &cqe)?);
+            }
             self.read_consumer(ram)?;
             if self.producer.wrapping_sub(self.consumer) >= self.ring.entries() {
                 return Err(CqFault::Overrun);
@@ -175,6 +204,45 @@ impl Cq {
         self.any = true;
         self.solicited |= notify;
         Ok(())
+    }
+
+    /// Counts a completion, after the queue pair has been told how far it is consumed.
+    #[cold]
+    #[inline(never)]
+    fn count<R: GuestRam>(&mut self, ram: &R, cqe: &Cqe) -> Result<(), Unreachable> {
+        let good = cqe.status == Status::SUCCESS.0;
+        if cqe.flags & flags::XRC == 0 {
+            let place = ram::whole(ram, self.ring.addr(cqe.cookie as u32), size_of::<u64>(), Dma::Write)?;
+            let half = if cqe.flags & flags::RECV == 0 {
+                0
+            } else {
+                size_of::<u32>()
+            };
+            // Release: our reading of the work requests comes before the driver's writing of new ones.
+            ram::half(&place, half)?.store(cqe.consumed, Ordering::Release);
+        }
+        let record = ram::whole(ram, self.record, size_of::<CounterRecord>(), Dma::Write)?;
+        if let Some(counts) = &mut self.counts {
+            let (count, at) = match good {
+                true => (&mut counts.succeeded, SUCCEEDED),
+                false => (&mut counts.failed, FAILED),
+            };
+            *count = count.wrapping_add(1);
+            // Release: whoever sees the count sees the message's data, and everything else that the device wrote before.
+            ram::word(&record, at)?.store(*count, Ordering::Release);
+        }
+        self.any = true;
+        self.solicited |= !good || cqe.flags & flags::SOLICITED != 0;
+        Ok(())
+    }
+
+    /// Whether a counter has reached what the driver has armed it for. Others never have.
+    #[cold]
+    fn has_counted(&self, record: &VolatileSlice<'_>) -> Result<bool, Unreachable> {
+        let Some(counts) = &self.counts else { return Ok(false) };
+        let threshold = ram::word(record, THRESHOLD)?.load(Ordering::Relaxed);
+        let seen = ram::word(record, SEEN)?.load(Ordering::Relaxed);
+        Ok(counts.succeeded >= threshold || counts.failed != seen)
     }
 
     /// Reads how far the driver has consumed.
@@ -199,13 +267,15 @@ impl Cq {
             return Ok(Notify::Nothing);
         }
         let record = ram::whole(ram, self.record, size_of::<CqRecord>(), Dma::Read)?;
-        let arm = ram::half(&record, ARM)?.load(Ordering::Relaxed);
+        // Acquire: a counter's threshold was stored before.
+        let arm = ram::half(&record, ARM)?.load(Ordering::Acquire);
         if arm == self.arm_done {
             return Ok(Notify::Nothing);
         }
         let wanted = match arm & CqRecord::ARM_KIND {
             CqRecord::ARM_ANY => true,
             CqRecord::ARM_SOLICITED => solicited || self.held.is_some_and(|held| held.arm == arm),
+            CounterRecord::ARM_COUNT => self.has_counted(&record)?,
             _ => false,
         };
         if !wanted {
@@ -282,7 +352,9 @@ impl Cq {
 
     /// Reads the consumer counter for a query; an unreachable record leaves the last known one.
     pub(crate) fn refresh<R: GuestRam>(&mut self, ram: &R) {
-        let _ = self.read_consumer(ram);
+        if self.counts.is_none() {
+            let _ = self.read_consumer(ram);
+        }
     }
 }
 

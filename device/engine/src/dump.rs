@@ -225,6 +225,9 @@ pub struct CqDump {
     pub producer: u32,
     /// Consumer counter as last read.
     pub consumer: u32,
+    /// Of a completion counter: completions that succeeded, and that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counted: Option<[u64; 2]>,
     /// Why it failed, if it has.
     pub failed: Option<String>,
     /// Send and receive queues that complete here.
@@ -391,6 +394,7 @@ impl CqDump {
             entries: cq.ring.entries(),
             producer: cq.producer,
             consumer: cq.consumer,
+            counted: cq.counts.map(|counts| [counts.succeeded, counts.failed]),
             failed: cq.failed.map(|fault| format!("{fault:?}")),
             users: cq.users,
             events: cq.events,

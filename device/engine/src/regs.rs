@@ -132,7 +132,11 @@ impl RegisterFile {
             regs::MAGIC => regs::MAGIC_VALUE.into(),
             regs::VERSION => regs::VERSION_VALUE.into(),
             regs::CAPS => {
-                regs::CAP_DOORBELL_BITMAP | regs::CAP_LARGE_PAGES | regs::CAP_ADMIN_RECORD | regs::CAP_ADMIN_LINK
+                regs::CAP_DOORBELL_BITMAP
+                    | regs::CAP_LARGE_PAGES
+                    | regs::CAP_ADMIN_RECORD
+                    | regs::CAP_ADMIN_LINK
+                    | regs::CAP_COMPLETION_COUNTER
             }
             regs::NODE_GUID => u64::from_le_bytes(identity.node_guid),
             regs::STATUS => self.status().into(),

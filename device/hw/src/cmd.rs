@@ -306,9 +306,10 @@ payload! {
 payload! {
     /// Request of CREATE_CQ.
     pub struct CreateCqReq: 48 {
-        /// The ring: entries of 64 bytes, zeroed by the driver.
+        /// The ring: entries of 64 bytes, of a counter of 8, zeroed by the driver.
         pub ring: PageList,
-        /// DMA address of the [`crate::cqe::CqRecord`], 64-byte aligned.
+        /// DMA address of the [`crate::cqe::CqRecord`], 64-byte aligned; of a counter's [`crate::cqe::CounterRecord`], 128-byte
+        /// aligned.
         pub record: u64,
         /// Returned in events.
         pub cookie: u64,
@@ -316,10 +317,17 @@ payload! {
         pub eqn: Eqn,
         /// log2 of the number of entries.
         pub log_entries: u8,
+        /// [`CQ_COUNTER`] or 0.
+        pub flags: u8,
         /// Zero.
-        pub reserved: [u8; 11],
+        pub reserved: [u8; 10],
     }
 }
+/// [`CreateCqReq::flags`]: a completion counter. What would be an entry is counted instead, in the record. Entry `n` of the ring is
+/// where the device says how far a queue pair has been consumed, one whose cookie is `n` modulo the number of entries: in the lower
+/// 32 bits [`crate::cqe::Cqe::consumed`] of its last counted send, in the upper 32 that of its last receive. It is written before
+/// the count. A receive from a shared receive queue that an XRC request named says nothing there. MODIFY_CQ does not move a counter.
+pub const CQ_COUNTER: u8 = 1 << 0;
 
 payload! {
     /// Request of MODIFY_CQ.

@@ -3,7 +3,7 @@
 
 use crate::id::Qpn;
 use crate::layout::{assert_layout, named, open_enum};
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Largest number of entries of a completion queue: log2.
@@ -234,6 +234,39 @@ pub struct CqRecord {
     pub reserved: [u32; 14],
 }
 assert_layout!(CqRecord, 64, consumer @ 0, arm @ 4);
+
+/// The record of a completion counter, 128 bytes in guest memory: the first half is written by the driver alone, the second by the
+/// device alone.
+///
+/// `arm` is as in [`CqRecord`], and has one kind more: [`CounterRecord::ARM_COUNT`] asks for an event when at least `threshold`
+/// completions have succeeded, or when not as many as `seen` have failed. The driver writes both before `arm`, and looks at the
+/// counters after its full fence: of what was counted before, nobody is told.
+#[derive(Debug, Default, FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct CounterRecord {
+    /// Zero.
+    pub reserved: u32,
+    /// Zero or a request to be told.
+    pub arm: AtomicU32,
+    /// With [`CounterRecord::ARM_COUNT`]: as many as shall have succeeded.
+    pub threshold: AtomicU64,
+    /// With [`CounterRecord::ARM_COUNT`]: failures that the driver knows of.
+    pub seen: AtomicU64,
+    /// Zero.
+    pub reserved1: [u64; 5],
+    /// Completions that succeeded.
+    pub succeeded: AtomicU64,
+    /// Completions that failed, those of flushed work requests included.
+    pub failed: AtomicU64,
+    /// Zero.
+    pub reserved2: [u64; 6],
+}
+assert_layout!(CounterRecord, 128, arm @ 4, threshold @ 8, seen @ 16, succeeded @ 64, failed @ 72);
+
+impl CounterRecord {
+    /// A kind of request to be told: by the counters' values.
+    pub const ARM_COUNT: u32 = 3;
+}
 
 impl CqRecord {
     /// Mask of the kind.

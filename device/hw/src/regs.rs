@@ -131,6 +131,8 @@ pub const CAP_ADMIN_RECORD: u64 = 1 << 2;
 
 /// CAPS: commands may be linked ([`crate::admin::LINKS`]), and CREATE_QP takes attributes.
 pub const CAP_ADMIN_LINK: u64 = 1 << 3;
+/// CAPS: completion counters ([`crate::cmd::CQ_COUNTER`]).
+pub const CAP_COMPLETION_COUNTER: u64 = 1 << 4;
 
 /// STATUS: reset is complete and the registers may be programmed.
 pub const STATUS_READY: u32 = 1 << 0;

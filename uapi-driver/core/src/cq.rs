@@ -1,63 +1,93 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
 
-//! Completion queues: a ring and a record in one piece of memory that the process maps.
+//! Completion queues, and what completion counters (`counter.rs`) have of them: a ring and a record in one piece of memory that
+//! the process maps.
 //!
 //! Resizing gives a queue new memory, as with shared receive queues (`srq.rs`).
 
 use crate::driver::{end, Handling, Payload, Reference};
 use crate::events::delist_and;
 use crate::numbers::Kind;
-use crate::platform::Platform;
+use crate::platform::{Dma, Platform};
 use crate::ring_memory::Stretch;
 use crate::schema::{CqRing, CQ_RING, RING_MEMORY};
 use crate::Verbena;
 use rdma_uapi::class::cq;
 use rdma_uapi::failure::Outcome;
+use rdma_uapi::schema::Attr;
 use rdma_uapi::sys::Mutex;
 use rdma_uapi::wire::ObjectId;
 use rdma_uapi::{Ending, Errno, Reason};
 use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::{CreateCqReq, HandleReq, HandleRsp, ModifyCqReq, ModifyCqRsp, QueryCqRsp};
-use verbena_hw::cqe::{modify as change, CqRecord, Cqe, MAX_LOG_ENTRIES, MAX_MODERATION};
+use verbena_hw::cmd::{CreateCqReq, HandleReq, HandleRsp, ModifyCqReq, ModifyCqRsp, QueryCqRsp, CQ_COUNTER};
+use verbena_hw::cqe::{modify as change, CounterRecord, CqRecord, Cqe, MAX_LOG_ENTRIES, MAX_MODERATION};
 use verbena_hw::id::Cqn;
 use verbena_hw::ring::PageList;
 
 /// A completion queue.
 pub struct Cq<P: Platform> {
     pub(crate) cqn: Cqn,
-    vector: u16,
+    pub(crate) vector: u16,
     /// Held while the queue changes.
     place: Mutex<Place<P>>,
 }
 
+/// What the device makes of a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// An entry in the ring.
+    Queue,
+    /// A count in the record; the ring has a word for each queue pair.
+    Counter,
+}
+
+impl Shape {
+    /// Bytes of the ring; the record follows.
+    fn ring_bytes(self, log_entries: u8) -> u64 {
+        match self {
+            Shape::Queue => ring_bytes(log_entries),
+            Shape::Counter => (size_of::<u64>() as u64) << log_entries,
+        }
+    }
+
+    fn record_bytes(self) -> u64 {
+        match self {
+            Shape::Queue => size_of::<CqRecord>() as u64,
+            Shape::Counter => size_of::<CounterRecord>() as u64,
+        }
+    }
+}
+
 /// Where a queue is.
 struct Place<P: Platform> {
+    shape: Shape,
     log_entries: u8,
     memory: Stretch<P>,
 }
 
 impl<P: Platform> Place<P> {
-    fn new(call: &Handling<'_, P>, home: Option<&Reference<P>>, log_entries: u8) -> Outcome<Self> {
-        let bytes = ring_bytes(log_entries) + size_of::<CqRecord>() as u64;
+    fn new(call: &Handling<'_, P>, home: Option<&Reference<P>>, shape: Shape, log_entries: u8) -> Outcome<Self> {
+        let bytes = shape.ring_bytes(log_entries) + shape.record_bytes();
         Ok(Place {
+            shape,
             log_entries,
             memory: Stretch::new(call, home, bytes)?,
         })
     }
 
     fn list(&self) -> PageList {
-        PageList::direct(self.memory.addr(), ring_bytes(self.log_entries))
+        PageList::direct(self.memory.addr(), self.shape.ring_bytes(self.log_entries))
     }
 
     fn record(&self) -> u64 {
-        self.memory.addr() + ring_bytes(self.log_entries)
+        self.memory.addr() + self.shape.ring_bytes(self.log_entries)
     }
 
     fn ring(&self, id: ObjectId) -> CqRing {
         CqRing {
             mmap_offset: self.memory.mmap_offset(id),
             mmap_length: self.memory.len(),
-            record_offset: ring_bytes(self.log_entries),
+            record_offset: self.shape.ring_bytes(self.log_entries),
             log_entries: u32::from(self.log_entries),
             reserved: 0,
         }
@@ -68,6 +98,18 @@ impl<P: Platform> Cq<P> {
     /// Looks at the memory that it is in now.
     pub(crate) fn with_memory<T>(&self, look: impl FnOnce(&Stretch<P>) -> T) -> T {
         look(&self.place.lock().memory)
+    }
+
+    /// Looks at its record: the memory, and where in it.
+    pub(crate) fn with_record<T>(&self, look: impl FnOnce(&P::Dma, usize) -> T) -> T {
+        let place = self.place.lock();
+        let memory = place.memory.memory();
+        look(memory, (place.record() - memory.addr()) as usize)
+    }
+
+    /// Where its memory is now, for the process.
+    pub(crate) fn ring(&self, id: ObjectId) -> CqRing {
+        self.place.lock().ring(id)
     }
 }
 
@@ -91,27 +133,44 @@ fn log_entries<P: Platform>(call: &Handling<'_, P>, entries: u32) -> Outcome<u8>
 }
 
 pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
-    let hardware = call.device();
     let log_entries = log_entries(call, call.require(cq::CQE)?)?;
-    let vector = call.get(cq::COMP_VECTOR)?.unwrap_or(0);
+    let (number, ring) = make(call, Shape::Queue, log_entries, cq::COMP_VECTOR)?;
+    call.put(cq::CQE, &(1 << log_entries))?;
+    call.put(cq::CQN, &number)?;
+    call.put(CQ_RING, &ring)
+}
+
+/// Makes one of this shape; its number, and where it is.
+pub(crate) fn make<P: Platform>(
+    call: &mut Handling<'_, P>,
+    shape: Shape,
+    log_entries: u8,
+    comp_vector: Attr<u32>,
+) -> Outcome<(u32, CqRing)> {
+    let hardware = call.device();
+    let vector = call.get(comp_vector)?.unwrap_or(0);
     // Event queue 0 is not a completion vector.
     let Some(events) = usize::try_from(vector)
         .ok()
         .and_then(|n| hardware.events.get(n.checked_add(1)?))
     else {
-        return Err(call.out_of_range(cq::COMP_VECTOR));
+        return Err(call.out_of_range(comp_vector));
     };
 
     let home = call.object_at(RING_MEMORY)?;
     let reservation = call.reserve()?;
-    let place = Place::new(call, home.as_ref(), log_entries)?;
+    let place = Place::new(call, home.as_ref(), shape, log_entries)?;
     let request = CreateCqReq {
         ring: place.list(),
         record: place.record(),
         cookie: 0,
         eqn: events.eqn,
         log_entries,
-        reserved: [0; 11],
+        flags: match shape {
+            Shape::Queue => 0,
+            Shape::Counter => CQ_COUNTER,
+        },
+        reserved: [0; 10],
     };
     let ring = place.ring(reservation.id());
     let place = Mutex::try_new(place, c"verbena_cq")?;
@@ -128,9 +187,7 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         None => call.publish(reservation, payload, &[]),
     };
     hardware.enlist(Kind::Cq, response.handle, object)?;
-    call.put(cq::CQE, &(1 << log_entries))?;
-    call.put(cq::CQN, &response.handle)?;
-    call.put(CQ_RING, &ring)
+    Ok((response.handle, ring))
 }
 
 /// The queue's state, as the device knows it.
@@ -158,7 +215,7 @@ pub(crate) fn modify<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let fresh = match call.get(cq::CQE)? {
         // Without memory to move to there is nowhere to say where it is.
         Some(_) if !call.has(CQ_RING) => return Err(call.fail(CQ_RING, Errno::EINVAL, Reason::MISSING)),
-        Some(entries) => Some(Place::new(call, None, log_entries(call, entries)?)?),
+        Some(entries) => Some(Place::new(call, None, Shape::Queue, log_entries(call, entries)?)?),
         None => None,
     };
     let mut place = queue.place.lock();
@@ -207,7 +264,7 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     };
     let (vector, cqn) = (u32::from(queue.vector), queue.cqn);
     let id = call.object().id();
-    let ring = queue.place.lock().ring(id);
+    let ring = queue.ring(id);
     if call.has(cq::MODERATION_COUNT) || call.has(cq::MODERATION_PERIOD) {
         let now = state(call, cqn)?;
         call.put(cq::MODERATION_COUNT, &now.moderation_count)?;

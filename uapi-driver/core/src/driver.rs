@@ -23,7 +23,8 @@ use crate::srq::Srq;
 use crate::xrc_target::{self, Target};
 use crate::xrcd::{self, Xrcd};
 use crate::{
-    ah, cm_id, counter_set, cq, device, doorbell, flow, mcast, mr, mw, pd, qp, schema, srq, CommandError, Device,
+    ah, cm_id, counter, counter_set, cq, device, doorbell, flow, mcast, mr, mw, pd, qp, schema, srq, CommandError,
+    Device,
 };
 use core::marker::PhantomData;
 use rdma_uapi::class;
@@ -50,7 +51,7 @@ const NEW_QP: &[AttrSchema] = &[
 /// What accompanies its QUERY.
 const QP: &[AttrSchema] = &[schema::QP_RINGS.output()];
 
-/// What accompanies CREATE of a completion queue.
+/// What accompanies CREATE of a completion queue or counter.
 const NEW_CQ: &[AttrSchema] = &[schema::CQ_RING.output(), schema::RING_MEMORY.input()];
 /// What accompanies its other methods that have a ring to tell of.
 const CQ: &[AttrSchema] = &[schema::CQ_RING.output()];
@@ -76,7 +77,7 @@ pub enum Payload<P: Platform> {
     Mr(Mr<P>),
     /// A memory window.
     Mw(Mw),
-    /// A completion queue.
+    /// A completion queue, or a completion counter.
     Cq(Cq<P>),
     /// A shared receive queue.
     Srq(Srq<P>),
@@ -159,6 +160,14 @@ impl<P: Platform> Driver for Verbena<P> {
                     (method::CREATE, cq::create::<P>),
                     (method::QUERY, cq::query::<P>),
                     (method::MODIFY, cq::modify::<P>),
+                ],
+                release: Some(cq::release::<P>),
+            },
+            ClassOps {
+                schema: &class::counter::SCHEMA,
+                methods: &[
+                    (method::CREATE, counter::create::<P>),
+                    (method::QUERY, counter::query::<P>),
                 ],
                 release: Some(cq::release::<P>),
             },
@@ -304,6 +313,8 @@ impl<P: Platform> Driver for Verbena<P> {
             extension(class::CQ, method::CREATE, NEW_CQ),
             extension(class::CQ, method::QUERY, CQ),
             extension(class::CQ, method::MODIFY, CQ),
+            extension(class::COUNTER, method::CREATE, NEW_CQ),
+            extension(class::COUNTER, method::QUERY, CQ),
             extension(class::SRQ, method::CREATE, NEW_SRQ),
             extension(class::SRQ, method::QUERY, SRQ),
             extension(class::SRQ, method::MODIFY, SRQ),

@@ -215,7 +215,8 @@ impl<P: Platform> Gsi<P> {
             cookie: 0,
             eqn: events.eqn,
             log_entries: LOG_COMPLETIONS,
-            reserved: [0; 11],
+            flags: 0,
+            reserved: [0; 10],
         };
         let queue: HandleRsp = hardware.command(Opcode::CREATE_CQ, &queue)?;
         made.add(Opcode::DESTROY_CQ, queue.handle);

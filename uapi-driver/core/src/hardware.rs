@@ -125,6 +125,8 @@ pub struct Hardware<P: Platform> {
     pub(crate) large_pages: bool,
     /// Commands can be linked, and a queue pair can be made on its way ([`regs::CAP_ADMIN_LINK`]).
     pub(crate) links: bool,
+    /// Completions can be counted ([`regs::CAP_COMPLETION_COUNTER`]).
+    pub(crate) counters: bool,
     /// Event queue 0 takes what belongs to no completion vector; completion vector `n` is event queue `n + 1`.
     pub(crate) events: Vec<EventRing<P>>,
     /// QP 1, once somebody needs it.
@@ -233,6 +235,7 @@ impl<P: Platform> Hardware<P> {
             limits,
             large_pages,
             links,
+            counters: caps & regs::CAP_COMPLETION_COUNTER != 0,
             events,
             gsi: Late::try_new()?,
             cm: Late::try_new()?,

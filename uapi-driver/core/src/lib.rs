@@ -25,7 +25,7 @@
 //! | `gsi` | QP 1: management datagrams |
 //! | `work` | what is done when they arrive, and at deadlines |
 //! | `cm`, `cm_qp` | the communication manager on QP 1, and the queue pairs that it moves |
-//! | `device`, `pd`, `ah`, `mcast`, `flow`, `counter_set`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `mad`, `doorbell` | the classes |
+//! | `device`, `pd`, `ah`, `mcast`, `flow`, `counter_set`, `counter`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `mad`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
 
@@ -41,6 +41,7 @@ mod begun;
 mod cm;
 mod cm_id;
 mod cm_qp;
+mod counter;
 mod counter_set;
 mod cq;
 mod device;

@@ -19,7 +19,6 @@ use rdma_uapi::class::qp::{self, flag, QpCaps};
 use rdma_uapi::class::{self};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::object::MAX_PARENTS;
-use rdma_uapi::schema::Attr;
 use rdma_uapi::sys::Arc;
 use rdma_uapi::wire::ObjectId;
 use rdma_uapi::{Ending, Errno, Failure, Reason, Reservation};
@@ -186,11 +185,10 @@ fn is_xrc<P: Platform>(srq: &Reference<P>) -> bool {
     matches!(srq.payload(), Some(Payload::Srq(srq)) if srq.is_xrc())
 }
 
-fn cqn<P: Platform>(call: &Handling<'_, P>, attr: Attr<ObjectId>, object: &Reference<P>) -> Outcome<Cqn> {
+fn cqn<P: Platform>(object: &Reference<P>) -> Cqn {
     match object.payload() {
-        Some(Payload::Cq(queue)) => Ok(queue.cqn),
-        // A counter, which a later version of this driver may have.
-        _ => Err(call.fail(attr, Errno::EOPNOTSUPP, Reason::UNSUPPORTED)),
+        Some(Payload::Cq(queue)) => queue.cqn,
+        _ => unreachable!("the attributes take completion queues and counters only"),
     }
 }
 
@@ -255,9 +253,9 @@ impl<P: Platform> NewQp<P> {
         };
         let receives = kind != QpType::XRC_INI;
         let parts = Parts::of(call, receives)?;
-        let send_cqn = cqn(call, qp::SEND_CQ, &parts.send_cq)?;
+        let send_cqn = cqn(&parts.send_cq);
         let recv_cqn = match &parts.recv_cq {
-            Some(queue) => cqn(call, qp::RECV_CQ, queue)?,
+            Some(queue) => cqn(queue),
             None => Cqn::default(),
         };
         let mut caps = call.require(qp::CAPS)?;

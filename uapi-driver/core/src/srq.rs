@@ -120,7 +120,7 @@ impl<P: Platform> Xrc<P> {
     fn numbers(&self) -> (u32, Cqn) {
         match (self.domain.payload(), self.cq.payload()) {
             (Some(Payload::Xrcd(domain)), Some(Payload::Cq(queue))) => (domain.xrcdn, queue.cqn),
-            _ => unreachable!("the attributes take XRC domains and completion queues only"),
+            _ => unreachable!("the attributes take XRC domains, completion queues and counters only"),
         }
     }
 }

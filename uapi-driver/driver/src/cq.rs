@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use verbena_core::layout;
-use verbena_core::schema::{CQ_RING, RING_MEMORY};
+use verbena_core::schema::{CqRing as CqRingPlace, CQ_RING, RING_MEMORY};
 
 /// What queue pairs on a completion queue keep of it.
 pub(crate) struct CqShared {
@@ -25,6 +25,17 @@ pub(crate) struct CqShared {
     pub(crate) object: Object,
     _events: Option<Arc<EventQueueShared>>,
     _memory: Option<Arc<RingMemory>>,
+}
+
+impl CqShared {
+    /// Of one with memory of its own.
+    pub(crate) fn new(object: Object, events: Option<&EventQueue>) -> Self {
+        Self {
+            object,
+            _events: events.map(|queue| queue.shared().clone()),
+            _memory: None,
+        }
+    }
 }
 
 /// What is to be chosen of a new completion queue.
@@ -123,18 +134,47 @@ fn mapped<T>(
     take: impl FnOnce(Ring<WORDS>, Arc<Mapping>, usize) -> Option<T>,
 ) -> Result<T> {
     let said = answer.expect(doing, CQ_RING)?;
-    let place = Place::of(context, memory, said.mmap_offset, said.mmap_length)?;
-    u8::try_from(said.log_entries)
-        .ok()
-        .and_then(|log| Ring::new(place.mapping.clone(), place.at, log, LOG_STRIDE))
-        .and_then(|ring| {
-            let record = place.inside(said.record_offset)?;
-            take(ring, place.mapping, record)
-        })
+    let mapped = Mapped::of(context, doing, memory, &said)?;
+    Ring::new(mapped.mapping.clone(), mapped.at, mapped.log_entries, LOG_STRIDE)
+        .and_then(|ring| take(ring, mapped.mapping, mapped.record))
         .ok_or(Error::Answer {
             doing,
             what: "ring and record do not fit their memory",
         })
+}
+
+/// The memory of a completion queue or counter, in this process.
+pub(crate) struct Mapped {
+    pub(crate) mapping: Arc<Mapping>,
+    /// Where in it the ring begins.
+    pub(crate) at: usize,
+    /// Where in it the record is.
+    pub(crate) record: usize,
+    pub(crate) log_entries: u8,
+}
+
+impl Mapped {
+    pub(crate) fn of(
+        context: &Context,
+        doing: &'static str,
+        memory: Option<&Arc<RingMemory>>,
+        said: &CqRingPlace,
+    ) -> Result<Self> {
+        let place = Place::of(context, memory, said.mmap_offset, said.mmap_length)?;
+        let log_entries = u8::try_from(said.log_entries).ok();
+        match (log_entries, place.inside(said.record_offset)) {
+            (Some(log_entries), Some(record)) => Ok(Self {
+                at: place.at,
+                mapping: place.mapping,
+                record,
+                log_entries,
+            }),
+            _ => Err(Error::Answer {
+                doing,
+                what: "ring and record do not fit their memory",
+            }),
+        }
+    }
 }
 
 /// When an armed queue sends its event.

@@ -47,6 +47,7 @@ mod attachment;
 mod batch;
 mod cm;
 mod context;
+mod counter;
 mod counter_set;
 mod cq;
 mod device_list;
@@ -72,6 +73,7 @@ pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE, DEFAULT_SYSTEM_N
 pub use batch::{Batch, Done, InBatch, OnFailure, Owned, Part, QpPart, Ticket};
 pub use cm::{cm_params, CmAddr, CmId, CmInfo, CmOptions, ConnectError, Connection, Incoming, Listener};
 pub use context::{Context, DeviceAttrs, ObjectInfo, PortInfo};
+pub use counter::CompletionCounter;
 pub use counter_set::CounterSet;
 pub use cq::{CompletionQueue, CqBuilder, Moderation};
 pub use device_list::{devices, DeviceList, ListedDevice};

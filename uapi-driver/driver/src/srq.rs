@@ -10,7 +10,7 @@ use crate::ring::memory::Ring;
 use crate::ring::shared::SharedRing;
 use crate::ring::table::QpSlot;
 use crate::ring::work::{PostError, RecvWr};
-use crate::{CompletionQueue, Context, EventQueue, ProtectionDomain, XrcDomain};
+use crate::{CompletionCounter, CompletionQueue, Context, EventQueue, ProtectionDomain, XrcDomain};
 use rdma_uapi::class::{self, srq};
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::method;
@@ -36,7 +36,7 @@ pub struct SrqBuilder<'a> {
     max_sge: u32,
     limit: u32,
     events: Option<(&'a EventQueue, u64)>,
-    xrc: Option<(&'a XrcDomain, &'a CompletionQueue)>,
+    xrc: Option<(&'a XrcDomain, &'a Arc<CqShared>)>,
 }
 
 impl<'a> SrqBuilder<'a> {
@@ -67,7 +67,13 @@ impl<'a> SrqBuilder<'a> {
     /// XRC's requests name it, by [`SharedReceiveQueue::srqn`]: those that come to any target of `domain`. Its receives complete
     /// to `cq`, and no queue pair can stand on it.
     pub fn xrc(mut self, domain: &'a XrcDomain, cq: &'a CompletionQueue) -> Self {
-        self.xrc = Some((domain, cq));
+        self.xrc = Some((domain, &cq.shared));
+        self
+    }
+
+    /// The same, with its receives counted.
+    pub fn xrc_counted(mut self, domain: &'a XrcDomain, counter: &'a CompletionCounter) -> Self {
+        self.xrc = Some((domain, &counter.shared));
         self
     }
 
@@ -97,9 +103,9 @@ impl<'a> SrqBuilder<'a> {
             let slot = slot.ok_or(Error::Argument("the context has a million queue pairs already"))?;
             message
                 .put(srq::XRCD, &domain.object.id())
-                .put(srq::CQ, &cq.shared.object.id())
+                .put(srq::CQ, &cq.object.id())
                 .put(CQE_COOKIE, &slot.cookie());
-            xrc = Some((slot, cq.shared.clone(), domain.object.clone()));
+            xrc = Some((slot, cq.clone(), domain.object.clone()));
         }
         message.ask(srq::SRQN).ask(SRQ_RING);
         let answer = context.call(DOING, method::CREATE, message)?;

@@ -35,6 +35,9 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyCqRe
     }
     let cqn = req.cqn.get();
     let cq = hca.cqs.get(cqn).ok_or(Failure::no_such_object(at!(cqn)))?;
+    if cq.counts.is_some() {
+        return Err(Failure::bad_field(at!(cqn)));
+    }
     if cq.failed.is_some() {
         return Err(Failure {
             status: Status::QUEUE_FAILED,

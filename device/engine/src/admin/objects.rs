@@ -18,9 +18,9 @@ use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::{
     CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateQpReq, HandleReq, HandleRsp, ModifyQpReq, QueryCqRsp,
-    QueryQpRsp, QP_SIGNAL_ALL,
+    QueryQpRsp, CQ_COUNTER, QP_SIGNAL_ALL,
 };
-use verbena_hw::cqe::{self, CqRecord, Cqe};
+use verbena_hw::cqe::{self, CounterRecord, CqRecord, Cqe};
 use verbena_hw::doorbell::{PAGES, PAGE_SIZE, SLOTS};
 use verbena_hw::eqe::{self, Eqe};
 use verbena_hw::id::{Cqn, Eqn, Pdn, Qpn, Srqn};
@@ -161,38 +161,38 @@ pub(crate) fn create_cq<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateC
             offset_of!(CreateCqReq, $field) as u32
         };
     }
-    if req.reserved != [0; 11] {
+    if req.reserved != [0; 10] {
         return Err(Failure::reserved(at!(reserved)));
     }
+    let counts = match req.flags {
+        0 => false,
+        CQ_COUNTER => true,
+        _ => return Err(Failure::bad_field(at!(flags))),
+    };
     if req.log_entries > cqe::MAX_LOG_ENTRIES {
         return Err(Failure::bad_field(at!(log_entries)));
     }
     if hca.eq(req.eqn).is_none() {
         return Err(Failure::no_such_object(at!(eqn)));
     }
-    const RECORD: usize = size_of::<CqRecord>();
-    let mapped = ram::whole(cx.env.ram(hca.id), req.record, RECORD, Dma::Read).is_ok();
-    if req.record % RECORD as u64 != 0 || !mapped {
+    let (record, entry, dma) = match counts {
+        true => (size_of::<CounterRecord>(), size_of::<u64>(), Dma::Write),
+        false => (size_of::<CqRecord>(), size_of::<Cqe>(), Dma::Read),
+    };
+    let mapped = ram::whole(cx.env.ram(hca.id), req.record, record, dma).is_ok();
+    if req.record % record as u64 != 0 || !mapped {
         return Err(Failure::bad_address(at!(record)));
     }
     if !hca.cqs.has_room() {
         return Err(Failure::limit(hca.cqs.limit()));
     }
-    let ring = ring(
-        hca,
-        cx,
-        req.ring,
-        req.log_entries,
-        size_of::<Cqe>(),
-        Dma::Write,
-        0,
-        at!(ring),
-    )?;
+    let ring = ring(hca, cx, req.ring, req.log_entries, entry, Dma::Write, 0, at!(ring))?;
     hca.extents += ring.cost();
     if let Some(eq) = hca.eq_mut(req.eqn) {
         eq.users += 1;
     }
-    let cq = Cq::new(ring, req.record, req.cookie, req.eqn);
+    let make = if counts { Cq::counter } else { Cq::new };
+    let cq = make(ring, req.record, req.cookie, req.eqn);
     Ok(created(hca.cqs.insert_with(|_| Box::new(cq))))
 }
 

@@ -294,7 +294,8 @@ impl Guest {
             cookie: 0xc0,
             eqn: self.eqn,
             log_entries: log,
-            reserved: [0; 11],
+            flags: 0,
+            reserved: [0; 10],
         };
         let cqn = self.create(w, Opcode::CREATE_CQ, &req).expect("completion queue");
         Cq {

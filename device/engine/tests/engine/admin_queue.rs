@@ -415,7 +415,8 @@ fn h03_create_cq_fails_for_its_own_reasons() {
         cookie: 1,
         eqn: g.eqn,
         log_entries: 6,
-        reserved: [0; 11],
+        flags: 0,
+        reserved: [0; 10],
     };
     let cases: [Case<CreateCqReq>; 6] = [
         (|r| r.eqn = Eqn(9), Status::NO_SUCH_OBJECT, at!(CreateCqReq, eqn)),

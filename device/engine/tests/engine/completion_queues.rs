@@ -177,7 +177,8 @@ fn h07_a_ring_that_vanishes_is_an_event_and_an_error() {
         cookie: 5,
         eqn: g.eqn,
         log_entries: 6,
-        reserved: [0; 11],
+        flags: 0,
+        reserved: [0; 10],
     };
     let cqn = g.create(w, Opcode::CREATE_CQ, &req).expect("a queue");
     let mut req = g.qp_request(w, &pair.a.cq, &pair.a.cq, Default::default());

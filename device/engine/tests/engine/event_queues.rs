@@ -48,7 +48,8 @@ impl Small {
                 cookie: 1,
                 eqn: Eqn(eqn),
                 log_entries: 6,
-                reserved: [0; 11],
+                flags: 0,
+                reserved: [0; 10],
             };
             let g = &mut pair.a.guest;
             let cqn = g.create(w, Opcode::CREATE_CQ, &req).expect("a queue");

@@ -2,6 +2,7 @@
 //! Conversations with the engine: a driver, its guest's memory, and a clock that only the test advances.
 
 mod admin_queue;
+mod completion_counters;
 mod completion_queues;
 mod counter_sets;
 mod datagrams;

@@ -11,6 +11,7 @@ mod cleanup;
 mod cm;
 mod control;
 mod counters;
+mod counting;
 mod cq;
 mod cq_modify;
 mod datagram;
@@ -62,6 +63,7 @@ const AREAS: &[&[Case]] = &[
     unreliable::CASES,
     ethernet::CASES,
     counters::CASES,
+    counting::CASES,
     errors::CASES,
     retries::CASES,
     srq::CASES,

@@ -4,11 +4,11 @@
 use super::ticket::{Made, Part, Ticket};
 use super::Owned;
 use crate::context::Answer;
-use crate::cq::CqBuilder;
+use crate::cq::{CqBuilder, CqShared};
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::pd::Registration;
-use crate::qp::{self, AnyNewQp, AnyQp, Ground, Names, QpAttr, Slots};
+use crate::qp::{self, AnyNewQp, AnyQp, Completes, Ground, Names, QpAttr, Slots};
 use crate::ring::place::RingMemory;
 use crate::{CompletionQueue, Context, ProtectionDomain};
 use rdma_uapi::client::Builder;
@@ -100,11 +100,12 @@ impl Finished<'_> {
         }
     }
 
-    fn cq<'p>(&'p self, part: &Part<'p, CompletionQueue>) -> Result<&'p CompletionQueue> {
-        match part {
-            Part::Made(cq) => Ok(cq),
-            Part::New(ticket) => match self.ticket(*ticket)? {
-                Made::Cq(cq) => Ok(cq),
+    fn cq<'p>(&'p self, to: &Completes<'p>) -> Result<&'p Arc<CqShared>> {
+        match to {
+            Completes::Counter(counter) => Ok(&counter.shared),
+            Completes::Queue(Part::Made(cq)) => Ok(&cq.shared),
+            Completes::Queue(Part::New(ticket)) => match self.ticket(*ticket)? {
+                Made::Cq(cq) => Ok(&cq.shared),
                 _ => unreachable!("the ticket is a completion queue's"),
             },
         }
@@ -135,7 +136,7 @@ impl Command<'_> {
     /// What it needs of the context before it can be sent.
     pub(super) fn prepare(&self, context: &Context) -> Result<Option<Slots>> {
         match self {
-            Command::Qp(_) => Slots::take(context).map(Some),
+            Command::Qp(builder) => builder.slots(context).map(Some),
             _ => Ok(None),
         }
     }
@@ -160,6 +161,10 @@ impl Command<'_> {
         let memory = memory.map(|n| ObjectId(ObjectId::CHAIN | n as u32));
         let pd_id = |pd: &ProtectionDomain| pd.object.id();
         let cq_id = |cq: &CompletionQueue| cq.shared.object.id();
+        let completes = |to: &Completes<'_>| match to {
+            Completes::Queue(part) => ids.of(part, cq_id),
+            Completes::Counter(counter) => counter.shared.object.id(),
+        };
         match self {
             Command::Pd => ProtectionDomain::message(words),
             Command::Mr(pd, memory) => memory.message(words, ids.of(pd, pd_id)),
@@ -168,8 +173,8 @@ impl Command<'_> {
                 let (pd, [send_cq, recv_cq]) = builder.parts();
                 let names = Names {
                     pd: ids.of(&pd, pd_id),
-                    send_cq: ids.of(&send_cq, cq_id),
-                    recv_cq: ids.of(&recv_cq, cq_id),
+                    send_cq: completes(&send_cq),
+                    recv_cq: completes(&recv_cq),
                     memory,
                 };
                 builder.message(words, &names, slots.expect("a queue pair's slots were taken"))
@@ -202,8 +207,8 @@ impl Command<'_> {
                 let (pd, [send_cq, recv_cq]) = builder.parts();
                 let ground = Ground {
                     pd: finished.pd(&pd)?.object.clone(),
-                    send_cq: finished.cq(&send_cq)?.shared.clone(),
-                    recv_cq: finished.cq(&recv_cq)?.shared.clone(),
+                    send_cq: finished.cq(&send_cq)?.clone(),
+                    recv_cq: finished.cq(&recv_cq)?.clone(),
                     memory,
                 };
                 let slots = slots.expect("a queue pair's slots were taken");

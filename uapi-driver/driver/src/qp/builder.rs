@@ -12,8 +12,8 @@ use crate::ring::memory::Ring;
 use crate::ring::place::{Place, RingMemory};
 use crate::ring::recv::RecvRing;
 use crate::ring::send::SendRing;
-use crate::ring::table::QpSlot;
-use crate::{CompletionQueue, Context, EventQueue, ProtectionDomain, SharedReceiveQueue};
+use crate::ring::table::{QpSlot, Side};
+use crate::{CompletionCounter, CompletionQueue, Context, EventQueue, ProtectionDomain, SharedReceiveQueue};
 use rdma_uapi::class::qp::{self, QpCaps};
 use rdma_uapi::class::{self};
 use rdma_uapi::client::Builder;
@@ -41,14 +41,32 @@ pub struct Batched(());
 #[must_use = "a builder makes nothing until `build`"]
 pub struct QpBuilder<'a, When = Standing, T: Transport = Rc> {
     pub(crate) pd: Part<'a, ProtectionDomain>,
-    pub(crate) send_cq: Part<'a, CompletionQueue>,
-    pub(crate) recv_cq: Part<'a, CompletionQueue>,
+    pub(crate) send_cq: Completes<'a>,
+    pub(crate) recv_cq: Completes<'a>,
     srq: Option<&'a SharedReceiveQueue>,
     caps: QpCaps,
     signal_all: bool,
     attributes: Option<QpAttr>,
     events: Option<(&'a EventQueue, u64)>,
     when: PhantomData<(When, T)>,
+}
+
+/// Where a queue completes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Completes<'a> {
+    Queue(Part<'a, CompletionQueue>),
+    Counter(&'a CompletionCounter),
+}
+
+impl Completes<'_> {
+    /// What is there already.
+    fn shared(&self) -> &Arc<CqShared> {
+        match self {
+            Completes::Queue(Part::Made(cq)) => &cq.shared,
+            Completes::Counter(counter) => &counter.shared,
+            Completes::Queue(Part::New(_)) => unreachable!("only a batch's builder is made of tickets"),
+        }
+    }
 }
 
 /// The ids of what a queue pair stands on.
@@ -75,7 +93,7 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    pub(crate) fn take(context: &Context) -> Result<Self> {
+    fn take(context: &Context) -> Result<Self> {
         let table = context.qps().claim();
         Ok(Self {
             table: table.ok_or(Error::Argument("the context has a million queue pairs already"))?,
@@ -90,6 +108,10 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         send_cq: Part<'a, CompletionQueue>,
         recv_cq: Part<'a, CompletionQueue>,
     ) -> Self {
+        Self::over(pd, Completes::Queue(send_cq), Completes::Queue(recv_cq))
+    }
+
+    pub(super) fn over(pd: Part<'a, ProtectionDomain>, send_cq: Completes<'a>, recv_cq: Completes<'a>) -> Self {
         let caps = QpCaps {
             max_send_wr: 128,
             max_recv_wr: 128,
@@ -109,6 +131,18 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
             events: None,
             when: PhantomData,
         }
+    }
+
+    /// Its sends are counted, and complete to no queue.
+    pub fn count_sends(mut self, counter: &'a CompletionCounter) -> Self {
+        self.send_cq = Completes::Counter(counter);
+        self
+    }
+
+    /// Its receives are counted, and complete to no queue.
+    pub fn count_receives(mut self, counter: &'a CompletionCounter) -> Self {
+        self.recv_cq = Completes::Counter(counter);
+        self
     }
 
     /// At least this many entries of the send queue.
@@ -197,6 +231,22 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         given.unwrap_or(QpState::RESET)
     }
 
+    /// What it needs before it is made.
+    pub(crate) fn slots(&self, context: &Context) -> Result<Slots> {
+        let mut slots = Slots::take(context)?;
+        for (side, to) in [(Side::Send, &self.send_cq), (Side::Recv, &self.recv_cq)] {
+            match to {
+                Completes::Counter(counter) if !slots.table.count(side, &counter.places) => {
+                    return Err(Error::Argument(
+                        "the counter has no room for so many queue pairs of the context",
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(slots)
+    }
+
     /// Whether it has a receive queue of its own.
     fn has_recv_ring(&self) -> bool {
         T::RECEIVES && self.srq.is_none()
@@ -280,8 +330,10 @@ pub(crate) trait AnyNewQp<'a> {
     fn state(&self) -> QpState;
     fn first_psn(&self) -> Option<Psn>;
     fn ring_bytes(&self) -> Option<u64>;
-    /// What it stands on: protection domain, completion queues of sends and of receives.
-    fn parts(&self) -> (Part<'a, ProtectionDomain>, [Part<'a, CompletionQueue>; 2]);
+    /// What it needs before it is made.
+    fn slots(&self, context: &Context) -> Result<Slots>;
+    /// What it stands on: protection domain, and where sends and receives complete.
+    fn parts(&self) -> (Part<'a, ProtectionDomain>, [Completes<'a>; 2]);
     fn message<'m>(&self, words: &'m mut [u64], on: &Names, slots: &Slots) -> Builder<'m>;
     fn made(
         self: Box<Self>,
@@ -305,7 +357,11 @@ impl<'a, T: Transport> AnyNewQp<'a> for QpBuilder<'a, Batched, T> {
         self.ring_bytes()
     }
 
-    fn parts(&self) -> (Part<'a, ProtectionDomain>, [Part<'a, CompletionQueue>; 2]) {
+    fn slots(&self, context: &Context) -> Result<Slots> {
+        self.slots(context)
+    }
+
+    fn parts(&self) -> (Part<'a, ProtectionDomain>, [Completes<'a>; 2]) {
         (self.pd, [self.send_cq, self.recv_cq])
     }
 
@@ -332,23 +388,24 @@ impl<T: Transport> QpBuilder<'_, Standing, T> {
     /// A size is more than the device allows; an attribute is missing or out of range; the device has no more queue pairs,
     /// or is gone.
     pub fn build(self) -> Result<Qp<T>> {
-        let (Part::Made(pd), Part::Made(send_cq), Part::Made(recv_cq)) = (self.pd, self.send_cq, self.recv_cq) else {
+        let Part::Made(pd) = self.pd else {
             unreachable!("only a batch's builder is made of tickets")
         };
+        let (send_cq, recv_cq) = (self.send_cq.shared(), self.recv_cq.shared());
         let context = pd.context();
         let names = Names {
             pd: pd.object.id(),
-            send_cq: send_cq.shared.object.id(),
-            recv_cq: recv_cq.shared.object.id(),
+            send_cq: send_cq.object.id(),
+            recv_cq: recv_cq.object.id(),
             memory: None,
         };
         let ground = Ground {
             pd: pd.object.clone(),
-            send_cq: send_cq.shared.clone(),
-            recv_cq: recv_cq.shared.clone(),
+            send_cq: send_cq.clone(),
+            recv_cq: recv_cq.clone(),
             memory: None,
         };
-        let slots = Slots::take(context)?;
+        let slots = self.slots(context)?;
         let mut words = [0; MESSAGE];
         let message = self.message(&mut words, &names, &slots);
         let answer = context.call(DOING, method::CREATE, message)?;

@@ -11,7 +11,7 @@ mod xrc;
 
 pub(crate) use attrs::Known;
 pub use attrs::{path_to, ConnectOptions, QpAttr, QpInfo};
-pub(crate) use builder::{AnyNewQp, Ground, Names, Slots, DOING as CREATING};
+pub(crate) use builder::{AnyNewQp, Completes, Ground, Names, Slots, DOING as CREATING};
 pub use builder::{Batched, QpBuilder, Standing};
 pub use datagram::{AddressError, AddressHandle, CheckedAddress, Destination, UdQp, GRH_LEN};
 pub use raw::{RawQp, RuleId};
@@ -30,10 +30,10 @@ use crate::object::Object;
 use crate::ring::place::RingMemory;
 use crate::ring::recv::RecvRing;
 use crate::ring::send::SendRing;
-use crate::ring::table::QpSlot;
+use crate::ring::table::{QpSlot, Side};
 use crate::ring::work::{PostError, RecvWr, SendWr};
 use crate::srq::SrqShared;
-use crate::{Access, CompletionQueue, Context, ProtectionDomain};
+use crate::{Access, CompletionCounter, CompletionQueue, Context, ProtectionDomain};
 use rdma_uapi::class::qp::{self, Path, QpCaps};
 use rdma_uapi::client::Builder;
 use rdma_uapi::schema::Attr;
@@ -138,6 +138,15 @@ impl<T: Transport> Qp<T> {
         QpBuilder::new(pd.into(), send_cq.into(), recv_cq.into())
     }
 
+    /// A new one whose completions are counted: its sends' by `sends`, its receives' by `receives`, which may be the same.
+    pub fn counted<'a>(
+        pd: &'a ProtectionDomain,
+        sends: &'a CompletionCounter,
+        receives: &'a CompletionCounter,
+    ) -> QpBuilder<'a, Standing, T> {
+        QpBuilder::over(pd.into(), Completes::Counter(sends), Completes::Counter(receives))
+    }
+
     /// The context that it was made on.
     pub fn context(&self) -> &Context {
         self.object.context()
@@ -221,14 +230,15 @@ impl<T: Transport> Qp<T> {
     }
 
     /// Moves it to RESET. Outstanding work is forgotten, and so are its completions that have not been polled: both of
-    /// its completion queues must be given for that.
+    /// its completion queues must be given for that. What was counted stays counted.
     ///
     /// # Errors
     ///
     /// A completion queue of it is missing; the device is gone.
     pub fn reset(&mut self, completion_queues: &mut [&mut CompletionQueue]) -> Result<()> {
         let given = |shared: &Arc<CqShared>| completion_queues.iter().any(|cq| Arc::ptr_eq(&cq.shared, shared));
-        if !given(&self.send_cq) || !given(&self.recv_cq) {
+        let missing = |side, shared| !self.slot.is_counted(side) && !given(shared);
+        if missing(Side::Send, &self.send_cq) || missing(Side::Recv, &self.recv_cq) {
             return Err(Error::Argument(
                 "`reset` takes both completion queues of the queue pair",
             ));

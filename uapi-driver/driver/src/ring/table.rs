@@ -6,6 +6,8 @@
 //! the cookie of the queue pair that has it, so completions that still lie in a queue when their queue pair is gone are
 //! recognised, even if its number and slot serve another one.
 
+use super::memory::Ring;
+use crate::memory::Mapping;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -97,6 +99,7 @@ impl QpTable {
         Some(QpSlot {
             table: self.clone(),
             cookie,
+            counted: [None, None],
         })
     }
 
@@ -130,6 +133,22 @@ impl QpTable {
 pub(crate) struct QpSlot {
     table: Arc<QpTable>,
     cookie: u64,
+    /// Sides whose completions are counted: nobody polls them, the device says itself how far it is.
+    counted: [Option<Arc<Places>>; 2],
+}
+
+/// Where a completion counter's device says how far it has consumed queue pairs: a word for each, by the lower bits of its cookie.
+pub(crate) struct Places(Ring<1>);
+
+impl Places {
+    /// `1 << log` of them, from `at` on; `None` if they do not fit their memory.
+    pub(crate) fn new(mapping: Arc<Mapping>, at: usize, log: u8) -> Option<Self> {
+        Ring::new(mapping, at, log, 3).map(Self)
+    }
+
+    fn word(&self, cookie: u64) -> &AtomicU64 {
+        &self.0.entry(cookie as u32).0[0]
+    }
 }
 
 impl QpSlot {
@@ -138,9 +157,29 @@ impl QpSlot {
         self.cookie
     }
 
+    /// From now on completions of `side` are counted there. `false`: it has no place for this queue pair.
+    pub(crate) fn count(&mut self, side: Side, places: &Arc<Places>) -> bool {
+        if self.cookie as u32 >= places.0.entries() {
+            return false;
+        }
+        // What an earlier queue pair has left.
+        places.word(self.cookie).store(0, Ordering::Relaxed);
+        self.counted[side as usize] = Some(places.clone());
+        true
+    }
+
+    /// Whether completions of `side` are counted.
+    pub(crate) fn is_counted(&self, side: Side) -> bool {
+        self.counted[side as usize].is_some()
+    }
+
     /// The device's consumer counter of `side`, as far as completions have been polled.
     #[inline]
     pub(crate) fn consumed(&self, side: Side) -> u32 {
+        if let Some(places) = &self.counted[side as usize] {
+            // Acquire: as below, of the device's own word.
+            return (places.word(self.cookie).load(Ordering::Acquire) >> (32 * side as u32)) as u32;
+        }
         // Acquire: see `QpTable::consume`.
         self.slot().consumed[side as usize].load(Ordering::Acquire)
     }
@@ -148,6 +187,9 @@ impl QpSlot {
     /// Both counters back to zero, as the device's are in RESET.
     pub(crate) fn reset(&self) {
         self.slot().consumed.iter().for_each(|c| c.store(0, Ordering::Release));
+        for places in self.counted.iter().flatten() {
+            places.word(self.cookie).store(0, Ordering::Release);
+        }
     }
 
     #[inline]

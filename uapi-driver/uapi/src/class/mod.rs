@@ -7,6 +7,7 @@
 
 pub mod ah;
 pub mod cm_id;
+pub mod counter;
 pub mod counter_set;
 pub mod cq;
 pub mod device;
@@ -105,6 +106,7 @@ pub static ALL: &[&ClassSchema] = &[
     &mr::SCHEMA,
     &mw::SCHEMA,
     &cq::SCHEMA,
+    &counter::SCHEMA,
     &srq::SCHEMA,
     &xrcd::SCHEMA,
     &qp::RC,

@@ -21,7 +21,7 @@ pub const SRQN: Attr<u32> = Attr::new(5, "srqn");
 /// pair stands on it. Goes with [`CQ`].
 pub const XRCD: Attr<ObjectId> = Attr::object(6, "xrcd", &[super::XRCD]);
 /// Where the receives of a queue with an XRC domain complete.
-pub const CQ: Attr<ObjectId> = Attr::object(7, "cq", &[super::CQ]);
+pub const CQ: Attr<ObjectId> = Attr::object(7, "cq", &[super::CQ, super::COUNTER]);
 
 /// The class.
 pub static SCHEMA: ClassSchema = ClassSchema {
