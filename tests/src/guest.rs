@@ -48,7 +48,7 @@ const SHARED: &[Scenario<World>] = &[
         run: traced_program,
     },
     Scenario {
-        name: "u23_raw_ethernet_takes_cap_net_raw",
+        name: "u23_an_ordinary_user_is_refused_what_has_a_rule",
         run: raw_as_nobody,
     },
     Scenario {
@@ -381,6 +381,13 @@ fn raw_as_nobody(world: &mut World) -> Result<()> {
         "an ordinary user makes a raw queue pair: {}{}",
         frames.stdout,
         frames.stderr
+    );
+    let rules = conformance("u23_")?;
+    ensure!(
+        rules.is_success() && rules.stdout.contains("an ordinary user: 6 refusals"),
+        "what an ordinary user may: {}{}",
+        rules.stdout,
+        rules.stderr
     );
     Ok(())
 }

@@ -2,10 +2,15 @@
 //! Connections by address and port (U18): one call a side, what both sides hear of it, and how it ends.
 
 use super::kit::{check_eq, quiet, refused, Layout, Outcome, PASS, QUIET};
+use super::raw::Message;
 use crate::harness::{Case, Fixture, Side, Wire};
 use crate::link::{Link, Spec, SOON};
 use anyhow::{bail, ensure, Context as _, Result};
+use rdma_uapi::class::{self, cm_id};
+use rdma_uapi::client::Builder;
+use rdma_uapi::wire::method;
 use rdma_uapi::Errno;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use std::time::Duration;
 use verbena::{
     cm_params, cm_state, Access, CmAddr, CmId, CmOptions, ConnectError, Connection, Context, Error, Event, EventKind,
@@ -23,6 +28,7 @@ pub const CASES: &[Case] = &[
         unreachable,
     ),
     Case::single("u18_a_destroyed_id_reports_nothing", silence),
+    Case::single("u18_destroying_an_id_says_how_many_events_were_given", given),
     Case::pair("u18_one_call_a_side_connects_and_data_flows", connect),
     Case::pair("u18_a_refusal_says_why", rejection),
     Case::pair("u18_many_connect_at_once_by_events", by_events),
@@ -542,6 +548,62 @@ fn unreachable(fixture: &Fixture) -> Outcome {
     let took = begun.elapsed();
     ensure!(took >= Duration::from_micros(3 * 16_777), "it gave up after {took:?}");
     check_eq!(link.qp.query()?.state, QpState::ERR, "the queue pair's state");
+    PASS
+}
+
+/// A library that hands events to other threads waits until so many have come back: those that were given, and no others.
+fn given(fixture: &Fixture) -> Outcome {
+    let ctx = fixture.open()?;
+    let (events, others) = (ctx.create_event_queue()?, ctx.create_event_queue()?);
+    // Ids that are nobody's, so that their DESTROY can be looked at.
+    let call = |class, object, method, build: &dyn Fn(&mut Builder<'_>)| {
+        let answer = Message::new(class, object, |m| build(m)).call(&ctx, method);
+        answer.map_err(|failure| anyhow::anyhow!("method {method}: {failure}"))
+    };
+    let create = |queue: &EventQueue| -> Result<u32> {
+        let made = call(class::CM_ID, 0, method::CREATE, &|m| {
+            m.put(class::EVENT_QUEUE_OF, &queue.id());
+        })?;
+        Ok(made.object())
+    };
+    let destroy = |id| -> Result<Option<u32>> {
+        let answer = call(class::CM_ID, id, method::DESTROY, &|m| {
+            m.ask(class::ASYNC_EVENTS);
+        })?;
+        Ok(answer.reply().get(class::ASYNC_EVENTS))
+    };
+    check_eq!(destroy(create(&events)?)?, Some(0), "events of an id that had none");
+
+    let listener = CmId::new(&ctx, &events, 1)?;
+    let port = listener.bind(CmAddr::any(0))?.port;
+    listener.listen(4)?;
+    let to = cm_id::CmAddress {
+        gid: ctx.gid(1, 0)?.0,
+        port,
+        ..Default::default()
+    };
+    for read in [true, false] {
+        let link = Link::new(&ctx, &Spec::default())?;
+        let id = create(&others)?;
+        call(class::CM_ID, id, cm_id::CONNECT, &|m| {
+            m.put(cm_id::PEER, &to).put(cm_id::QP, &link.qp.id());
+        })?;
+        let request = event(&events, "a request")?;
+        CmId::requested(&listener, &request)
+            .context("it is no request")?
+            .reject(b"")?;
+        if read {
+            check_eq!(event(&others, "a refusal")?.kind, EventKind::CmRejected, "the event");
+        } else {
+            // It is there, and nobody takes it.
+            let mut waits = [PollFd::new(&others, PollFlags::IN)];
+            let soon = Timespec::try_from(SOON)?;
+            check_eq!(poll(&mut waits, Some(&soon))?, 1, "queues that have events");
+        }
+        let expected = u32::from(read);
+        check_eq!(destroy(id)?, Some(expected), "events that were given of it");
+        check_eq!(others.try_next()?, None, "an event of an id that is destroyed");
+    }
     PASS
 }
 

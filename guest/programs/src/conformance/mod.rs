@@ -5,6 +5,7 @@
 //! (`u05_`: the object model, `h10_`: the HCA). A case never looks at how it is attached: where the two differ, the
 //! promise is the same and the case asks for the promise.
 
+mod access;
 mod account;
 mod batch;
 mod cleanup;
@@ -51,6 +52,7 @@ const AREAS: &[&[Case]] = &[
     batch::CASES,
     node::CASES,
     account::CASES,
+    access::CASES,
     tracing::CASES,
     memory::CASES,
     reregister::CASES,

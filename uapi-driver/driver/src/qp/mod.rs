@@ -37,7 +37,7 @@ use crate::{Access, CompletionCounter, CompletionQueue, Context, ProtectionDomai
 use rdma_uapi::class::qp::{self, Path, QpCaps};
 use rdma_uapi::client::Builder;
 use rdma_uapi::schema::Attr;
-use rdma_uapi::wire::method;
+use rdma_uapi::wire::{method, ObjectId};
 use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
@@ -218,6 +218,11 @@ impl<T: Transport> Qp<T> {
         self.context().call(MODIFYING, method::MODIFY, message)?;
         self.note_change(attributes);
         Ok(())
+    }
+
+    /// Its id in the context.
+    pub fn id(&self) -> ObjectId {
+        self.object.id()
     }
 
     /// Moves it to the error state: what is outstanding completes with a flush error.
