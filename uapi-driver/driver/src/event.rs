@@ -5,7 +5,8 @@ use crate::attach::EventFd;
 use crate::context::{send_message, Answer, MESSAGE};
 use crate::error::{Error, Result};
 use crate::object::Object;
-use crate::{CompletionQueue, Context, RcQp, SharedReceiveQueue};
+use crate::qp::{Qp, Transport};
+use crate::{CompletionQueue, Context, SharedReceiveQueue};
 use rdma_uapi::class;
 use rdma_uapi::class::event_queue::{self as eq, kind, Association};
 use rdma_uapi::client::Builder;
@@ -313,7 +314,7 @@ impl EventQueue {
     /// # Errors
     ///
     /// The device is gone.
-    pub fn associate_qp(&self, qp: &RcQp, cookie: u64) -> Result<()> {
+    pub fn associate_qp<T: Transport>(&self, qp: &Qp<T>, cookie: u64) -> Result<()> {
         self.associate_object(qp.object(), cookie)
     }
 
@@ -340,7 +341,7 @@ impl EventQueue {
     /// # Errors
     ///
     /// The device is gone.
-    pub fn dissociate_qp(&self, qp: &RcQp) -> Result<()> {
+    pub fn dissociate_qp<T: Transport>(&self, qp: &Qp<T>) -> Result<()> {
         self.dissociate(qp.object().class(), qp.object().id())
     }
 

@@ -4,15 +4,15 @@
 
 use super::kit::{check_eq, refused, Outcome, PASS, QUIET};
 use crate::harness::{Case, Fixture, Side, Wire};
-use crate::link::{good, Link, Spec, SOON};
+use crate::link::{good, Link, Region, Spec, SOON};
 use anyhow::{ensure, Context as _, Result};
 use rdma_uapi::class;
 use rdma_uapi::Errno;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use std::time::{Duration, Instant};
 use verbena::{
-    Access, ArmKind, CompletionQueue, ConnectOptions, Context, Event, EventKind, EventQueue, QpState, RcQp, RecvWr,
-    Remote, SendWr,
+    Access, AddressHandle, ArmKind, CompletionQueue, ConnectOptions, Context, Event, EventKind, EventQueue, Qp,
+    QpState, RawQp, RcQp, RecvWr, Remote, SendWr, Transport, UcQp, UdQp,
 };
 
 pub const CASES: &[Case] = &[
@@ -27,6 +27,7 @@ pub const CASES: &[Case] = &[
     Case::single("h12_communication_established", established),
     Case::single("h12_associated_with_another_queue", reassociated),
     Case::single("h12_associated_with_none", dissociated),
+    Case::single("u09_queue_pairs_of_every_type_are_re_associated", every_type),
     Case::single("h12_no_event_of_what_is_destroyed", after_destroy),
     Case::single("h12_many_events_at_once", many_at_once),
     Case::single("h12_equal_completion_events_are_counted_together", coalesced),
@@ -286,6 +287,66 @@ fn qp_errors(fixture: &Fixture) -> Outcome {
         "kind, class, cookie"
     );
     none(&events, "the requester's own error")?;
+    PASS
+}
+
+/// Two send completions in a queue for one: it breaks, and the queue pair with it.
+fn every_type(fixture: &Fixture) -> Outcome {
+    fn broken<T: Transport>(
+        ctx: &Context,
+        class: u16,
+        qp: &mut Qp<T>,
+        mut send: impl FnMut(&mut Qp<T>) -> Result<()>,
+    ) -> Result<()> {
+        let (first, second) = (ctx.create_event_queue()?, ctx.create_event_queue()?);
+        first.associate_qp(qp, 1)?;
+        second.associate_qp(qp, 2)?;
+        for _ in 0..2 {
+            send(qp)?;
+        }
+        let event = next(&second, "a queue pair that broke")?;
+        check_eq!(
+            (event.kind, event.class, event.object, event.cookie),
+            (EventKind::QpFatal, class, qp.id().0, 2),
+            "the event"
+        );
+        none(&first, "where it reported before")
+    }
+    let ctx = fixture.open()?;
+    let pd = ctx.alloc_pd()?;
+    let small = || ctx.create_cq(1);
+    let nothing = SendWr::send().signaled();
+
+    let cq = small()?;
+    let mut qp = UdQp::builder(&pd, &cq, &cq).build()?;
+    qp.make_ready(7)?;
+    let to = AddressHandle::to(ctx.gid(1, 0)?)?.qp(qp.qpn(), 7);
+    broken(&ctx, class::QP_UD, &mut qp, |qp| Ok(qp.post_send(&nothing, &to)?))?;
+
+    let cq = small()?;
+    let mut qp = UcQp::builder(&pd, &cq, &cq).build()?;
+    let here = qp.endpoint()?;
+    qp.connect(&here)?;
+    broken(&ctx, class::QP_UC, &mut qp, |qp| Ok(qp.post_send(&nothing)?))?;
+
+    let cq = small()?;
+    let region = Region::new(&pd, 4096, Access::LOCAL_WRITE | Access::ALL_REMOTE)?;
+    let mut qp = RcQp::builder(&pd, &cq, &cq).build()?;
+    let here = qp.endpoint()?;
+    qp.connect(&here)?;
+    let write = SendWr::write(region.remote(0)).inline(b"8 bytes.").signaled();
+    broken(&ctx, class::QP_RC, &mut qp, |qp| Ok(qp.post_send(&write)?))?;
+
+    let cq = small()?;
+    let mut qp = RawQp::builder(&pd, &cq, &cq).build()?;
+    qp.make_ready()?;
+    let mut frame = vec![0; 64];
+    frame[6..12].copy_from_slice(&ctx.mac(1)?);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    region.buffer().write_at(0, &frame);
+    let sges = [region.sge(0..64)];
+    let frame = SendWr::send().sges(&sges).signaled();
+    broken(&ctx, class::QP_RAW, &mut qp, |qp| Ok(qp.post_send(&frame)?))?;
     PASS
 }
 
