@@ -116,6 +116,7 @@ pub fn mmap<P: Platform>(context: &Context<P>, offset: u64, len: u64) -> Outcome
         ObjectId(id),
         &[
             class::CQ,
+            class::COUNTER,
             class::SRQ,
             class::QP_RC,
             class::QP_UC,
