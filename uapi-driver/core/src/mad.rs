@@ -503,12 +503,12 @@ pub(crate) fn arrived<P: Platform>(hardware: &Hardware<P>, gsi: &Gsi<P>, receive
 /// Whether somebody waits for this answer: the same transaction, from whom it was sent to.
 fn answered(inner: &mut Inner, record: &MadReceived) -> bool {
     let tid = Header(&record.datagram).tid();
-    let of = |entry: &Box<Entry>| {
+    let of = |entry: &Entry| {
         let to = &entry.record.gid;
         // What was sent to a group is answered by a member.
         entry.tid() == tid && (*to == record.gid || to[0] == 0xff)
     };
-    let Some(n) = inner.awaited.iter().position(of) else {
+    let Some(n) = inner.awaited.iter().position(|entry| of(entry)) else {
         return false;
     };
     let mut entry = inner.awaited.swap_remove(n);
