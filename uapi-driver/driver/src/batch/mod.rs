@@ -148,7 +148,7 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     ///
-    /// RESET is asked for: see [`RcQp::reset`].
+    /// RESET is asked for: see [`Qp::reset`].
     pub fn modify(&mut self, qp: impl Into<QpPart<'a>>, attributes: QpAttr) -> Result<Ticket<()>> {
         if attributes.state == Some(QpState::RESET) {
             return Err(Error::Argument(
