@@ -62,7 +62,8 @@ impl AsMut<Loan> for Lent {
 /// See the module's text.
 pub struct Shared {
     core: ShardedLock<Core>,
-    /// Threads that want the lock whole. It is not fair: a worker that polls in a loop would keep it for ever.
+    /// Threads that want the lock whole. It is not fair: a worker that polls in a loop, or shares it without an end, would keep
+    /// it for ever.
     waiting: AtomicU32,
     ports: Vec<Port>,
     started: Instant,
@@ -150,7 +151,8 @@ impl Shared {
         self.ports.is_empty()
     }
 
-    /// Takes the lock whole, before any worker does again, and what is on loan back.
+    /// Takes the lock whole, before any worker does again, and what is on loan back: workers that execute messages of their
+    /// loans without an end see that somebody waits.
     fn lock(&self) -> Whole<'_> {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let core = self.core.write().expect(NO_PANIC);
@@ -158,10 +160,10 @@ impl Shared {
         Whole::new(self, core)
     }
 
-    /// Takes the lock whole, after everybody else who wants it.
+    /// The same after everybody else who wants it.
     fn lock_politely(&self) -> Whole<'_> {
         self.let_others_pass();
-        Whole::new(self, self.core.write().expect(NO_PANIC))
+        self.lock()
     }
 
     fn let_others_pass(&self) {
