@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Queue pairs that the engine lends to a worker.
 //!
-//! A watched queue ([`crate::watch`]) sends ordinary messages most of the time ([`crate::qp::express`]), and those need of the
+//! A watched queue (`watch`) sends ordinary messages most of the time (`qp::express`), and those need of the
 //! whole engine no more than two queue pairs, two completion queues, and a look at the regions that their keys name. So when
 //! the engine is at rest, it lends these objects to the worker that watches the queue, [`Engine::lend`]. The worker then
 //! executes what is posted with nothing but a shared reference to the engine, [`Loan::run`]: nothing is looked up a second
@@ -78,7 +78,7 @@ impl Loan {
     /// Executes the ordinary messages of the queues on loan as they are posted, until `looks` looks in a row have found
     /// nothing, or `worker`, whose loan it is, has something else to do, or `interrupted` says so.
     ///
-    /// It asks `clock` after each run of messages and after each [`TICK`] looks, so as not to make a message wait for the
+    /// It asks `clock` after each run of messages and after every few looks, so as not to make a message wait for the
     /// answer: completions bear the time of the last look before their message was found.
     pub fn run<E: Env>(
         &mut self,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! In one guest: the conformance suite, then what only a kernel has, and what it must survive ([`survival`]).
+//! In one guest: the conformance suite, then what only a kernel has, and what it must survive (`survival`).
 //!
 //! One guest is booted for everything that leaves it usable. Two more are booted for what needs another beginning (memory
 //! that is not shared) or has no way back (a server that is gone).
