@@ -149,6 +149,12 @@ pub(super) fn rows(stage: &Stage) -> Result<(Vec<Row>, Vec<Figure>)> {
         "us",
         100.0,
     ));
+    rows.push(Row::plain(
+        "P9",
+        "a thread on the other processor is woken and answers",
+        latency.value("limits", 0, 2)?,
+        "us",
+    ));
     let mixed = latency.find("mixed", 8, 2)?;
     rows.push(Row::plain(
         "-",

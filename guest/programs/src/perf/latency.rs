@@ -14,7 +14,7 @@ const WARM_UP: u64 = 256;
 pub const LARGE: usize = 64 << 20;
 
 /// A pause that is long enough for the device to sleep, whatever it was told to poll.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// WRITE: from posting to the polled completion. The clock is read once a message.
 pub fn write(world: &mut World, iters: u64) -> Result<Sample> {

@@ -3,6 +3,7 @@
 
 use super::Sample;
 use anyhow::{ensure, Context as _, Result};
+use rustix::event::{eventfd, EventfdFlags};
 use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,6 +89,41 @@ pub fn cache_line(processors: &CpuSet) -> Result<Sample> {
         begun.elapsed().as_nanos() as f64 / TRIPS as f64
     };
     Ok(Sample::of(on_two(processors, there, here)? / 1000.0))
+}
+
+/// Wake-ups of a repetition.
+const WAKES: u64 = 25;
+
+/// Time from telling a thread that sleeps on another of the processors to its answer in memory, in microseconds: the least that
+/// waking a device can take.
+///
+/// # Errors
+///
+/// There is no other one, or no descriptor.
+pub fn wake(processors: &CpuSet) -> Result<Sample> {
+    let bell = eventfd(0, EventfdFlags::CLOEXEC).context("cannot make an eventfd")?;
+    let answer = Line::default();
+    let there = || {
+        for wake in 1..=WAKES {
+            // Interrupted or not: the next read would find what this one has left.
+            while rustix::io::read(&bell, &mut [0; 8]).is_err() {}
+            answer.0.store(wake, Ordering::Release);
+        }
+    };
+    let here = |alone: &dyn Fn() -> bool| -> Result<Vec<u64>> {
+        let mut nanos = Vec::with_capacity(WAKES as usize);
+        for wake in 1..=WAKES {
+            thread::sleep(super::latency::PAUSE);
+            let begun = Instant::now();
+            rustix::io::write(&bell, &1u64.to_ne_bytes()).context("cannot write to an eventfd")?;
+            while answer.0.load(Ordering::Acquire) != wake && !alone() {
+                spin_loop();
+            }
+            nanos.push(begun.elapsed().as_nanos() as u64);
+        }
+        Ok(nanos)
+    };
+    Ok(Sample::median_of(on_two(processors, there, here)??))
 }
 
 /// Entries of the raw ring: what fits the first cache next to the rest.

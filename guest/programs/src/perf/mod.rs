@@ -254,6 +254,8 @@ fn one(ctx: &Context, test: Test, options: &Options, processors: &CpuSet) -> Res
                     figures.push(Figure::new(test, 0, 0, "us", samples));
                     let samples = repeat(Box::new(|| limits::ring(processors)))?;
                     figures.push(Figure::new(test, 0, 1, "M/s", samples));
+                    let samples = repeat(Box::new(|| limits::wake(processors)))?;
+                    figures.push(Figure::new(test, 0, 2, "us", samples));
                 }
                 let samples = repeat(Box::new(|| Ok(limits::copy(size, iters))))?;
                 figures.push(Figure::new(test, size, 0, "GB/s", samples));
@@ -310,7 +312,8 @@ impl fmt::Display for Table<'_> {
             let p99 = figure.p99.map(|p99| format!("{p99:.3}")).unwrap_or_default();
             let name = match (figure.test.as_str(), figure.size, figure.qps) {
                 ("limits", 0, 0) => "cache line",
-                ("limits", 0, _) => "raw ring",
+                ("limits", 0, 1) => "raw ring",
+                ("limits", 0, _) => "wake a thread",
                 ("limits", ..) => "memcpy",
                 (name, ..) => name,
             };
