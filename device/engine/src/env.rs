@@ -34,7 +34,7 @@ pub trait Env {
     type Ram: GuestRam;
 
     /// The address space of `hca`. Must not change during one call into the engine: an implementation over a
-    /// snapshot of the mappings holds the same snapshot for the whole of a [`crate::Engine::poll`].
+    /// snapshot of the mappings holds the same snapshot for the whole of a [`crate::Engine::poll`] or [`crate::Loan::run`].
     fn ram(&self, hca: HcaId) -> &Self::Ram;
 
     /// Signals MSI-X vector `vector` (below [`verbena_hw::pci::MSIX_VECTORS`]) of `hca`.

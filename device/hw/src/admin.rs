@@ -236,8 +236,6 @@ open_enum! {
         MISSING_ATTRIBUTE = 10,
         /// An attribute is not allowed in the transition. `detail`: the offending bits of the mask.
         FORBIDDEN_ATTRIBUTE = 11,
-        /// Objects of different protection domains were named together. `detail`: the offset of the field.
-        WRONG_PD = 12,
         /// The doorbell slot is taken. `detail`: the slot.
         SLOT_TAKEN = 13,
         /// The buffer for the result is too small. `detail`: the length it needs in bytes.

@@ -97,7 +97,6 @@ impl CommandError {
             | Status::BAD_TRANSITION
             | Status::MISSING_ATTRIBUTE
             | Status::FORBIDDEN_ATTRIBUTE
-            | Status::WRONG_PD
             | Status::BAD_GID_INDEX
             | Status::BAD_MATCH => Errno::EINVAL,
             Status::NO_SUCH_OBJECT => Errno::ENOENT,

@@ -151,6 +151,17 @@ impl Inner {
         self.waiting += 1;
     }
 
+    /// Puts back what [`Inner::pop`] has just given. `false`: something else has its place by now.
+    fn unpop(&mut self, entry: Box<Entry>) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        self.first = (self.first + self.ring.len() - 1) % self.ring.len();
+        self.ring[self.first] = Some(entry);
+        self.waiting += 1;
+        true
+    }
+
     fn pop(&mut self) -> Option<Box<Entry>> {
         let entry = self.ring[self.first].take()?;
         self.first = (self.first + 1) % self.ring.len();
@@ -434,10 +445,21 @@ pub(crate) fn receive<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let client = own(call);
     if let Some(mut answer) = call.stream(mad::RECEIVED) {
         let room = answer.room() / size_of::<MadReceived>() as u64;
-        for _ in 0..room {
+        for n in 0..room {
             // Not under the client's lock: the program's memory may be waited for.
             let Some(entry) = client.inner.lock().pop() else { break };
-            answer.push(entry.record.as_bytes())?;
+            if let Err(failure) = answer.push(entry.record.as_bytes()) {
+                // What could not be given is there for the next call.
+                let mut inner = client.inner.lock();
+                if !inner.unpop(entry) {
+                    inner.lost += 1;
+                }
+                drop(inner);
+                if n == 0 {
+                    return Err(failure);
+                }
+                break;
+            }
         }
         answer.finish();
     }

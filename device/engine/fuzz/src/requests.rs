@@ -7,7 +7,7 @@ use verbena_engine::testing::{attrs, QpShape, SendWr};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{
     BindCounterReq, BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateFlowReq, CreateMrReq, CreateMwReq,
-    HandleReq, ModifyCqReq, ModifyMrReq, ModifyPortReq, ModifyQpReq, ModifySrqReq, MR_FAST,
+    HandleReq, ModifyCqReq, ModifyMrReq, ModifyPortReq, ModifyQpReq, ModifySrqReq, CQ_COUNTER, MR_FAST,
 };
 use verbena_hw::flow::FlowType;
 use verbena_hw::id::{Cqn, Key, Qpn, Srqn};
@@ -118,6 +118,7 @@ pub fn request(arena: &mut Arena, opcode: Opcode, ask: Ask) -> Vec<u8> {
             cookie: number.into(),
             eqn: evil.guest.eqn,
             log_entries: 6,
+            flags: if kind & 8 == 0 { 0 } else { CQ_COUNTER },
             ..CreateCqReq::new_zeroed()
         }),
         Opcode::MODIFY_CQ => bytes(ModifyCqReq {

@@ -3,8 +3,8 @@
 
 use super::{attrs, Cq, Guest, Mr, Qp, QpShape, RecvWr, SendWr, World};
 use verbena_hw::cqe::Cqe;
-use verbena_hw::id::Key;
-use verbena_hw::qp::{access, QpAttrs};
+use verbena_hw::id::{Cqn, Key};
+use verbena_hw::qp::{access, QpAttrs, QpState};
 use verbena_hw::wqe::Sge;
 
 /// One end of a connection: a guest with one queue pair, one completion queue for both directions, and one buffer.
@@ -150,5 +150,21 @@ impl Pair {
         a.connect(&mut world, to_b, (0xff_fffe, 0x12), &tune);
         b.connect(&mut world, to_a, (0x12, 0xff_fffe), &tune);
         Self { world, a, b }
+    }
+
+    /// Connects both anew, the first end with another queue pair, whose sends complete in `send_cqn`.
+    ///
+    /// # Panics
+    ///
+    /// If the device refuses.
+    pub fn complete_sends_in(&mut self, send_cqn: Cqn) {
+        let Self { world, a, b } = self;
+        let mut req = a.guest.qp_request(world, &a.cq, &a.cq, QpShape::default());
+        req.send_cqn = send_cqn;
+        a.qp = a.guest.create_qp(world, &req).expect("a queue pair");
+        let (to_b, to_a) = ((b.guest.gid(), b.qp.qpn), (a.guest.gid(), a.qp.qpn));
+        b.guest.modify_state(world, b.qp.qpn, QpState::RESET).expect("reset");
+        a.connect(world, to_b, (1, 1), |_| {});
+        b.connect(world, to_a, (1, 1), |_| {});
     }
 }

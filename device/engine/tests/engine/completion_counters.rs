@@ -231,14 +231,8 @@ fn h07_a_completion_counter_that_vanishes_is_an_event_and_an_error() {
     let mut req = request(&pair.a.guest, w);
     req.ring = PageList::direct(0x9000_0000, 4096);
     let cqn = pair.a.guest.create(w, Opcode::CREATE_CQ, &req).expect("a counter");
-    let mut req = pair.a.guest.qp_request(w, &pair.a.cq, &pair.a.cq, Default::default());
-    req.send_cqn = Cqn::truncate(cqn);
-    pair.a.qp = pair.a.guest.create_qp(w, &req).expect("a queue pair");
-    let (to_b, to_a) = ((pair.b.guest.gid(), pair.b.qp.qpn), (pair.a.guest.gid(), pair.a.qp.qpn));
-    let qpn = pair.b.qp.qpn;
-    pair.b.guest.modify_state(w, qpn, QpState::RESET).expect("reset");
-    pair.a.connect(w, to_b, (1, 1), |_| {});
-    pair.b.connect(w, to_a, (1, 1), |_| {});
+    pair.complete_sends_in(Cqn::truncate(cqn));
+    let w = &mut pair.world;
     w.ram_mut(hca).unmap(0x9000_0000);
     pair.a.post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     w.run();

@@ -181,14 +181,8 @@ fn h07_a_ring_that_vanishes_is_an_event_and_an_error() {
         reserved: [0; 10],
     };
     let cqn = g.create(w, Opcode::CREATE_CQ, &req).expect("a queue");
-    let mut req = g.qp_request(w, &pair.a.cq, &pair.a.cq, Default::default());
-    req.send_cqn = verbena_hw::id::Cqn::truncate(cqn);
-    pair.a.qp = g.create_qp(w, &req).expect("a queue pair");
-    let (to_b, to_a) = ((pair.b.guest.gid(), pair.b.qp.qpn), (pair.a.guest.gid(), pair.a.qp.qpn));
-    let qpn_b = pair.b.qp.qpn;
-    pair.b.guest.modify_state(w, qpn_b, QpState::RESET).expect("reset");
-    pair.a.connect(w, to_b, (1, 1), |_| {});
-    pair.b.connect(w, to_a, (1, 1), |_| {});
+    pair.complete_sends_in(verbena_hw::id::Cqn::truncate(cqn));
+    let w = &mut pair.world;
     w.ram_mut(hca).unmap(0x9000_0000);
     pair.a.post(w, SendWr::write(1, &[], pair.b.addr(0), pair.b.rkey()));
     w.run();

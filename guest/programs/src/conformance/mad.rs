@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     Case::single("u08_a_mad_that_nobody_answers_is_repeated_and_comes_back", unanswered),
     Case::single("u08_a_method_has_one_mad_client", one_client),
     Case::single("u08_mads_that_find_no_room_are_counted_and_answers_find_some", no_room),
+    Case::single("u08_a_mad_for_memory_that_is_not_there_stays", no_memory),
     Case::single("u08_a_wrong_mad_is_refused", wrong),
     Case::single("u09_mads_are_events_that_count", events),
     Case::single("u13_a_mad_client_ends_with_its_context", ends),
@@ -267,6 +268,37 @@ fn no_room(fixture: &Fixture) -> Outcome {
     }
     nothing(&mut asker, "a request without room")?;
     check_eq!(asker.lost(), 1, "requests without room");
+    PASS
+}
+
+fn no_memory(fixture: &Fixture) -> Outcome {
+    let ctx = fixture.open()?;
+    let mut server = server(&ctx, &[GET])?;
+    let mut sentinel = self::server(&ctx, &[SET])?;
+    let asker = asker(&ctx)?;
+    let to = MadTo::gid(ctx.gid(1, 0)?);
+    for tid in 0..2 {
+        asker.send(to, &datagram(CLASS, GET, tid, b""))?;
+    }
+    // They arrive in order, so what was sent last is behind them.
+    asker.send(to, &datagram(CLASS, SET, 2, b""))?;
+    next(&mut sentinel, "the last")?;
+    let took = Message::new(class::MAD, server.id().0, |m| {
+        m.by_pointer(mad::RECEIVED, 8, 4096);
+    })
+    .call(&ctx, mad::RECEIVE)
+    .err()
+    .map(|failure| (failure.errno, failure.reason));
+    check_eq!(
+        took,
+        Some((Errno::EFAULT, Reason::BAD_POINTER)),
+        "datagrams to the first page, which is nobody's"
+    );
+    for tid in 0..2 {
+        let request = next(&mut server, "what could not be given")?;
+        check_eq!(request.tid() as u32, tid, "the order");
+    }
+    check_eq!(server.lost(), 0, "lost datagrams");
     PASS
 }
 
