@@ -15,6 +15,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/rcupdate.h>
 #include <linux/rwsem.h>
 #include <linux/scatterlist.h>
 #include <linux/sched/mm.h>
@@ -50,6 +51,19 @@ unsigned int verbena_max_contexts(void)
 unsigned int verbena_user(void)
 {
 	return from_kuid(&init_user_ns, current_euid());
+}
+
+bool verbena_descends(unsigned int process)
+{
+	struct task_struct *task;
+	bool found = false;
+
+	rcu_read_lock();
+	/* Up to the idle task, whose number is 0: the parent of init and of kthreadd. */
+	for (task = current; task->pid && !found; task = rcu_dereference(task->real_parent))
+		found = (unsigned int)task->tgid == process;
+	rcu_read_unlock();
+	return found;
 }
 
 /* ---- device nodes ------------------------------------------------------------------------------------------ */

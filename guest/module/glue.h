@@ -92,6 +92,9 @@ unsigned int verbena_max_objects(void);
 unsigned int verbena_max_contexts(void);
 unsigned int verbena_user(void);
 
+/* Whether the calling process is the one of that number in the initial namespace, or descends from it. */
+bool verbena_descends(unsigned int process);
+
 /* What struct verbena_memory takes at most: MEMORY_BYTES in glue.rs. */
 #define VERBENA_MEMORY_BYTES 96
 

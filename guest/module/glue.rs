@@ -90,6 +90,7 @@ extern "C" {
     pub(crate) fn verbena_max_objects() -> c_uint;
     pub(crate) fn verbena_max_contexts() -> c_uint;
     pub(crate) fn verbena_user() -> c_uint;
+    pub(crate) fn verbena_descends(process: c_uint) -> bool;
 
     pub(crate) fn verbena_inode_get(fd: c_uint) -> *mut bindings::inode;
     pub(crate) fn verbena_inode_put(inode: *mut bindings::inode);

@@ -212,6 +212,11 @@ impl Host for Linux {
         moment()
     }
 
+    fn descends_from(&self, process: u32) -> bool {
+        // SAFETY: There is nothing to be met; this is the calling process's own call.
+        unsafe { glue::verbena_descends(process) }
+    }
+
     fn max_objects(&self) -> u32 {
         // SAFETY: There is nothing to be met.
         unsafe { glue::verbena_max_objects() }

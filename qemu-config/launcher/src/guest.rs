@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, Context, Result};
-use verbena_agent::protocol::{Answer, Bytes, Exit, Op, Spawn, State};
+pub use verbena_agent::protocol::Exit;
+use verbena_agent::protocol::{Answer, Bytes, Op, Spawn, State};
 use verbena_agent::{CallError, Client};
 
 use crate::console;

@@ -13,10 +13,11 @@ use crate::stage::Stage;
 use crate::suite::{Reporter, Selection};
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use verbena_guest::harness::report::Row;
-use verbena_launcher::guest::{Program, Running};
+use verbena_launcher::guest::{Exit, Program, Running};
 use verbena_launcher::profile::Scenario as Profile;
 use verbena_launcher::{Guest, Hca};
 
@@ -48,6 +49,14 @@ const SHARED: &[Scenario<World>] = &[
     Scenario {
         name: "u25_verbena_trace_shows_the_calls_of_a_program",
         run: traced_program,
+    },
+    Scenario {
+        name: "u25_verbena_trace_follows_children_and_orphans",
+        run: traced_children,
+    },
+    Scenario {
+        name: "u25_verbena_trace_attaches_to_a_process_that_runs",
+        run: traced_from_outside,
     },
     Scenario {
         name: "u23_an_ordinary_user_is_refused_what_has_a_rule",
@@ -365,6 +374,67 @@ fn traced_program(world: &mut World) -> Result<()> {
         !nobody.is_success() && nobody.stderr.contains("EPERM"),
         "an ordinary user traces: {}",
         nobody.stderr
+    );
+    Ok(())
+}
+
+/// The calls in a file that `verbena-trace --json` has written.
+fn traced_calls(guest: &Guest, path: &str) -> Result<Vec<Value>> {
+    let lines = String::from_utf8(guest.read_file(path)?)?;
+    Ok(lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+/// The processes that made such calls.
+fn callers(calls: &[Value], class: &str, method: &str) -> BTreeSet<u64> {
+    let of = |call: &&Value| call["class"] == class && call["method"] == method;
+    calls
+        .iter()
+        .filter(of)
+        .filter_map(|call| call["process"].as_u64())
+        .collect()
+}
+
+/// A shell runs one program and leaves another one to itself, in a session of its own.
+fn traced_children(world: &mut World) -> Result<()> {
+    const FAMILY: &str = "verbena-pingpong --iters 50 >/dev/null; \
+        (setsid verbena-pingpong --iters 50 >/dev/null 2>&1 &); exit 7";
+    let trace = |options: &[&str]| {
+        let argv = ["verbena-trace", "--json", "-o", "/tmp/trace"].iter().chain(options);
+        let argv = argv.chain(&["--", "sh", "-c", FAMILY]);
+        let ended = world.guest.run(&Program::new(argv.copied()))?;
+        ensure!(
+            ended.exit == Exit::Code(7),
+            "the shell's exit code is not shown: {ended:?}"
+        );
+        traced_calls(&world.guest, "/tmp/trace")
+    };
+    let alone = trace(&[])?;
+    ensure!(alone.is_empty(), "the shell itself made calls: {alone:?}");
+    let family = trace(&["-f"])?;
+    for (class, method) in [("qp_rc", "create"), ("pd", "destroy")] {
+        let callers = callers(&family, class, method);
+        ensure!(callers.len() == 2, "{class} {method} was called by {callers:?}");
+    }
+    Ok(())
+}
+
+/// What has begun before is not seen, nor is anybody else.
+fn traced_from_outside(world: &mut World) -> Result<()> {
+    const RUN: &str = "verbena-traffic --seconds 8 >/dev/null & pid=$!; \
+        sleep 3; verbena-trace --json -p $pid -o /tmp/trace & tracer=$!; \
+        sleep 2; verbena-pingpong --iters 50 >/dev/null; wait $pid || exit 1; wait $tracer || exit 2; echo $pid";
+    let ended = world.guest.check(&Program::shell(RUN))?;
+    let pid: u64 = ended.trim().parse().context("no number of a process")?;
+    let calls = traced_calls(&world.guest, "/tmp/trace")?;
+    let all: BTreeSet<_> = calls.iter().filter_map(|call| call["process"].as_u64()).collect();
+    ensure!(all == BTreeSet::from([pid]), "calls of {all:?}, not of {pid} alone");
+    ensure!(
+        !callers(&calls, "qp_rc", "destroy").is_empty(),
+        "its end is not seen: {calls:?}"
+    );
+    ensure!(
+        callers(&calls, "qp_rc", "create").is_empty(),
+        "its beginning is: {calls:?}"
     );
     Ok(())
 }

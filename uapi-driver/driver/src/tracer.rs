@@ -19,6 +19,9 @@ use zerocopy::FromBytes;
 pub struct TraceOptions {
     /// Only calls of this process; `None`: everybody's but those of the observer's own context.
     pub process: Option<u32>,
+    /// With a process: also calls of whatever descends from it when it calls. A process whose parent has ended descends from
+    /// whoever took it in.
+    pub children: bool,
     /// Bytes of records that wait before some are lost; `None`: [`trace::DEFAULT_CAPACITY`].
     pub capacity: Option<u32>,
     /// Bytes of each message that are kept, a multiple of 8; `None`: [`trace::DEFAULT_SNAP`].
@@ -58,6 +61,7 @@ impl Tracer {
         message
             .put_some(trace::PROCESS, options.process)
             .put_some(trace::SNAP, options.snap)
+            .put_some(trace::CHILDREN, options.children.then_some(1))
             .put(trace::CAPACITY, &options.capacity.unwrap_or(trace::DEFAULT_CAPACITY))
             .put(class::EVENT_QUEUE_OF, &events.id());
         let answer = context.call(DOING, method::CREATE, message)?;
@@ -92,6 +96,18 @@ impl Tracer {
             what: "a record is not whole",
         })?;
         Ok((records, answer.expect(DOING, trace::LOST)?))
+    }
+
+    /// From now on it reports to this queue, which [`Tracer::wait`] waits on, with this cookie. Read what waits
+    /// already: only the next record that finds none there is an event.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn report_to(&mut self, events: &EventQueue, cookie: u64) -> Result<()> {
+        events.associate_object(&self.object, cookie)?;
+        self.events = events.clone();
+        Ok(())
     }
 
     /// Waits until there are records, at most for `timeout`.

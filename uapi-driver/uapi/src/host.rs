@@ -58,6 +58,12 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// When it is, and who is calling.
     fn moment(&self) -> Moment;
 
+    /// Whether the calling process is `process` or descends from it now, through parents that live. Told by the numbers of
+    /// [`Host::moment`].
+    fn descends_from(&self, process: u32) -> bool {
+        self.moment().process == process
+    }
+
     /// Objects that a context opened now may have, at most: the administrator's limit.
     fn max_objects(&self) -> u32 {
         u32::MAX

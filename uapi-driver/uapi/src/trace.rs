@@ -12,7 +12,8 @@ use crate::class::event_queue::kind;
 use crate::class::trace::{self, flag, RecordHead};
 use crate::context::Context;
 use crate::driver::{Driver, Ending};
-use crate::failure::Outcome;
+use crate::errno::Errno;
+use crate::failure::{Outcome, Reason};
 use crate::host::{Host, Moment};
 use crate::object::{Body, Object};
 use crate::sys::atomic::{AtomicU32, Ordering};
@@ -33,8 +34,18 @@ pub struct Tracer {
     /// The context that made it, whose calls it is not told of.
     owner: u32,
     process: u32,
+    /// Also of the process's descendants.
+    children: bool,
     snap: u32,
     ring: Mutex<Ring>,
+}
+
+impl Tracer {
+    /// Whether it is to be told of a call that the calling process has made.
+    fn wants<H: Host>(&self, host: &H, head: &RecordHead) -> bool {
+        self.owner != head.context
+            && ([0, head.process].contains(&self.process) || self.children && host.descends_from(self.process))
+    }
 }
 
 struct Ring {
@@ -90,8 +101,9 @@ impl Ring {
         Some(length as usize / WORD)
     }
 
-    /// Moves whole records to `into`, which must have room reserved, until `room` words are full.
-    fn take(&mut self, into: &mut Vec<u64>, room: usize) -> Result<(), crate::sys::NoMemory> {
+    /// Moves whole records to `into`, which must have room reserved, until `room` words are full. How many.
+    fn take(&mut self, into: &mut Vec<u64>, room: usize) -> Result<u32, crate::sys::NoMemory> {
+        let before = self.records;
         while let Some(length) = self.next() {
             if into.len() + length > room {
                 break;
@@ -104,7 +116,26 @@ impl Ring {
             self.used -= length;
             self.records -= 1;
         }
-        Ok(())
+        Ok(before - self.records)
+    }
+
+    /// The oldest again: so many `records` that were taken and could not be given. They are lost if what came since has their
+    /// room.
+    fn put_back(&mut self, words: &[u64], records: u32) {
+        if self.words.len() - self.used < words.len() {
+            self.lost += u64::from(records);
+            return;
+        }
+        self.first = match self.first.checked_sub(words.len()) {
+            Some(first) => first,
+            None => self.first + self.words.len() - words.len(),
+        };
+        for (n, word) in words.iter().enumerate() {
+            let place = self.place(n);
+            self.words[place] = *word;
+        }
+        self.used += words.len();
+        self.records += records;
     }
 }
 
@@ -143,11 +174,11 @@ impl<D: Driver> Tracers<D> {
         self.count.store(list.len() as u32, Ordering::Relaxed);
     }
 
-    /// Tells those that want to know.
-    pub(crate) fn tell(&self, head: &RecordHead, message: &[u8]) {
+    /// Tells those that want to know. The calling process is the one that made the call.
+    pub(crate) fn tell(&self, host: &D::Host, head: &RecordHead, message: &[u8]) {
         for object in self.list.lock().iter() {
             let Some(tracer) = object.tracer() else { continue };
-            if tracer.owner == head.context || ![0, head.process].contains(&tracer.process) {
+            if !tracer.wants(host, head) {
                 continue;
             }
             // Any message whose header was right is a multiple of 8 long; of others the rest of a word is not shown.
@@ -196,12 +227,16 @@ impl Watched {
             flags: self.flags,
             ..RecordHead::default()
         };
-        device.tracers().tell(&head, message);
+        device.tracers().tell(device.host(), &head, message);
     }
 }
 
 pub(crate) fn create<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
     let process = call.get(trace::PROCESS)?.unwrap_or(0);
+    let children = call.get(trace::CHILDREN)?.unwrap_or(0) != 0;
+    if children && process == 0 {
+        return Err(call.fail(trace::PROCESS, Errno::EINVAL, Reason::MISSING));
+    }
     let capacity = call.get(trace::CAPACITY)?.unwrap_or(trace::DEFAULT_CAPACITY);
     if !(trace::MIN_CAPACITY..=trace::MAX_CAPACITY).contains(&capacity) || capacity % WORD as u32 != 0 {
         return Err(call.out_of_range(trace::CAPACITY));
@@ -222,6 +257,7 @@ pub(crate) fn create<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
     let tracer = try_arc(Tracer {
         owner: call.context().number(),
         process,
+        children,
         snap,
         ring: Mutex::try_new(ring, c"rdma_uapi_trace")?,
     })?;
@@ -244,11 +280,12 @@ fn tracer<'c, D: Driver>(call: &'c Call<'_, D>) -> &'c Arc<Tracer> {
 }
 
 pub(crate) fn query<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
-    let (process, snap, capacity, pending) = {
+    let (process, children, snap, capacity, pending) = {
         let tracer = tracer(call);
         let ring = tracer.ring.lock();
         (
             tracer.process,
+            u32::from(tracer.children),
             tracer.snap,
             (ring.words.len() * WORD) as u32,
             ring.records,
@@ -257,7 +294,8 @@ pub(crate) fn query<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
     call.put(trace::PROCESS, &process)?;
     call.put(trace::CAPACITY, &capacity)?;
     call.put(trace::SNAP, &snap)?;
-    call.put(trace::PENDING, &pending)
+    call.put(trace::PENDING, &pending)?;
+    call.put(trace::CHILDREN, &children)
 }
 
 pub(crate) fn read<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
@@ -266,15 +304,24 @@ pub(crate) fn read<D: Driver>(call: &mut Call<'_, D>) -> Outcome {
     if let Some(mut answer) = call.stream(trace::RECORDS) {
         let mut room = (answer.room() / WORD as u64) as usize;
         stretch.reserve(STRETCH.min(room))?;
+        let mut given = 0;
         loop {
             stretch.truncate(0);
-            tracer.ring.lock().take(&mut stretch, STRETCH.min(room))?;
-            if stretch.is_empty() {
+            let records = tracer.ring.lock().take(&mut stretch, STRETCH.min(room))?;
+            if records == 0 {
                 break;
             }
             // Outside of the ring's lock: this may wait for the reader's memory.
-            answer.push(stretch.as_bytes())?;
+            if let Err(failure) = answer.push(stretch.as_bytes()) {
+                // What could not be given is there for the next call.
+                tracer.ring.lock().put_back(&stretch, records);
+                if given == 0 {
+                    return Err(failure);
+                }
+                break;
+            }
             room -= stretch.len();
+            given += records;
         }
         answer.finish();
     }

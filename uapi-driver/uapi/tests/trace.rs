@@ -27,10 +27,14 @@ fn observe(p: &Process, fill: impl FnOnce(&mut Builder<'_>)) -> u32 {
 
 /// The records that wait, and how many were lost.
 fn read(p: &Process, tracer: u32) -> (Vec<(RecordHead, Vec<u8>)>, u64) {
-    let room = p.bench.map(&vec![0; 1 << 20]);
+    read_into(p, tracer, p.bench.map(&vec![0; 1 << 20]), 1 << 20)
+}
+
+/// The same, into memory that is there.
+fn read_into(p: &Process, tracer: u32, room: u64, length: u64) -> (Vec<(RecordHead, Vec<u8>)>, u64) {
     let sent = p
         .call(trace::READ, class::TRACE, tracer, |m| {
-            m.by_pointer(trace::RECORDS, room, 1 << 20).ask(trace::LOST);
+            m.by_pointer(trace::RECORDS, room, length).ask(trace::LOST);
         })
         .unwrap();
     let written = sent.reply().answered(trace::RECORDS.id()).unwrap().written as usize;
@@ -95,6 +99,121 @@ fn u25_an_observer_does_not_see_itself_nor_processes_that_it_did_not_ask_for() {
     observer.call(method::DESTROY, class::TRACE, everybody, |_| {}).unwrap();
     pd(&observed);
     assert_eq!(processes(one), [9]);
+}
+
+#[test]
+fn u25_with_its_children_a_processs_descendants_are_observed_and_nobody_else() {
+    let (observer, observed) = both();
+    let bench = &observer.bench;
+    for (child, parent) in [(10, 9), (11, 10), (9, 1), (20, 1)] {
+        bench.adopt(child, parent);
+    }
+    let alone = observe(&observer, |m| {
+        m.put(trace::PROCESS, &9);
+    });
+    let family = observe(&observer, |m| {
+        m.put(trace::PROCESS, &9).put(trace::CHILDREN, &1);
+    });
+    let everybody = [20, 11, 9, 10, 1, 30];
+    let seen = |tracer| -> Vec<u32> {
+        for process in everybody {
+            bench.become_process(process);
+            pd(&observed);
+        }
+        read(&observer, tracer).0.iter().map(|(head, _)| head.process).collect()
+    };
+    assert_eq!(seen(family), [11, 9, 10]);
+    // Its parent ends, and it is somebody else's child.
+    bench.adopt(10, 1);
+    assert_eq!(seen(family), [9]);
+    assert_eq!(read(&observer, alone).0.len(), 2);
+    for (tracer, children) in [(alone, 0), (family, 1)] {
+        let asked = observer.call(method::QUERY, class::TRACE, tracer, |m| {
+            m.ask(trace::CHILDREN).ask(trace::PROCESS);
+        });
+        let asked = asked.unwrap();
+        assert_eq!(asked.reply().get(trace::CHILDREN), Some(children));
+        assert_eq!(asked.reply().get(trace::PROCESS), Some(9));
+    }
+    let of_nobody = observer.call(method::CREATE, class::TRACE, 0, |m| {
+        m.put(trace::CHILDREN, &1);
+    });
+    let refused = of_nobody.map(|_| ()).unwrap_err();
+    assert_eq!((refused.reason, refused.attr), (Reason::MISSING, trace::PROCESS.id()));
+}
+
+/// A READ into memory that ends before what is said to be its end.
+#[test]
+fn u25_records_that_could_not_be_given_are_there_for_the_next_call() {
+    let (observer, observed) = both();
+    let tracer = observe(&observer, |m| {
+        m.put(trace::CAPACITY, &trace::MIN_CAPACITY);
+    });
+    let room = observer.bench.map(&[0; 64]);
+    let faults = || {
+        let sent = observer.call(trace::READ, class::TRACE, tracer, |m| {
+            m.by_pointer(trace::RECORDS, room, 1 << 20).ask(trace::LOST);
+        });
+        let refused = sent.map(|_| ()).unwrap_err();
+        assert_eq!((refused.errno, refused.reason), (Errno::EFAULT, Reason::BAD_POINTER));
+    };
+    let made: Vec<u32> = (0..5).map(|_| pd(&observed)).collect();
+    faults();
+    let later = pd(&observed);
+    faults();
+    let (records, lost) = read(&observer, tracer);
+    let seen: Vec<u32> = records
+        .iter()
+        .map(|(_, message)| Reply::new(message).object())
+        .collect();
+    assert_eq!((seen, lost), ([made, vec![later]].concat(), 0), "all of them, in order");
+
+    // Round the ring's end as well: every place that a record can have.
+    let each = size_of::<RecordHead>() + wire::HEADER;
+    let sound = observer.bench.map(&[0; 4096]);
+    let read = || read_into(&observer, tracer, sound, 4096);
+    for _ in 0..trace::MIN_CAPACITY as usize / each / 2 + 1 {
+        let made = pd(&observed);
+        faults();
+        let (records, lost) = read();
+        assert_eq!((records.len(), lost), (1, 0));
+        assert_eq!(Reply::new(&records[0].1).object(), made);
+        observed.call(method::DESTROY, class::PD, made, |_| {}).unwrap();
+        faults();
+        assert_eq!(read().0.len(), 1);
+    }
+}
+
+#[test]
+fn u25_what_was_given_before_the_memory_ended_is_not_given_again() {
+    let (observer, observed) = both();
+    let tracer = observe(&observer, |m| {
+        m.put(trace::CAPACITY, &(1 << 20));
+    });
+    const CALLS: usize = 2000;
+    for _ in 0..CALLS {
+        observed.call(method::QUERY, class::INTERFACE, 0, |_| {}).unwrap();
+    }
+    // Room for the first piece that is moved, and half of the second.
+    let room = observer.bench.map(&[0; 100_000]);
+    let read_there = || {
+        let sent = observer.call(trace::READ, class::TRACE, tracer, |m| {
+            m.by_pointer(trace::RECORDS, room, 1 << 20)
+                .ask(trace::LOST)
+                .ask(trace::PENDING);
+        });
+        let sent = sent.unwrap();
+        let reply = sent.reply();
+        let written = reply.answered(trace::RECORDS.id()).unwrap().written as usize;
+        let each = size_of::<RecordHead>() + wire::HEADER;
+        assert_eq!((written % each, reply.get(trace::LOST)), (0, Some(0)));
+        (written / each, reply.get(trace::PENDING).unwrap() as usize)
+    };
+    let (first, pending) = read_there();
+    assert!(first > 0 && first < CALLS, "{first}");
+    assert_eq!(first + pending, CALLS);
+    observer.bench.grow(room, 1 << 20);
+    assert_eq!(read_there(), (pending, 0));
 }
 
 #[test]

@@ -3,8 +3,10 @@
 
 use anyhow::{bail, Context as _, Result};
 use clap::Parser;
+use rustix::io::Errno;
+use rustix::process::{getpid, set_child_subreaper, wait, WaitOptions};
 use std::io::{BufRead, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use verbena::{Context, TraceOptions, Tracer};
@@ -14,6 +16,7 @@ use verbena_guest::trace::{Call, Names, Summary};
 const EXAMPLES: &str = "\
 Examples:
   verbena-trace -- verbena-pingpong --iters 10    a program's calls, from its first on
+  verbena-trace -f -- sh -c 'a & b'               those of whatever it starts as well
   verbena-trace -p 1234                           those of a process that runs
   verbena-trace                                   everybody's on the device, until ^C
   verbena-trace -c -- verbena-pingpong            a table instead: calls, errors, time
@@ -21,7 +24,10 @@ Examples:
 
 A line reads: class method(inputs, outputs asked for?) = result outputs <time>. `#` begins an object's id, `~` an
 attribute that the receiver may ignore, `|` a command of a chain, whose own line follows its commands'. Posting and
-polling are not calls, so they are not seen. It takes CAP_SYS_ADMIN. Children of a traced process are not followed.";
+polling are not calls, so they are not seen. It takes CAP_SYS_ADMIN.
+
+With -f and a program, everything that it leaves behind is waited for. With -f and -p, a child is followed as long as its
+parents live: what has been taken in by init descends from the process no more.";
 
 /// Show the calls that programs make on the device.
 #[derive(Parser)]
@@ -32,6 +38,9 @@ struct Options {
     /// Only the calls of this process.
     #[arg(short, long, value_name = "PID", conflicts_with = "program")]
     process: Option<u32>,
+    /// Also the calls of its children, and of theirs.
+    #[arg(short, long)]
+    follow: bool,
     /// Count calls, errors and time instead, and print a table at the end.
     #[arg(short = 'c', long)]
     summary: bool,
@@ -84,10 +93,43 @@ fn become_program() -> ExitCode {
 struct Held {
     child: Child,
     gate: std::fs::File,
+    /// What it ended with. From then on its number may be another's.
+    ended: Option<u8>,
 }
 
-fn start(program: &[String]) -> Result<Held> {
+impl Held {
+    /// Whether everything has ended that this process is the parent of.
+    fn is_over(&mut self) -> Result<bool> {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((process, status))) => {
+                    if process.as_raw_pid() as u32 == self.child.id() {
+                        let signal = || 128 + status.terminating_signal().unwrap_or(0);
+                        self.ended = Some(status.exit_status().unwrap_or_else(signal) as u8);
+                    }
+                }
+                Ok(None) => return Ok(false),
+                Err(Errno::CHILD) => return Ok(true),
+                Err(error) => return Err(error).context("cannot wait for the program"),
+            }
+        }
+    }
+
+    /// Ends the program, if it has not ended.
+    fn end(&mut self) {
+        if self.ended.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn start(program: &[String], follow: bool) -> Result<Held> {
     use std::os::fd::AsRawFd;
+    if follow {
+        // What loses its parent becomes this process's child and not init's.
+        set_child_subreaper(Some(getpid())).context("cannot take in what loses its parent")?;
+    }
     let (reader, gate) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     let own = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(own);
@@ -98,7 +140,11 @@ fn start(program: &[String]) -> Result<Held> {
     // Kept open until the child has opened it: it is leaked, a descriptor for the life of this process.
     std::mem::forget(reader);
     let gate = gate.into();
-    Ok(Held { child, gate })
+    Ok(Held {
+        child,
+        gate,
+        ended: None,
+    })
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
@@ -106,11 +152,20 @@ fn run(options: &Options) -> Result<ExitCode> {
     let names = Names::new(&ctx.interface()?.records);
     let mut held = match options.program.is_empty() {
         true => None,
-        false => Some(start(&options.program)?),
+        false => Some(start(&options.program, options.follow)?),
     };
-    let process = held.as_ref().map(|held| held.child.id()).or(options.process);
+    if options.follow && held.is_none() && options.process.is_none() {
+        bail!("-f follows the children of a process: say which with -p, or what to run");
+    }
+    let process = match &held {
+        // What descends from this process is what it has started: its own calls are not shown to it.
+        Some(_) if options.follow => Some(std::process::id()),
+        Some(held) => Some(held.child.id()),
+        None => options.process,
+    };
     let wanted = TraceOptions {
         process,
+        children: options.follow,
         snap: Some(options.snap.next_multiple_of(8)),
         capacity: Some(4 << 20),
     };
@@ -118,8 +173,7 @@ fn run(options: &Options) -> Result<ExitCode> {
         Ok(tracer) => tracer,
         Err(error) => {
             if let Some(held) = &mut held {
-                let _ = held.child.kill();
-                let _ = held.child.wait();
+                held.end();
             }
             return Err(error.into());
         }
@@ -144,14 +198,10 @@ fn run(options: &Options) -> Result<ExitCode> {
         summary: Summary::default(),
         lost: 0,
     };
-    let mut status = None;
     loop {
         // Looked at before reading: what the program did until its end is read after it.
         let over = match &mut held {
-            Some(held) => {
-                status = held.child.try_wait().context("cannot wait for the program")?;
-                status.is_some()
-            }
+            Some(held) => held.is_over()?,
             None => options
                 .process
                 .is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()),
@@ -174,19 +224,13 @@ fn run(options: &Options) -> Result<ExitCode> {
     }
     shown.finish(&mut out)?;
     if let Some(held) = &mut held {
-        if status.is_none() {
-            let _ = held.child.kill();
-            let _ = held.child.wait();
+        if held.ended.is_none() {
+            held.end();
             bail!("the program was ended after its time");
         }
     }
-    Ok(match status {
-        Some(status) => ExitCode::from(status.code().map_or_else(
-            || 128u8.wrapping_add(status.signal().unwrap_or(0) as u8),
-            |code| code as u8,
-        )),
-        None => ExitCode::SUCCESS,
-    })
+    let code = held.and_then(|held| held.ended);
+    Ok(code.map_or(ExitCode::SUCCESS, ExitCode::from))
 }
 
 struct Shown<'o> {

@@ -7,6 +7,7 @@ use crate::harness::{Case, Fixture};
 use crate::trace::{Call, Names, Summary, Value};
 use anyhow::{Context as _, Result};
 use rdma_uapi::class;
+use rdma_uapi::client::Reply;
 use rdma_uapi::wire::method;
 use rdma_uapi::Errno;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use verbena::{Access, Batch, CompletionQueue, Context, OnFailure, QpAttr, QpStat
 pub const CASES: &[Case] = &[
     Case::single("u25_calls_are_decoded_with_names_results_and_times", decoded),
     Case::single("u25_a_chain_is_shown_with_its_commands", chain),
+    Case::single("u25_of_one_process_or_with_its_children", family),
     Case::single("u25_lost_calls_are_counted", lost),
     Case::single("u25_a_removed_or_closed_observer_costs_nobody_anything", ended),
 ];
@@ -112,6 +114,53 @@ fn chain(fixture: &Fixture) -> Outcome {
     check_eq!(seen, expected, "the calls seen");
     anyhow::ensure!(calls[1].to_string().contains("pd=#command 0"), "{}", calls[1]);
     drop(done);
+    PASS
+}
+
+/// Calls of this process, seen and not seen by observers of it, of its parent, and of somebody else's.
+fn family(fixture: &Fixture) -> Outcome {
+    let observer = fixture.open()?;
+    let observe = |process, children| {
+        let options = TraceOptions {
+            process: Some(process),
+            children,
+            ..TraceOptions::default()
+        };
+        Tracer::new(&observer, &options)
+    };
+    let (own, parent) = (std::process::id(), std::os::unix::process::parent_id());
+    // A child of this process: it descends from it, not the other way round.
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn()?;
+    let expected = [
+        ("this process", own, false, 1),
+        ("this process and its children", own, true, 1),
+        ("its parent", parent, false, 0),
+        ("its parent and that one's children", parent, true, 1),
+        ("its child", child.id(), false, 0),
+        ("its child and that one's children", child.id(), true, 0),
+    ];
+    let seen = (|| {
+        let mut tracers = Vec::new();
+        for (_, process, children, _) in expected {
+            tracers.push(observe(process, children)?);
+        }
+        let ctx = fixture.open()?;
+        Message::new(class::PD, 0, |_| {}).call(&ctx, method::CREATE)?;
+        let made = |record: &verbena::Traced| {
+            Reply::new(&record.message).header().class == class::PD && record.head.method == u32::from(method::CREATE)
+        };
+        let mut seen = Vec::new();
+        for mut tracer in tracers {
+            let (records, _) = tracer.read()?;
+            seen.push(records.iter().filter(|record| made(record)).count());
+        }
+        anyhow::Ok(seen)
+    })();
+    child.kill()?;
+    child.wait()?;
+    for ((whose, _, _, expected), seen) in expected.iter().zip(seen?) {
+        check_eq!(seen, *expected, "calls seen by an observer of {whose}");
+    }
     PASS
 }
 

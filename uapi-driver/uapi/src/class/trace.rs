@@ -61,6 +61,8 @@ pub const RECORDS: Attr<[u8]> = Attr::array(4, "records");
 pub const LOST: Attr<u64> = Attr::new(5, "lost");
 /// Records waiting.
 pub const PENDING: Attr<u32> = Attr::new(6, "pending");
+/// Not 0: also the calls of whatever process descends from [`PROCESS`] when it calls, through parents that live.
+pub const CHILDREN: Attr<u32> = Attr::new(7, "children");
 
 /// READ: takes records; never waits.
 pub const READ: u8 = method::CLASS;
@@ -89,6 +91,7 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 PROCESS.input(),
                 CAPACITY.in_out(),
                 SNAP.in_out(),
+                CHILDREN.input(),
                 super::EVENT_QUEUE_OF.input(),
                 super::COOKIE.input(),
             ],
@@ -98,7 +101,13 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             name: "query",
             target: Target::Object,
             access: Access::Any,
-            attrs: &[PROCESS.output(), CAPACITY.output(), SNAP.output(), PENDING.output()],
+            attrs: &[
+                PROCESS.output(),
+                CAPACITY.output(),
+                SNAP.output(),
+                PENDING.output(),
+                CHILDREN.output(),
+            ],
         },
         MethodSchema {
             number: method::DESTROY,

@@ -35,6 +35,7 @@ struct Inner {
     pinned: Arc<AtomicU64>,
     looks: AtomicU64,
     process: AtomicU64,
+    parents: Mutex<BTreeMap<u32, u32>>,
 }
 
 /// Pinned bytes that a context may have.
@@ -90,6 +91,17 @@ impl Bench {
     /// From now on this process calls.
     pub fn become_process(&self, process: u32) {
         self.0.process.store(process.into(), Ordering::Relaxed);
+    }
+
+    /// From now on `child` is a child of `parent`.
+    pub fn adopt(&self, child: u32, parent: u32) {
+        self.0.parents.lock().unwrap().insert(child, parent);
+    }
+
+    /// The memory mapped last grows so long: what was not there is.
+    pub fn grow(&self, addr: u64, length: usize) {
+        let mut memory = self.0.memory.lock().unwrap();
+        memory.get_mut(&addr).expect("it is mapped").resize(length, 0);
     }
 
     pub fn no_more_fds(&self) {
@@ -169,6 +181,15 @@ impl Host for Bench {
             process: self.0.process.load(Ordering::Relaxed) as u32,
             thread: 1,
         }
+    }
+
+    fn descends_from(&self, process: u32) -> bool {
+        let parents = self.0.parents.lock().unwrap();
+        let mut each = Some(self.moment().process);
+        while each.is_some_and(|each| each != process) {
+            each = each.and_then(|each| parents.get(&each).copied());
+        }
+        each.is_some()
     }
 
     fn pause(&self) {

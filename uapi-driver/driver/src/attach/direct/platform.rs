@@ -378,6 +378,10 @@ impl Host for DirectPlatform {
         moment()
     }
 
+    fn descends_from(&self, process: u32) -> bool {
+        descends_from(process)
+    }
+
     fn pause(&self) {
         pause();
     }
@@ -395,6 +399,23 @@ pub(super) fn moment() -> Moment {
         process: std::process::id(),
         thread: rustix::thread::gettid().as_raw_pid() as u32,
     }
+}
+
+/// Whether this process is `process` or descends from it.
+fn descends_from(process: u32) -> bool {
+    let mut each = std::process::id();
+    // 0 is nobody's number and init's parent, as is a parent's outside of this process's namespace.
+    while each != 0 && each != process {
+        each = parent_of(each).unwrap_or(0);
+    }
+    each != 0
+}
+
+/// The parent of a process that lives: the second field behind its name, which alone may hold spaces and parentheses.
+fn parent_of(process: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok()
 }
 
 pub(super) fn pause() {
