@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Completion counters.
 
-use crate::context::MESSAGE;
+use crate::context::{Answer, MESSAGE};
 use crate::cq::{CqShared, Mapped};
 use crate::error::{Error, Result};
 use crate::event::EventQueue;
@@ -17,6 +17,30 @@ use std::sync::atomic::{fence, AtomicU32, Ordering};
 use std::sync::Arc;
 use verbena_core::schema::CQ_RING;
 use verbena_hw::cqe::CounterRecord;
+
+/// What is chosen of a new counter.
+pub(crate) struct CounterChoice<'a> {
+    pub(crate) queue_pairs: u32,
+    pub(crate) events: Option<(&'a EventQueue, u64)>,
+}
+
+impl CounterChoice<'_> {
+    /// What CREATE is, in a sentence.
+    pub(crate) const DOING: &'static str = "make a completion counter";
+
+    /// The message of CREATE.
+    pub(crate) fn message<'m>(&self, words: &'m mut [u64]) -> Builder<'m> {
+        let mut message = Builder::new(words, class::COUNTER, 0);
+        message.put(counter::QUEUE_PAIRS, &self.queue_pairs);
+        if let Some((queue, cookie)) = self.events {
+            message
+                .put(class::EVENT_QUEUE_OF, &queue.id())
+                .put(class::COOKIE, &cookie);
+        }
+        message.ask(counter::CQN).ask(CQ_RING);
+        message
+    }
+}
 
 /// What stands where a completion queue can, and counts completions instead of keeping them: those that succeeded and those that
 /// failed, flushed ones included. A send that asks for no completion is not counted.
@@ -39,17 +63,15 @@ impl CompletionCounter {
     ///
     /// The number is 0 or above 65,536; the device has no more completion queues, no counters, or is gone.
     pub fn new(context: &Context, queue_pairs: u32, events: Option<(&EventQueue, u64)>) -> Result<Self> {
-        const DOING: &str = "make a completion counter";
+        let choice = CounterChoice { queue_pairs, events };
         let mut words = [0; MESSAGE];
-        let mut message = Builder::new(&mut words, class::COUNTER, 0);
-        message.put(counter::QUEUE_PAIRS, &queue_pairs);
-        if let Some((queue, cookie)) = events {
-            message
-                .put(class::EVENT_QUEUE_OF, &queue.id())
-                .put(class::COOKIE, &cookie);
-        }
-        message.ask(counter::CQN).ask(CQ_RING);
-        let answer = context.call(DOING, method::CREATE, message)?;
+        let answer = context.call(CounterChoice::DOING, method::CREATE, choice.message(&mut words))?;
+        Self::made(context, &answer, &choice)
+    }
+
+    /// From what CREATE answered.
+    pub(crate) fn made(context: &Context, answer: &Answer<'_>, choice: &CounterChoice<'_>) -> Result<Self> {
+        const DOING: &str = CounterChoice::DOING;
         let object = Object::new(context, class::COUNTER, answer.object(), "destroy a completion counter");
         let said = answer.expect(DOING, CQ_RING)?;
         let mapped = Mapped::of(context, DOING, None, &said)?;
@@ -65,7 +87,7 @@ impl CompletionCounter {
             queue_pairs: answer.expect(DOING, counter::QUEUE_PAIRS)?,
             cqn: answer.expect(DOING, counter::CQN)?,
             places: Arc::new(Places::new(mapped.mapping, mapped.at, mapped.log_entries).ok_or_else(misfit)?),
-            shared: Arc::new(CqShared::new(object, events.map(|(queue, _)| queue))),
+            shared: Arc::new(CqShared::new(object, choice.events.map(|(queue, _)| queue))),
         })
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! XRC domains.
 
-use crate::context::MESSAGE;
+use crate::context::{Answer, MESSAGE};
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::Context;
@@ -61,16 +61,30 @@ impl XrcDomain {
     }
 
     fn make(context: &Context, say: impl FnOnce(&mut Builder<'_>)) -> Result<Self> {
-        const DOING: &str = "make an XRC domain";
         let mut words = [0; MESSAGE];
         let mut message = Builder::new(&mut words, class::XRCD, 0);
         say(&mut message);
         message.ask(XRCDN);
-        let answer = context.call(DOING, method::CREATE, message)?;
+        let answer = context.call(Self::DOING, method::CREATE, message)?;
+        Self::made(context, &answer)
+    }
+
+    /// What CREATE is, in a sentence.
+    pub(crate) const DOING: &'static str = "make an XRC domain";
+
+    /// The message of CREATE for one that nobody else can have.
+    pub(crate) fn message(words: &mut [u64]) -> Builder<'_> {
+        let mut message = Builder::new(words, class::XRCD, 0);
+        message.ask(XRCDN);
+        message
+    }
+
+    /// From what CREATE answered.
+    pub(crate) fn made(context: &Context, answer: &Answer<'_>) -> Result<Self> {
         let object = Object::new(context, class::XRCD, answer.object(), "destroy an XRC domain");
         Ok(Self {
             object: Arc::new(object),
-            xrcdn: answer.expect(DOING, XRCDN)?,
+            xrcdn: answer.expect(Self::DOING, XRCDN)?,
         })
     }
 

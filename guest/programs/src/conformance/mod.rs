@@ -8,6 +8,7 @@
 mod access;
 mod account;
 mod batch;
+mod batch_kinds;
 mod cleanup;
 mod cm;
 mod control;
@@ -50,6 +51,7 @@ const AREAS: &[&[Case]] = &[
     objects::CASES,
     discovery::CASES,
     batch::CASES,
+    batch_kinds::CASES,
     node::CASES,
     account::CASES,
     access::CASES,

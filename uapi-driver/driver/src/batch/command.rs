@@ -4,13 +4,15 @@
 use super::ticket::{Made, Part, Ticket};
 use super::Owned;
 use crate::context::Answer;
+use crate::counter::CounterChoice;
 use crate::cq::{CqBuilder, CqShared};
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::pd::Registration;
-use crate::qp::{self, AnyNewQp, AnyQp, Completes, Ground, Names, QpAttr, Slots};
+use crate::qp::{self, AnyNewQp, AnyQp, Batched, Completes, Ground, Names, QpAttr, Slots};
 use crate::ring::place::RingMemory;
-use crate::{CompletionQueue, Context, ProtectionDomain};
+use crate::ring::table::Places;
+use crate::{CompletionCounter, CompletionQueue, Context, ProtectionDomain, XrcDomain, XrcTargetBuilder};
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::{method, ObjectId};
 use std::sync::Arc;
@@ -28,6 +30,9 @@ pub(super) enum Command<'a> {
     Pd,
     Mr(Part<'a, ProtectionDomain>, Registration),
     Cq(CqBuilder<'a>),
+    Counter(CounterChoice<'a>),
+    Xrcd,
+    Target(XrcTargetBuilder<'a, Batched>),
     Qp(Box<dyn AnyNewQp<'a> + 'a>),
     /// Of a queue pair of this class.
     Modify(Target, u16, QpAttr),
@@ -102,11 +107,37 @@ impl Finished<'_> {
 
     fn cq<'p>(&'p self, to: &Completes<'p>) -> Result<&'p Arc<CqShared>> {
         match to {
-            Completes::Counter(counter) => Ok(&counter.shared),
+            Completes::Counter(Part::Made(counter)) => Ok(&counter.shared),
+            Completes::Counter(Part::New(ticket)) => Ok(&self.counter(*ticket)?.shared),
             Completes::Queue(Part::Made(cq)) => Ok(&cq.shared),
             Completes::Queue(Part::New(ticket)) => match self.ticket(*ticket)? {
                 Made::Cq(cq) => Ok(&cq.shared),
                 _ => unreachable!("the ticket is a completion queue's"),
+            },
+        }
+    }
+
+    fn counter(&self, ticket: Ticket<CompletionCounter>) -> Result<&CompletionCounter> {
+        match self.ticket(ticket)? {
+            Made::Counter(counter) => Ok(counter),
+            _ => unreachable!("the ticket is a completion counter's"),
+        }
+    }
+
+    /// Where a counter that the batch has made has its places.
+    fn places(&self, to: &Completes<'_>) -> Result<Option<Arc<Places>>> {
+        match to {
+            Completes::Counter(Part::New(ticket)) => Ok(Some(self.counter(*ticket)?.places.clone())),
+            Completes::Counter(Part::Made(_)) | Completes::Queue(_) => Ok(None),
+        }
+    }
+
+    fn domain<'p>(&'p self, part: &Part<'p, XrcDomain>) -> Result<&'p XrcDomain> {
+        match part {
+            Part::Made(domain) => Ok(domain),
+            Part::New(ticket) => match self.ticket(*ticket)? {
+                Made::Xrcd(domain) => Ok(domain),
+                _ => unreachable!("the ticket is an XRC domain's"),
             },
         }
     }
@@ -119,6 +150,9 @@ impl Command<'_> {
             Command::Pd => ProtectionDomain::DOING,
             Command::Mr(..) => Registration::DOING,
             Command::Cq(_) => CqBuilder::DOING,
+            Command::Counter(_) => CounterChoice::DOING,
+            Command::Xrcd => XrcDomain::DOING,
+            Command::Target(_) => qp::MAKING_TARGET,
             Command::Qp(_) => qp::CREATING,
             Command::Modify(..) => qp::MODIFYING,
             Command::Destroy(owned) => owned.0.object().map_or("destroy it", Object::destroying),
@@ -127,9 +161,9 @@ impl Command<'_> {
 
     pub(super) fn method(&self) -> u8 {
         match self {
-            Command::Pd | Command::Mr(..) | Command::Cq(_) | Command::Qp(_) => method::CREATE,
             Command::Modify(..) => method::MODIFY,
             Command::Destroy(_) => method::DESTROY,
+            _ => method::CREATE,
         }
     }
 
@@ -163,12 +197,18 @@ impl Command<'_> {
         let cq_id = |cq: &CompletionQueue| cq.shared.object.id();
         let completes = |to: &Completes<'_>| match to {
             Completes::Queue(part) => ids.of(part, cq_id),
-            Completes::Counter(counter) => counter.shared.object.id(),
+            Completes::Counter(part) => ids.of(part, |counter: &CompletionCounter| counter.shared.object.id()),
         };
         match self {
             Command::Pd => ProtectionDomain::message(words),
             Command::Mr(pd, memory) => memory.message(words, ids.of(pd, pd_id)),
             Command::Cq(builder) => builder.message(words, memory),
+            Command::Counter(choice) => choice.message(words),
+            Command::Xrcd => XrcDomain::message(words),
+            Command::Target(builder) => {
+                let domain = ids.of(&builder.domain(), |domain: &XrcDomain| domain.object.id());
+                builder.message(words, domain, None)
+            }
             Command::Qp(builder) => {
                 let (pd, [send_cq, recv_cq]) = builder.parts();
                 let names = Names {
@@ -203,6 +243,15 @@ impl Command<'_> {
                 Ok(Made::Mr(Box::new(mr)))
             }
             Command::Cq(builder) => Ok(Made::Cq(Box::new(builder.made(answer, memory)?))),
+            Command::Counter(choice) => {
+                let counter = CompletionCounter::made(context, answer, &choice)?;
+                Ok(Made::Counter(Box::new(counter)))
+            }
+            Command::Xrcd => XrcDomain::made(context, answer).map(Made::Xrcd),
+            Command::Target(builder) => {
+                let target = builder.made(qp::MAKING_TARGET, finished.domain(&builder.domain())?, answer)?;
+                Ok(Made::Qp(Box::new(target)))
+            }
             Command::Qp(builder) => {
                 let (pd, [send_cq, recv_cq]) = builder.parts();
                 let ground = Ground {
@@ -210,6 +259,7 @@ impl Command<'_> {
                     send_cq: finished.cq(&send_cq)?.clone(),
                     recv_cq: finished.cq(&recv_cq)?.clone(),
                     memory,
+                    places: [finished.places(&send_cq)?, finished.places(&recv_cq)?],
                 };
                 let slots = slots.expect("a queue pair's slots were taken");
                 Ok(Made::Qp(builder.made(context, answer, ground, slots)?))

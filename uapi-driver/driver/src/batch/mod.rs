@@ -41,12 +41,17 @@ mod ticket;
 
 use self::command::{Command, Target};
 pub use self::ticket::{Done, InBatch, Part, Ticket};
+use crate::counter::CounterChoice;
 use crate::cq::CqBuilder;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::pd::Registration;
 use crate::qp::{AnyQp, Known, Qp, QpAttr, QpBuilder, Transport};
-use crate::{Access, Buffer, CompletionQueue, ConnectOptions, Context, MemoryRegion, ProtectionDomain};
+use crate::{
+    Access, Buffer, CompletionCounter, CompletionQueue, ConnectOptions, Context, EventQueue, MemoryRegion,
+    ProtectionDomain, XrcDomain, XrcTarget, XrcTargetBuilder,
+};
+use rdma_uapi::class;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -126,6 +131,25 @@ impl<'a> Batch<'a> {
         self.add(Command::Qp(Box::new(builder.for_batch())))
     }
 
+    /// Makes a completion counter, as [`CompletionCounter::new`] does.
+    pub fn create_counter(
+        &mut self,
+        queue_pairs: u32,
+        events: Option<(&'a EventQueue, u64)>,
+    ) -> Ticket<CompletionCounter> {
+        self.add(Command::Counter(CounterChoice { queue_pairs, events }))
+    }
+
+    /// Makes an XRC domain that nobody else can have.
+    pub fn create_xrcd(&mut self) -> Ticket<XrcDomain> {
+        self.add(Command::Xrcd)
+    }
+
+    /// Makes an XRC target. [`XrcTarget::batched`] begins one of a domain that this batch makes.
+    pub fn create_xrc_target<When>(&mut self, builder: XrcTargetBuilder<'a, When>) -> Ticket<XrcTarget> {
+        self.add(Command::Target(builder.for_batch()))
+    }
+
     /// Registers all of `buffer`, as [`ProtectionDomain::register`] does.
     pub fn register(
         &mut self,
@@ -191,7 +215,7 @@ impl<'a> Batch<'a> {
         self.add(Command::Modify(target, class, attributes))
     }
 
-    /// Destroys a queue pair, completion queue, protection domain or memory region. If that fails it is dropped after the batch,
+    /// Destroys a queue pair, completion queue or counter, protection domain, memory region or XRC domain. If that fails it is dropped after the batch,
     /// which tries again on its own.
     pub fn destroy(&mut self, object: impl Into<Owned>) -> Ticket<()> {
         self.add(Command::Destroy(object.into()))
@@ -216,6 +240,11 @@ impl<'a> Batch<'a> {
             Target::Made(n) => (self.targets[n].state(), self.targets[n].first_psn()),
             Target::New(n) => match &self.commands[n] {
                 Command::Qp(builder) => {
+                    let moved = self.moved.get(&n).copied();
+                    let psn = builder.first_psn().unwrap_or(Psn::truncate(0));
+                    (moved.unwrap_or_else(|| builder.state()), psn)
+                }
+                Command::Target(builder) => {
                     let moved = self.moved.get(&n).copied();
                     let psn = builder.first_psn().unwrap_or(Psn::truncate(0));
                     (moved.unwrap_or_else(|| builder.state()), psn)
@@ -276,12 +305,51 @@ impl<T: Transport> From<Ticket<Qp<T>>> for QpPart<'_> {
     }
 }
 
+impl<'a> From<&'a mut XrcTarget> for QpPart<'a> {
+    fn from(target: &'a mut XrcTarget) -> Self {
+        QpPart {
+            part: QpParts::Made(target),
+            class: class::QP_XRC_TGT,
+        }
+    }
+}
+
+impl From<Ticket<XrcTarget>> for QpPart<'_> {
+    fn from(ticket: Ticket<XrcTarget>) -> Self {
+        QpPart {
+            part: QpParts::New {
+                batch: ticket.batch(),
+                command: ticket.command(),
+            },
+            class: class::QP_XRC_TGT,
+        }
+    }
+}
+
 /// Something that can be destroyed.
 pub struct Owned(pub(self) ticket::Made);
 
 impl<T: Transport> From<Qp<T>> for Owned {
     fn from(qp: Qp<T>) -> Self {
         Owned(ticket::Made::Qp(Box::new(qp)))
+    }
+}
+
+impl From<XrcTarget> for Owned {
+    fn from(target: XrcTarget) -> Self {
+        Owned(ticket::Made::Qp(Box::new(target)))
+    }
+}
+
+impl From<XrcDomain> for Owned {
+    fn from(domain: XrcDomain) -> Self {
+        Owned(ticket::Made::Xrcd(domain))
+    }
+}
+
+impl From<CompletionCounter> for Owned {
+    fn from(counter: CompletionCounter) -> Self {
+        Owned(ticket::Made::Counter(Box::new(counter)))
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::qp::{AnyQp, Qp, Transport};
-use crate::{CompletionQueue, MemoryRegion, ProtectionDomain};
+use crate::{CompletionCounter, CompletionQueue, MemoryRegion, ProtectionDomain, XrcDomain, XrcTarget};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -96,6 +96,9 @@ pub(super) enum Made {
     Pd(ProtectionDomain),
     Mr(Box<MemoryRegion>),
     Cq(Box<CompletionQueue>),
+    Counter(Box<CompletionCounter>),
+    Xrcd(XrcDomain),
+    /// Or an XRC target.
     Qp(Box<dyn AnyQp>),
     Nothing,
 }
@@ -106,6 +109,8 @@ impl Made {
             Made::Pd(pd) => Some(&pd.object),
             Made::Mr(mr) => Some(&mr.object),
             Made::Cq(cq) => Some(&cq.shared.object),
+            Made::Counter(counter) => Some(&counter.shared.object),
+            Made::Xrcd(domain) => Some(&domain.object),
             Made::Qp(qp) => Some(qp.object()),
             Made::Nothing => None,
         }
@@ -146,6 +151,8 @@ in_batch! {
     ProtectionDomain: Made::Pd(pd) => pd;
     MemoryRegion: Made::Mr(mr) => *mr;
     CompletionQueue: Made::Cq(cq) => *cq;
+    CompletionCounter: Made::Counter(counter) => *counter;
+    XrcDomain: Made::Xrcd(domain) => domain;
     (): Made::Nothing => ();
 }
 
@@ -155,6 +162,17 @@ impl<T: Transport> sealed::Sealed for Qp<T> {
     fn from_made(made: Made) -> Option<Self> {
         match made {
             Made::Qp(qp) => qp.into_any().downcast().ok().map(|qp| *qp),
+            _ => None,
+        }
+    }
+}
+
+impl InBatch for XrcTarget {}
+impl sealed::Sealed for XrcTarget {
+    #[expect(private_interfaces, reason = "the trait is sealed: nobody outside calls it")]
+    fn from_made(made: Made) -> Option<Self> {
+        match made {
+            Made::Qp(target) => target.into_any().downcast().ok().map(|target| *target),
             _ => None,
         }
     }

@@ -251,6 +251,7 @@ impl Connection<'_> {
             class::QP_RC => Some(self.from(state, peer, psn)),
             class::QP_UC => Some(self.of_unreliable(state, peer, psn)),
             class::QP_XRC_INI => Some(self.of_initiator(state, peer, psn)),
+            class::QP_XRC_TGT => Some(self.of_target(state, peer, psn)),
             _ => None,
         }
     }

@@ -12,7 +12,7 @@ use crate::ring::memory::Ring;
 use crate::ring::place::{Place, RingMemory};
 use crate::ring::recv::RecvRing;
 use crate::ring::send::SendRing;
-use crate::ring::table::{QpSlot, Side};
+use crate::ring::table::{Places, QpSlot, Side};
 use crate::{CompletionCounter, CompletionQueue, Context, EventQueue, ProtectionDomain, SharedReceiveQueue};
 use rdma_uapi::class::qp::{self, QpCaps};
 use rdma_uapi::class::{self};
@@ -55,7 +55,7 @@ pub struct QpBuilder<'a, When = Standing, T: Transport = Rc> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Completes<'a> {
     Queue(Part<'a, CompletionQueue>),
-    Counter(&'a CompletionCounter),
+    Counter(Part<'a, CompletionCounter>),
 }
 
 impl Completes<'_> {
@@ -63,8 +63,10 @@ impl Completes<'_> {
     fn shared(&self) -> &Arc<CqShared> {
         match self {
             Completes::Queue(Part::Made(cq)) => &cq.shared,
-            Completes::Counter(counter) => &counter.shared,
-            Completes::Queue(Part::New(_)) => unreachable!("only a batch's builder is made of tickets"),
+            Completes::Counter(Part::Made(counter)) => &counter.shared,
+            Completes::Queue(Part::New(_)) | Completes::Counter(Part::New(_)) => {
+                unreachable!("only a batch's builder is made of tickets")
+            }
         }
     }
 }
@@ -84,6 +86,8 @@ pub(crate) struct Ground {
     pub(crate) send_cq: Arc<CqShared>,
     pub(crate) recv_cq: Arc<CqShared>,
     pub(crate) memory: Option<Arc<RingMemory>>,
+    /// Counters that were not there yet when its slots were taken, for its sends and for its receives.
+    pub(crate) places: [Option<Arc<Places>>; 2],
 }
 
 /// What a queue pair needs before it is made: a slot of a doorbell page and one in the table of cookies.
@@ -99,6 +103,16 @@ impl Slots {
             table: table.ok_or(Error::Argument("the context has a million queue pairs already"))?,
             doorbell: Doorbell::take(context)?,
         })
+    }
+
+    /// Completions of `side` are counted there.
+    fn count(&mut self, side: Side, places: &Arc<Places>) -> Result<()> {
+        if self.table.count(side, places) {
+            return Ok(());
+        }
+        Err(Error::Argument(
+            "the counter has no room for so many queue pairs of the context",
+        ))
     }
 }
 
@@ -131,18 +145,6 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
             events: None,
             when: PhantomData,
         }
-    }
-
-    /// Its sends are counted, and complete to no queue.
-    pub fn count_sends(mut self, counter: &'a CompletionCounter) -> Self {
-        self.send_cq = Completes::Counter(counter);
-        self
-    }
-
-    /// Its receives are counted, and complete to no queue.
-    pub fn count_receives(mut self, counter: &'a CompletionCounter) -> Self {
-        self.recv_cq = Completes::Counter(counter);
-        self
     }
 
     /// At least this many entries of the send queue.
@@ -236,12 +238,9 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         let mut slots = Slots::take(context)?;
         for (side, to) in [(Side::Send, &self.send_cq), (Side::Recv, &self.recv_cq)] {
             match to {
-                Completes::Counter(counter) if !slots.table.count(side, &counter.places) => {
-                    return Err(Error::Argument(
-                        "the counter has no room for so many queue pairs of the context",
-                    ));
-                }
-                _ => {}
+                Completes::Counter(Part::Made(counter)) => slots.count(side, &counter.places)?,
+                // Those of one that the batch makes are there when it is made.
+                Completes::Counter(Part::New(_)) | Completes::Queue(_) => {}
             }
         }
         Ok(slots)
@@ -285,8 +284,13 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
     }
 
     /// From what CREATE answered.
-    pub(crate) fn made(self, context: &Context, answer: &Answer<'_>, on: Ground, slots: Slots) -> Result<Qp<T>> {
+    pub(crate) fn made(self, context: &Context, answer: &Answer<'_>, on: Ground, mut slots: Slots) -> Result<Qp<T>> {
         let object = Object::new(context, T::CLASS, answer.object(), "destroy a queue pair");
+        for (side, places) in [Side::Send, Side::Recv].into_iter().zip(&on.places) {
+            if let Some(places) = places {
+                slots.count(side, places)?;
+            }
+        }
         let caps = answer.expect(DOING, qp::CAPS)?;
         let qpn = Qpn::new(answer.expect(DOING, qp::QPN)?);
         let qpn = qpn.ok_or(Error::Answer {
@@ -380,7 +384,33 @@ impl<'a, T: Transport> AnyNewQp<'a> for QpBuilder<'a, Batched, T> {
     }
 }
 
-impl<T: Transport> QpBuilder<'_, Standing, T> {
+impl<'a, T: Transport> QpBuilder<'a, Batched, T> {
+    /// Its sends are counted, and complete to no queue. The counter is there, or the same batch makes it.
+    pub fn count_sends(mut self, counter: impl Into<Part<'a, CompletionCounter>>) -> Self {
+        self.send_cq = Completes::Counter(counter.into());
+        self
+    }
+
+    /// Its receives are counted, and complete to no queue. The counter is there, or the same batch makes it.
+    pub fn count_receives(mut self, counter: impl Into<Part<'a, CompletionCounter>>) -> Self {
+        self.recv_cq = Completes::Counter(counter.into());
+        self
+    }
+}
+
+impl<'a, T: Transport> QpBuilder<'a, Standing, T> {
+    /// Its sends are counted, and complete to no queue.
+    pub fn count_sends(mut self, counter: &'a CompletionCounter) -> Self {
+        self.send_cq = Completes::Counter(counter.into());
+        self
+    }
+
+    /// Its receives are counted, and complete to no queue.
+    pub fn count_receives(mut self, counter: &'a CompletionCounter) -> Self {
+        self.recv_cq = Completes::Counter(counter.into());
+        self
+    }
+
     /// Makes it: in RESET, unless [`QpBuilder::attributes`] name another state.
     ///
     /// # Errors
@@ -404,6 +434,7 @@ impl<T: Transport> QpBuilder<'_, Standing, T> {
             send_cq: send_cq.clone(),
             recv_cq: recv_cq.clone(),
             memory: None,
+            places: [None, None],
         };
         let slots = self.slots(context)?;
         let mut words = [0; MESSAGE];

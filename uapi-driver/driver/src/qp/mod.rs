@@ -17,6 +17,7 @@ pub use datagram::{AddressError, AddressHandle, CheckedAddress, Destination, UdQ
 pub use raw::{RawQp, RuleId};
 pub use transport::{Connected, Plain, Raw, Rc, Transport, Uc, Ud, XrcIni};
 pub use unreliable::UcQp;
+pub(crate) use xrc::MAKING as MAKING_TARGET;
 pub use xrc::{XrcInitiator, XrcTarget, XrcTargetBuilder};
 
 use crate::batch::Part;
@@ -144,7 +145,11 @@ impl<T: Transport> Qp<T> {
         sends: &'a CompletionCounter,
         receives: &'a CompletionCounter,
     ) -> QpBuilder<'a, Standing, T> {
-        QpBuilder::over(pd.into(), Completes::Counter(sends), Completes::Counter(receives))
+        QpBuilder::over(
+            pd.into(),
+            Completes::Counter(sends.into()),
+            Completes::Counter(receives.into()),
+        )
     }
 
     /// The context that it was made on.

@@ -2,8 +2,9 @@
 //! XRC: one connection to all shared receive queues of a domain.
 
 use super::attrs::Known;
-use super::{ConnectOptions, Qp, QpAttr, QpBuilder, QpInfo, SendBatch, Standing, XrcIni, MODIFYING};
-use crate::context::MESSAGE;
+use super::{AnyQp, Batched, ConnectOptions, Qp, QpAttr, QpBuilder, QpInfo, SendBatch, Standing, XrcIni, MODIFYING};
+use crate::batch::Part;
+use crate::context::{Answer, MESSAGE};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::event::EventQueueShared;
@@ -13,9 +14,11 @@ use crate::{Access, CompletionQueue, Context, EventQueue, ProtectionDomain, XrcD
 use rdma_uapi::class::qp::{self, QpCaps};
 use rdma_uapi::class::{self};
 use rdma_uapi::client::Builder;
-use rdma_uapi::wire::method;
+use rdma_uapi::wire::{method, ObjectId};
+use std::any::Any;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use verbena_hw::id::{Psn, Qpn, Srqn};
 use verbena_hw::qp::QpState;
@@ -84,15 +87,39 @@ fn args(srqn: u32) -> XrcArgs {
     }
 }
 
-/// What is to be chosen of a new target.
+/// What CREATE of a target is, in a sentence.
+pub(crate) const MAKING: &str = "make an XRC target";
+
+/// What is to be chosen of a new target. [`XrcTargetBuilder::build`] makes it at once, [`crate::Batch::create_xrc_target`] with
+/// others.
 #[must_use = "a builder makes nothing until `build`"]
-pub struct XrcTargetBuilder<'a> {
-    domain: &'a XrcDomain,
+pub struct XrcTargetBuilder<'a, When = Standing> {
+    domain: Part<'a, XrcDomain>,
     attributes: Option<QpAttr>,
     events: Option<(&'a EventQueue, u64)>,
+    when: PhantomData<When>,
 }
 
-impl<'a> XrcTargetBuilder<'a> {
+impl<'a, When> XrcTargetBuilder<'a, When> {
+    fn of(domain: Part<'a, XrcDomain>) -> Self {
+        Self {
+            domain,
+            attributes: None,
+            events: None,
+            when: PhantomData,
+        }
+    }
+
+    /// The same choices, for a batch.
+    pub(crate) fn for_batch(self) -> XrcTargetBuilder<'a, Batched> {
+        XrcTargetBuilder {
+            domain: self.domain,
+            attributes: self.attributes,
+            events: self.events,
+            when: PhantomData,
+        }
+    }
+
     /// Reports to this queue; events carry `cookie`.
     pub fn events(mut self, queue: &'a EventQueue, cookie: u64) -> Self {
         self.events = Some((queue, cookie));
@@ -105,6 +132,60 @@ impl<'a> XrcTargetBuilder<'a> {
         self
     }
 
+    /// What it belongs to.
+    pub(crate) fn domain(&self) -> Part<'a, XrcDomain> {
+        self.domain
+    }
+
+    /// The first PSN that it sends, if that is chosen.
+    pub(crate) fn first_psn(&self) -> Option<Psn> {
+        self.attributes.as_ref().and_then(QpAttr::first_psn)
+    }
+
+    /// The state that it will be in.
+    pub(crate) fn state(&self) -> QpState {
+        let given = self.attributes.as_ref().and_then(|given| given.state);
+        given.unwrap_or(QpState::RESET)
+    }
+
+    /// The message of CREATE.
+    pub(crate) fn message<'m>(&self, words: &'m mut [u64], domain: ObjectId, open: Option<u32>) -> Builder<'m> {
+        let mut message = Builder::new(words, class::QP_XRC_TGT, 0);
+        message.put(qp::XRCD, &domain).put_some(qp::OPEN, open);
+        if let Some(attributes) = &self.attributes {
+            attributes.write(&mut message);
+        }
+        if let Some((queue, cookie)) = self.events {
+            message
+                .put(class::EVENT_QUEUE_OF, &queue.id())
+                .put(class::COOKIE, &cookie);
+        }
+        message.ask(qp::QPN);
+        message
+    }
+
+    /// From what CREATE answered.
+    pub(crate) fn made(&self, doing: &'static str, domain: &XrcDomain, answer: &Answer<'_>) -> Result<XrcTarget> {
+        let context = domain.context();
+        let object = Object::new(context, class::QP_XRC_TGT, answer.object(), "destroy an XRC target");
+        let qpn = Qpn::new(answer.expect(doing, qp::QPN)?).ok_or(Error::Answer {
+            doing,
+            what: "its number has more than 24 bits",
+        })?;
+        let psn = self.first_psn();
+        Ok(XrcTarget {
+            object,
+            qpn,
+            // As of a queue pair.
+            psn: psn.unwrap_or_else(|| Psn::truncate(RandomState::new().hash_one(qpn.get()) as u32)),
+            state: self.state(),
+            _domain: domain.object.clone(),
+            _events: self.events.map(|(queue, _)| queue.shared().clone()),
+        })
+    }
+}
+
+impl XrcTargetBuilder<'_> {
     /// Opens the target of the domain that has this number, whatever context or process has made it: all of them can modify it,
     /// each reports its events to a queue of its own, and it lives until the last has destroyed it.
     ///
@@ -124,40 +205,17 @@ impl<'a> XrcTargetBuilder<'a> {
     ///
     /// An attribute is missing or out of range; the device has no more queue pairs, or is gone.
     pub fn build(self) -> Result<XrcTarget> {
-        self.make("make an XRC target", None)
+        self.make(MAKING, None)
     }
 
     fn make(self, doing: &'static str, open: Option<u32>) -> Result<XrcTarget> {
-        let context = self.domain.context();
+        let Part::Made(domain) = self.domain else {
+            unreachable!("only a batch's builder is made of tickets")
+        };
         let mut words = [0; MESSAGE];
-        let mut message = Builder::new(&mut words, class::QP_XRC_TGT, 0);
-        message.put(qp::XRCD, &self.domain.object.id()).put_some(qp::OPEN, open);
-        if let Some(attributes) = &self.attributes {
-            attributes.write(&mut message);
-        }
-        if let Some((queue, cookie)) = self.events {
-            message
-                .put(class::EVENT_QUEUE_OF, &queue.id())
-                .put(class::COOKIE, &cookie);
-        }
-        message.ask(qp::QPN);
-        let answer = context.call(doing, method::CREATE, message)?;
-        let object = Object::new(context, class::QP_XRC_TGT, answer.object(), "destroy an XRC target");
-        let qpn = Qpn::new(answer.expect(doing, qp::QPN)?).ok_or(Error::Answer {
-            doing,
-            what: "its number has more than 24 bits",
-        })?;
-        let given = self.attributes.as_ref();
-        let psn = given.and_then(QpAttr::first_psn);
-        Ok(XrcTarget {
-            object,
-            qpn,
-            // As of a queue pair.
-            psn: psn.unwrap_or_else(|| Psn::truncate(RandomState::new().hash_one(qpn.get()) as u32)),
-            state: given.and_then(|given| given.state).unwrap_or(QpState::RESET),
-            _domain: self.domain.object.clone(),
-            _events: self.events.map(|(queue, _)| queue.shared().clone()),
-        })
+        let message = self.message(&mut words, domain.object.id(), open);
+        let answer = domain.context().call(doing, method::CREATE, message)?;
+        self.made(doing, domain, &answer)
     }
 }
 
@@ -176,11 +234,17 @@ pub struct XrcTarget {
 impl XrcTarget {
     /// A new one in `domain`.
     pub fn builder(domain: &XrcDomain) -> XrcTargetBuilder<'_> {
-        XrcTargetBuilder {
-            domain,
-            attributes: None,
-            events: None,
-        }
+        XrcTargetBuilder::of(domain.into())
+    }
+
+    /// A new one for a [`crate::Batch`], in a domain that is there or that the same batch makes.
+    pub fn batched<'a>(domain: impl Into<Part<'a, XrcDomain>>) -> XrcTargetBuilder<'a, Batched> {
+        XrcTargetBuilder::of(domain.into())
+    }
+
+    /// Its id in the context.
+    pub fn id(&self) -> ObjectId {
+        self.object.id()
     }
 
     /// The context that it was made on.
@@ -239,8 +303,7 @@ impl XrcTarget {
         let mut words = [0; MESSAGE];
         let message = attributes.message(&mut words, class::QP_XRC_TGT, self.object.id());
         self.context().call(MODIFYING, method::MODIFY, message)?;
-        self.state = attributes.state.unwrap_or(self.state);
-        self.psn = attributes.first_psn().unwrap_or(self.psn);
+        self.note_change(attributes);
         Ok(())
     }
 
@@ -301,6 +364,29 @@ impl XrcTarget {
     /// The device is gone.
     pub fn destroy(self) -> Result<()> {
         self.object.destroy()
+    }
+}
+
+impl AnyQp for XrcTarget {
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    fn state(&self) -> QpState {
+        self.state
+    }
+
+    fn first_psn(&self) -> Psn {
+        self.psn
+    }
+
+    fn note_change(&mut self, attributes: &QpAttr) {
+        self.state = attributes.state.unwrap_or(self.state);
+        self.psn = attributes.first_psn().unwrap_or(self.psn);
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
     }
 }
 
