@@ -5,8 +5,8 @@ use crate::attach::EventFd;
 use crate::context::{send_message, Answer, MESSAGE};
 use crate::error::{Error, Result};
 use crate::object::Object;
-use crate::qp::{Qp, Transport};
-use crate::{CompletionQueue, Context, SharedReceiveQueue};
+use crate::qp::{Qp, Transport, XrcTarget};
+use crate::{CompletionCounter, CompletionQueue, Context, SharedReceiveQueue};
 use rdma_uapi::class;
 use rdma_uapi::class::event_queue::{self as eq, kind, Association};
 use rdma_uapi::client::Builder;
@@ -327,6 +327,24 @@ impl EventQueue {
         self.associate_object(&srq.shared.object, cookie)
     }
 
+    /// From now on `counter` reports to this queue; closing as with [`EventQueue::associate_cq`].
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn associate_counter(&self, counter: &CompletionCounter, cookie: u64) -> Result<()> {
+        self.associate_object(&counter.shared.object, cookie)
+    }
+
+    /// From now on `target` reports to this queue; closing as with [`EventQueue::associate_cq`].
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn associate_target(&self, target: &XrcTarget, cookie: u64) -> Result<()> {
+        self.associate(class::QP_XRC_TGT, target.id(), cookie)
+    }
+
     /// From now on `cq`, if it reports to this queue, reports to none.
     ///
     /// # Errors
@@ -352,6 +370,24 @@ impl EventQueue {
     /// The device is gone.
     pub fn dissociate_srq(&self, srq: &SharedReceiveQueue) -> Result<()> {
         self.dissociate(srq.shared.object.class(), srq.shared.object.id())
+    }
+
+    /// From now on `counter`, if it reports to this queue, reports to none.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn dissociate_counter(&self, counter: &CompletionCounter) -> Result<()> {
+        self.dissociate(class::COUNTER, counter.shared.object.id())
+    }
+
+    /// From now on `target`, if it reports to this queue, reports to none.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn dissociate_target(&self, target: &XrcTarget) -> Result<()> {
+        self.dissociate(class::QP_XRC_TGT, target.id())
     }
 
     pub(crate) fn associate_object(&self, object: &Object, cookie: u64) -> Result<()> {

@@ -221,6 +221,17 @@ impl MadClient {
         &self.events
     }
 
+    /// From now on it reports to this queue, with this cookie. What it had reported and nobody read is gone, the datagrams are not.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn report_to(&mut self, events: &EventQueue, cookie: u64) -> Result<()> {
+        events.associate_object(&self.object, cookie)?;
+        self.events = events.clone();
+        Ok(())
+    }
+
     /// Requests that it serves and that were dropped because too many waited.
     pub fn lost(&self) -> u64 {
         self.lost

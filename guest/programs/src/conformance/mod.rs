@@ -33,6 +33,7 @@ mod objects;
 mod qp_life;
 mod qp_state;
 mod raw;
+mod reassociate;
 mod reregister;
 mod retries;
 mod srq;
@@ -76,6 +77,7 @@ const AREAS: &[&[Case]] = &[
     fast::CASES,
     events::CASES,
     epoll::CASES,
+    reassociate::CASES,
     cm::CASES,
     mad::CASES,
     isolation::CASES,
