@@ -3,12 +3,14 @@
 //! `docs/fidelity.md` (U21): every control call of libibverbs, and the class, method and attributes that say the same. The
 //! table is walked against the dispatch tables: what it names must be there.
 //!
-//! The calls are those of libibverbs 1.14 (rdma-core 56): `infiniband/verbs.h`.
+//! The calls are those of libibverbs 1.14 (rdma-core 56), `infiniband/verbs.h`, and what newer headers have beside them. [`VERBS`] is the
+//! header's own list, so that none is forgotten.
 
 use crate::bench::Bench;
 use crate::reference;
 use rdma_uapi::table::Table;
 use rdma_uapi::Driver;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use verbena_core::node::System;
 use verbena_core::Verbena;
@@ -55,6 +57,8 @@ const CALLS: &[(&str, Said)] = &[
     ("ibv_reg_mr, ibv_reg_mr_iova, ibv_reg_mr_iova2", By("mr", "create", "pd addr length iova access lkey rkey", "")),
     ("ibv_dereg_mr", By("mr", "destroy", "", "")),
     ("ibv_rereg_mr", By("mr", "modify", "pd addr length iova access lkey rkey", "if it fails, the region is what it was")),
+    ("ibv_alloc_dmah, ibv_dealloc_dmah", Never("hints to a processor's cache that go with PCIe transactions; the device makes none that carry them")),
+    ("ibv_reg_mr_ex", By("mr", "create", "pd addr length iova access lkey rkey", "its dma-buf and its hints: as ibv_reg_dmabuf_mr and ibv_alloc_dmah")),
     ("ibv_reg_dmabuf_mr", Never("the device has no peer memory: guest memory alone is mapped for it")),
     ("ibv_alloc_null_mr", Later("mr", "create", "null", "")),
     ("ibv_advise_mr", Never("pages are pinned, there is nothing to prefetch")),
@@ -69,7 +73,7 @@ const CALLS: &[(&str, Said)] = &[
     ("ibv_destroy_cq", By("cq", "destroy", "completion_events async_events", "answers what comp_events_reported and async_events_reported are")),
     ("ibv_get_cq_event", By("event_queue", "read_events", "events pending", "or read(2)")),
     ("ibv_ack_cq_events", By("cq", "destroy", "completion_events", "as ibv_ack_async_event")),
-    ("ibv_req_notify_cq, ibv_poll_cq, ibv_start_poll, ibv_next_poll", NoCall("the data path: mapped memory")),
+    ("ibv_req_notify_cq, ibv_poll_cq, ibv_start_poll, ibv_next_poll, ibv_end_poll", NoCall("the data path: mapped memory")),
     ("ibv_create_srq, ibv_create_srq_ex", By("srq", "create", "pd max_wr max_sge limit srqn xrcd cq event_queue cookie", "xrcd and cq: XRC; Verbena's ring: verbena_srq_ring")),
     ("ibv_modify_srq", By("srq", "modify", "max_wr limit", "")),
     ("ibv_query_srq, ibv_get_srq_num", By("srq", "query", "pd max_wr max_sge limit srqn xrcd cq", "create answers srqn, too")),
@@ -100,9 +104,12 @@ const CALLS: &[(&str, Said)] = &[
     ("ibv_create_flow_action_esp, ibv_modify_flow_action_esp, ibv_destroy_flow_action", Never("the device has no IPsec")),
     ("ibv_create_counters, ibv_destroy_counters, ibv_attach_counters_point_flow", NoCall("every rule counts; which counts of which rules are one number is the program's affair")),
     ("ibv_read_counters", By("flow", "query", "frames bytes", "of each rule; the port's are port query, counters")),
-    ("ibv_post_send, ibv_post_recv, ibv_post_srq_recv, ibv_wr_start, ibv_wr_complete", NoCall("the data path: mapped memory")),
+    ("ibv_post_send, ibv_post_recv, ibv_post_srq_recv, ibv_wr_start, ibv_wr_complete, ibv_wr_abort", NoCall("the data path: mapped memory")),
+    ("ibv_post_srq_ops", Never("tag matching; the device has none")),
+    ("ibv_qp_to_qp_ex, ibv_cq_ex_to_cq", NoCall("another view of the same object")),
     ("ibv_fork_init, ibv_is_fork_initialized", NoCall("pinned pages are copied at fork by the kernel")),
-    ("ibv_event_type_str and other texts", NoCall("")),
+    ("ibv_node_type_str, ibv_port_state_str, ibv_event_type_str, ibv_wc_status_str", NoCall("texts")),
+    ("ibv_rate_to_mult, mult_to_ibv_rate, ibv_rate_to_mbps, mbps_to_ibv_rate", NoCall("arithmetic")),
     ("rdma_create_event_channel", Later("cm_id", "create", "event_queue cookie", "librdmacm, for completeness (U18)")),
 ];
 
@@ -204,6 +211,53 @@ fn u21_every_control_call_of_libibverbs_is_mapped() {
     }
     writeln!(out, "\n{said} rows can be said, {not_yet} not yet.").unwrap();
     reference::check("fidelity.md", &out);
+}
+
+/// What `infiniband/verbs.h` declares for applications (rdma-core 56; the last line: newer ones), by the objects that it is about. Not here: the
+/// accessors of extended completions (`ibv_wc_read_*`) and the builders of work requests (`ibv_wr_*` between start and complete),
+/// which are the data path.
+#[rustfmt::skip]
+const VERBS: &str = "
+    ibv_get_device_list ibv_free_device_list ibv_get_device_name ibv_get_device_guid ibv_get_device_index ibv_open_device
+    ibv_close_device ibv_import_device ibv_get_async_event ibv_ack_async_event ibv_query_device ibv_query_device_ex
+    ibv_query_rt_values_ex ibv_query_port ibv_query_gid ibv_query_gid_ex ibv_query_gid_table ibv_query_pkey ibv_get_pkey_index
+    ibv_alloc_pd ibv_dealloc_pd ibv_import_pd ibv_unimport_pd ibv_alloc_td ibv_dealloc_td ibv_alloc_parent_domain
+    ibv_reg_mr ibv_reg_mr_iova ibv_reg_mr_iova2 ibv_rereg_mr ibv_dereg_mr ibv_reg_dmabuf_mr ibv_alloc_null_mr ibv_advise_mr
+    ibv_import_mr ibv_unimport_mr ibv_alloc_dm ibv_free_dm ibv_memcpy_to_dm ibv_memcpy_from_dm ibv_reg_dm_mr ibv_import_dm
+    ibv_unimport_dm ibv_alloc_mw ibv_dealloc_mw ibv_inc_rkey ibv_bind_mw
+    ibv_create_comp_channel ibv_destroy_comp_channel ibv_create_cq ibv_create_cq_ex ibv_cq_ex_to_cq ibv_resize_cq ibv_modify_cq
+    ibv_destroy_cq ibv_get_cq_event ibv_ack_cq_events ibv_req_notify_cq ibv_poll_cq ibv_start_poll ibv_next_poll ibv_end_poll
+    ibv_create_srq ibv_create_srq_ex ibv_modify_srq ibv_query_srq ibv_get_srq_num ibv_destroy_srq ibv_post_srq_recv ibv_post_srq_ops
+    ibv_create_qp ibv_create_qp_ex ibv_qp_to_qp_ex ibv_open_qp ibv_modify_qp ibv_modify_qp_rate_limit ibv_query_qp
+    ibv_query_qp_data_in_order ibv_destroy_qp ibv_set_ece ibv_query_ece ibv_post_send ibv_post_recv ibv_wr_start ibv_wr_complete
+    ibv_wr_abort ibv_create_wq ibv_modify_wq ibv_destroy_wq ibv_create_rwq_ind_table ibv_destroy_rwq_ind_table
+    ibv_open_xrcd ibv_close_xrcd ibv_create_ah ibv_init_ah_from_wc ibv_create_ah_from_wc ibv_destroy_ah ibv_resolve_eth_l2_from_gid
+    ibv_attach_mcast ibv_detach_mcast ibv_create_flow ibv_destroy_flow ibv_create_flow_action_esp ibv_modify_flow_action_esp
+    ibv_destroy_flow_action ibv_create_counters ibv_destroy_counters ibv_attach_counters_point_flow ibv_read_counters
+    ibv_fork_init ibv_is_fork_initialized ibv_node_type_str ibv_port_state_str ibv_event_type_str ibv_wc_status_str
+    ibv_rate_to_mult mult_to_ibv_rate ibv_rate_to_mbps mbps_to_ibv_rate
+    ibv_alloc_dmah ibv_dealloc_dmah ibv_reg_mr_ex
+";
+
+/// The header's list and the table have the same calls.
+#[test]
+fn u21_no_call_of_the_header_is_without_a_row() {
+    let declared: BTreeSet<&str> = VERBS.split_whitespace().collect();
+    let rows: BTreeSet<&str> = CALLS
+        .iter()
+        .flat_map(|(calls, _)| calls.split(':').next().unwrap_or_default().split(", "))
+        .filter(|call| !call.starts_with("rdma_"))
+        .collect();
+    assert_eq!(
+        declared.difference(&rows).collect::<Vec<_>>(),
+        Vec::<&&str>::new(),
+        "calls without a row"
+    );
+    assert_eq!(
+        rows.difference(&declared).collect::<Vec<_>>(),
+        Vec::<&&str>::new(),
+        "rows of no call"
+    );
 }
 
 #[test]
