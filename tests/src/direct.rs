@@ -253,9 +253,10 @@ fn two_workers(world: &mut World) -> Result<()> {
         stage: world.stage.clone(),
         logs: world.logs.clone(),
     };
+    // Both ends send: more queues than two workers watch.
     let mut flows = Vec::new();
-    for number in 0..3 {
-        flows.push(world.traffic(&format!("of-two-workers-{number}"), number, &["--seconds", "4"])?);
+    for flow in 0..6 {
+        flows.push(world.traffic(&format!("of-two-workers-{flow}"), flow % 3, &["--seconds", "4"])?);
     }
     let until = Instant::now() + Duration::from_secs(2);
     while Instant::now() < until {
