@@ -153,8 +153,8 @@ impl Loan {
                     return ran;
                 }
             }
-            // Those that are active now, once each.
-            for _ in 0..self.rings.active.len() {
+            // Those that are active now, once each; no more of them than would let the engine wait.
+            for _ in 0..self.rings.active.len().min(SEATS) {
                 let Some(i) = self.rings.active.pop_front() else { break };
                 let Some(pair) = members.get_mut(i) else { continue };
                 found = true;
