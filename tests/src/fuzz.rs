@@ -69,6 +69,11 @@ const TARGETS: &[Target] = &[
         folder: "device/engine/fuzz",
         program: "rings",
     },
+    Target {
+        test: "h14_fuzz_rules_and_counters_of_a_hostile_guest_harm_nobody",
+        folder: "device/engine/fuzz",
+        program: "steering",
+    },
 ];
 
 /// Every test of this kind.

@@ -16,7 +16,7 @@ pub(crate) enum Counter {
     SendRnrErr,
     AckTimeouts,
     RetryExceededErr,
-    RnrRetryExceededErr,
+    RetryRnrExceededErr,
     CompletionErr,
     AccessErr,
     InvalidReqErr,
@@ -41,9 +41,23 @@ pub(crate) enum Counter {
     RcvdFrames,
     DroppedNoRule,
     DroppedByRule,
+    /// An acknowledgement was put off and is part of a later one.
+    AckDeferred,
+    /// A work request was begun again: its time was over, or the peer had missed a packet.
+    CompleterRetryErr,
+    /// A packet, or a run of a message, could not leave: the port is down, or has not this source any more.
+    SendErr,
+    /// The port went down.
+    LinkDowned,
+    /// SENDs that have completed.
+    RdmaSends,
+    /// Receives that have completed well.
+    RdmaRecvs,
+    /// A packet of another partition came.
+    PkeyViolations,
 }
 
-const _: () = assert!(Counter::DroppedByRule as usize + 1 == COUNTERS.len());
+const _: () = assert!(Counter::PkeyViolations as usize + 1 == COUNTERS.len());
 
 /// The counters of one HCA.
 #[derive(Clone, Debug)]
@@ -64,6 +78,10 @@ impl Counters {
     #[inline]
     pub(crate) fn count(&mut self, counter: Counter) {
         self.add(counter, 1);
+    }
+
+    pub(crate) fn of(&self, counter: Counter) -> u64 {
+        self.0[counter as usize]
     }
 
     pub(crate) fn values(&self) -> [u64; COUNTERS.len()] {
@@ -90,5 +108,7 @@ mod tests {
         assert_eq!(at(Counter::IcrcErrors), "icrc_errors");
         assert_eq!(at(Counter::DroppedMalformed), "dropped_malformed");
         assert_eq!(at(Counter::DroppedByRule), "dropped_by_rule");
+        assert_eq!(at(Counter::SendErr), "send_err");
+        assert_eq!(at(Counter::PkeyViolations), "pkey_violations");
     }
 }

@@ -256,6 +256,8 @@ impl Hca {
             self.tally(qpn, Tally::CompletionErr, 1);
             let failed = (cqe.status, cqe.vendor_err);
             self.incidents.completion(cx.now, (qpn.get(), side), cqe.wr_id, failed);
+        } else if side == Side::Recv {
+            self.counters.count(Counter::RdmaRecvs);
         }
         self.write_completion(cx, cqn, qpn, cqe);
     }
@@ -394,7 +396,12 @@ impl Hca {
         let after = self.port_is_active();
         if before != after {
             cx.fabric.changed();
-            let event = if after { Event::PORT_ACTIVE } else { Event::PORT_ERR };
+            let event = if after {
+                Event::PORT_ACTIVE
+            } else {
+                self.counters.count(Counter::LinkDowned);
+                Event::PORT_ERR
+            };
             self.raise_default(cx, event, PORT.into(), 0);
         }
     }

@@ -56,7 +56,6 @@ mod pages;
 mod qp;
 mod ram;
 mod regs;
-mod regulars;
 mod ring;
 mod rng;
 mod schedule;

@@ -132,8 +132,12 @@ payload! {
         pub pkey: u16,
         /// Speed in units of Mbit/s as the port reports it; 0: unlimited by anything but memory.
         pub speed_mbps: u32,
+        /// Packets of another partition that came: counter `pkey_violations`, modulo 2^32.
+        pub pkey_violations: u32,
+        /// Datagrams with another Q_Key that came: counter `qkey_violations`, modulo 2^32.
+        pub qkey_violations: u32,
         /// Zero.
-        pub reserved1: [u32; 3],
+        pub reserved1: u32,
     }
 }
 
@@ -187,7 +191,7 @@ payload! {
 }
 
 /// Names of the port's counters, by number.
-pub const COUNTERS: [&str; 34] = [
+pub const COUNTERS: [&str; 41] = [
     "sent_msgs",
     "rcvd_msgs",
     "sent_bytes",
@@ -197,7 +201,7 @@ pub const COUNTERS: [&str; 34] = [
     "send_rnr_err",
     "ack_timeouts",
     "retry_exceeded_err",
-    "rnr_retry_exceeded_err",
+    "retry_rnr_exceeded_err",
     "completion_err",
     "access_err",
     "invalid_req_err",
@@ -222,6 +226,13 @@ pub const COUNTERS: [&str; 34] = [
     "rcvd_frames",
     "dropped_no_rule",
     "dropped_by_rule",
+    "ack_deferred",
+    "completer_retry_err",
+    "send_err",
+    "link_downed",
+    "rdma_sends",
+    "rdma_recvs",
+    "pkey_violations",
 ];
 
 /// Counters in one response.

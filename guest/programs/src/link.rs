@@ -107,14 +107,19 @@ pub struct Window {
     rkey: u32,
 }
 
-impl Window {
-    /// From the byte at `offset` of `region` on.
-    pub fn of(region: &MemoryRegion, offset: usize) -> Self {
-        let remote = region.remote(offset);
+impl From<Remote> for Window {
+    fn from(remote: Remote) -> Self {
         Self {
             addr: remote.addr,
             rkey: remote.rkey,
         }
+    }
+}
+
+impl Window {
+    /// From the byte at `offset` of `region` on.
+    pub fn of(region: &MemoryRegion, offset: usize) -> Self {
+        region.remote(offset).into()
     }
 
     /// As work requests want it, `bytes` further on.

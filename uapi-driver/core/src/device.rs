@@ -13,8 +13,8 @@ use rdma_uapi::failure::Outcome;
 use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::{Opcode, Status};
 use verbena_hw::cmd::{
-    DumpReq, DumpRsp, QueryClockRsp, QueryCountersReq, QueryCountersRsp, QueryPortRsp, COUNTERS, COUNTERS_AT_ONCE,
-    DUMP_ALL,
+    DumpReq, DumpRsp, ModifyPortReq, QueryClockRsp, QueryCountersReq, QueryCountersRsp, QueryPortRsp, COUNTERS,
+    COUNTERS_AT_ONCE, DUMP_ALL,
 };
 use verbena_hw::qp::{Mtu, QpType};
 use verbena_hw::ring::PageList;
@@ -136,11 +136,29 @@ fn dump<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn query_port<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
-    let hardware = call.device();
-    if call.number() == 0 || call.number() > hardware.limits.ports {
+/// There is such a port.
+fn check_port<P: Platform>(call: &Handling<'_, P>) -> Outcome {
+    if call.number() == 0 || call.number() > call.device().limits.ports {
         return Err(Failure::new(Errno::ENOENT, Reason::NO_OBJECT).at(rdma_uapi::wire::FIELD_OBJECT, 4));
     }
+    Ok(())
+}
+
+pub(crate) fn modify_port<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    check_port(call)?;
+    // The numbers of IBA's PortState, on both sides.
+    let state = call.require(port::STATE)?;
+    if !matches!(state, port::state::DOWN | port::state::ACTIVE) {
+        return Err(call.out_of_range(port::STATE));
+    }
+    let request = ModifyPortReq { state, reserved: 0 };
+    call.device().command::<_, ()>(Opcode::MODIFY_PORT, &request)?;
+    Ok(())
+}
+
+pub(crate) fn query_port<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    check_port(call)?;
+    let hardware = call.device();
     if call.has(port::ATTRS) || call.has(port::PKEYS) {
         let state: QueryPortRsp = hardware.command(Opcode::QUERY_PORT, &())?;
         call.put(port::ATTRS, &port_attributes(hardware, &state))?;
@@ -196,6 +214,8 @@ fn port_attributes<P: Platform>(hardware: &Hardware<P>, state: &QueryPortRsp) ->
         pkey_entries: hardware.limits.pkey_table_len,
         max_message: hardware.limits.max_msg,
         speed: state.speed_mbps,
+        bad_pkeys: state.pkey_violations,
+        qkey_violations: state.qkey_violations,
         ..PortAttrs::default()
     }
 }

@@ -128,7 +128,10 @@ impl<P: Platform> Driver for Verbena<P> {
             },
             ClassOps {
                 schema: &class::port::SCHEMA,
-                methods: &[(method::QUERY, device::query_port::<P>)],
+                methods: &[
+                    (method::QUERY, device::query_port::<P>),
+                    (method::MODIFY, device::modify_port::<P>),
+                ],
                 release: None,
             },
             ClassOps {

@@ -176,6 +176,20 @@ impl Context {
         })
     }
 
+    /// Switches port `number` on or off, for everybody who uses the device. It stays so until it is switched again, or the
+    /// device is reset.
+    ///
+    /// # Errors
+    ///
+    /// There is no such port; the caller lacks CAP_NET_ADMIN; the device is gone.
+    pub fn switch_port(&self, number: u32, on: bool) -> Result<()> {
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::PORT, number);
+        message.put(port::STATE, &if on { port::state::ACTIVE } else { port::state::DOWN });
+        self.call("switch a port", method::MODIFY, message)?;
+        Ok(())
+    }
+
     /// Entry `index` of the GID table of port `number`.
     ///
     /// # Errors

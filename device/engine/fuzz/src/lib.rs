@@ -3,6 +3,7 @@
 //! What the targets share: two honest guests, a third, and what must be true whatever the third does.
 
 pub mod requests;
+pub mod steering;
 
 use verbena_engine::testing::{attrs, End, Pair, QpShape, SendWr, World};
 use verbena_engine::HcaId;
@@ -53,6 +54,11 @@ impl Arena {
         };
         arena.connect();
         arena
+    }
+
+    /// What the honest guests have now is what they must have in the end.
+    fn remember_objects(&mut self) {
+        self.objects = [self.a.guest.hca, self.b.guest.hca].map(|hca| objects(&self.world, hca));
     }
 
     fn connect(&mut self) {

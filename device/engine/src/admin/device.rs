@@ -3,6 +3,7 @@
 
 use crate::admin::memory::page_failure;
 use crate::admin::{Failure, Reply};
+use crate::counters::Counter;
 use crate::dump::{HcaDump, Select};
 use crate::env::{Dma, Env};
 use crate::hca::{Cx, Hca, Port, MTU, PORT};
@@ -87,7 +88,9 @@ pub(crate) fn query_port(hca: &Hca) -> Reply {
         mac: hca.config.mac,
         pkey: PKEY,
         speed_mbps: 0,
-        reserved1: [0; 3],
+        pkey_violations: hca.counters.of(Counter::PkeyViolations) as u32,
+        qkey_violations: hca.counters.of(Counter::QkeyViolations) as u32,
+        reserved1: 0,
     })
 }
 

@@ -526,7 +526,9 @@ impl Hca {
     fn owe<E: Env>(&mut self, cx: &mut Cx<'_, E>, qpn: Qpn) {
         let id = self.id;
         if let Some(answers) = answers(self, qpn) {
-            if !core::mem::replace(&mut answers.due, true) {
+            if core::mem::replace(&mut answers.due, true) {
+                self.counters.count(Counter::AckDeferred);
+            } else {
                 cx.outbox.owes(QpRef { hca: id, qpn });
             }
         }

@@ -132,9 +132,12 @@ impl Hca {
 
     /// Puts a packet into the outbox.
     pub(super) fn send<E: Env>(&mut self, cx: &mut Cx<'_, E>, bytes: Option<Vec<u8>>) {
-        if let Some(bytes) = bytes {
-            self.counters.count(Counter::SentPkts);
-            cx.outbox.push(self.id, bytes);
+        match bytes {
+            Some(bytes) => {
+                self.counters.count(Counter::SentPkts);
+                cx.outbox.push(self.id, bytes);
+            }
+            None => self.counters.count(Counter::SendErr),
         }
     }
 

@@ -84,9 +84,9 @@ fn admit(hca: &mut Hca, packet: &Packet<'_>) -> bool {
         hca.counters.count(Counter::IcrcErrors);
         return false;
     }
-    // The only partition there is.
+    // The only partition there is, whose full members need not be asked who else is one (IBA vol. 1, 10.9.1.2, 10.9.3).
     if packet.head.bth.pkey.get() & PKEY_PARTITION != PKEY_PARTITION {
-        hca.counters.count(Counter::DroppedMalformed);
+        hca.counters.count(Counter::PkeyViolations);
         return false;
     }
     true

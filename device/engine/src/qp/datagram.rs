@@ -151,6 +151,7 @@ fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Me
     qp.req.psn = qp.req.psn.add(1);
     if complete(hca, cx, at, message, sent) {
         hca.counters.count(Counter::SentMsgs);
+        hca.counters.count(Counter::RdmaSends);
     }
     copies
 }
@@ -298,6 +299,9 @@ fn reaches(hcas: &Hcas, id: HcaId) -> bool {
 fn deliver<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, datagram: &Datagram<'_>) -> u32 {
     let dgid = &datagram.route.dgid;
     let leaves = reaches(hcas, at.hca);
+    if !leaves {
+        unsent(hcas, at);
+    }
     let group = dgid.is_multicast();
     let to = if group { None } else { cx.fabric.owner(dgid) };
     if leaves && cx.outbox.leads_to(to.is_some()) {
@@ -356,6 +360,14 @@ pub(crate) fn replicate<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, datagram: &
         }
     }
     members.len() as u32
+}
+
+/// Counts a datagram that does not leave its own port.
+#[cold]
+fn unsent(hcas: &mut Hcas, at: QpRef) {
+    if let Some(hca) = hcas.get_mut(at.hca) {
+        hca.counters.count(Counter::SendErr);
+    }
 }
 
 /// Counts a datagram that leads nowhere.

@@ -3,6 +3,7 @@
 //!
 //! The results are those of packets: the same acknowledgements, NAKs and silences, decided by the same responder.
 
+use crate::counters::Counter;
 use crate::engine::Hcas;
 use crate::env::{Dma, Env, GuestRam};
 use crate::hca::{Cx, Hca};
@@ -44,6 +45,7 @@ pub(crate) fn deliver<E: Env>(
 ) -> Result<Outcome, BadRequest> {
     let own = source(hcas, at, pdn, message, request)?;
     let Some(peer) = find_peer(hcas, cx, at) else {
+        count_unsent(hcas, at);
         return Ok(Outcome::Silence);
     };
     let target = match hcas.get_mut(peer.hca) {
@@ -147,6 +149,20 @@ pub(crate) fn find_peer<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) 
         hca: peer_hca.id,
         qpn: dest_qpn,
     })
+}
+
+/// Nobody was reached: counts it as an error of sending, if it was the queue pair's own port that nothing leaves, or not with
+/// this source.
+#[cold]
+pub(crate) fn count_unsent(hcas: &mut Hcas, at: QpRef) {
+    let Some(hca) = hcas.get_mut(at.hca) else {
+        return;
+    };
+    let index = hca.qps.get(at.qpn.get()).map(|qp| qp.attrs.path.sgid_index);
+    let leaves = hca.port_is_active() && index.is_none_or(|index| hca.source_gid(index).is_some());
+    if !leaves {
+        hca.counters.count(Counter::SendErr);
+    }
 }
 
 #[expect(

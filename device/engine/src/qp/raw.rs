@@ -166,6 +166,7 @@ fn carry<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, from: HcaId, frame: &Frame
         return 0;
     };
     if !hca.port_is_active() {
+        hca.counters.count(Counter::SendErr);
         hca.counters.count(Counter::DroppedUnreachable);
         return 0;
     }

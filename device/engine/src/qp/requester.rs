@@ -275,7 +275,12 @@ pub(crate) fn succeed<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, mess
     let signaled = qp.signal_all || message.is_signaled();
     hca.counters.count(Counter::SentMsgs);
     let fetched = match message.operation {
-        Operation::Send | Operation::Write => {
+        Operation::Send => {
+            hca.counters.count(Counter::RdmaSends);
+            hca.counters.add(Counter::SentBytes, message.len);
+            0
+        }
+        Operation::Write => {
             hca.counters.add(Counter::SentBytes, message.len);
             0
         }
@@ -354,7 +359,7 @@ pub(crate) fn rnr_begins<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, c
         return Ok(());
     };
     if qp.req.rnr_left == 0 {
-        hca.counters.count(Counter::RnrRetryExceededErr);
+        hca.counters.count(Counter::RetryRnrExceededErr);
         return Err(BadRequest {
             status: Status::RNR_RETRY_EXC_ERR,
             reason: vendor::NONE,
@@ -400,6 +405,7 @@ pub(crate) fn spend_retry(hca: &mut Hca, at: QpRef) -> Result<(), BadRequest> {
     };
     if qp.req.retries_left > 0 {
         qp.req.retries_left -= 1;
+        hca.counters.count(Counter::CompleterRetryErr);
         return Ok(());
     }
     hca.counters.count(Counter::RetryExceededErr);

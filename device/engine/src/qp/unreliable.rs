@@ -178,12 +178,12 @@ fn send<E: Env>(
     }
     match local::find_peer(hcas, cx, at) {
         Some(peer) => deliver(hcas, cx, at, pdn, peer, message, &request),
-        None if request.first => {
-            if let Some(hca) = hcas.get_mut(at.hca) {
+        None => {
+            local::count_unsent(hcas, at);
+            if let Some(hca) = hcas.get_mut(at.hca).filter(|_| request.first) {
                 hca.counters.count(Counter::DroppedUnreachable);
             }
         }
-        None => {}
     }
     message.offset += len;
     budget.bytes = budget.bytes.saturating_sub(len);
@@ -263,6 +263,9 @@ impl Hca {
         qp.req.psn = message.psn.add(message.packets);
         let signaled = qp.signal_all || message.is_signaled();
         self.counters.count(Counter::SentMsgs);
+        if message.operation == Operation::Send {
+            self.counters.count(Counter::RdmaSends);
+        }
         self.counters.add(Counter::SentBytes, message.len);
         self.tally(qpn, Tally::SentMsgs, 1);
         self.tally(qpn, Tally::SentBytes, message.len);

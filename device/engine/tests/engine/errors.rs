@@ -434,7 +434,7 @@ fn h10_rnr_retry_exceeded() {
     assert_eq!(pair.a.guest.state(w, pair.a.qp.qpn), QpState::ERR);
     assert_eq!(pair.b.guest.state(w, pair.b.qp.qpn), QpState::RTS);
     assert_eq!(pair.a.guest.counter(w, "rcvd_rnr_err"), 4);
-    assert_eq!(pair.a.guest.counter(w, "rnr_retry_exceeded_err"), 1);
+    assert_eq!(pair.a.guest.counter(w, "retry_rnr_exceeded_err"), 1);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! Conversations over packets: those of `tests/engine` that are about connections, word for word, and those that only
 //! packets have.
 
+mod counted;
 #[path = "../engine/counter_sets.rs"]
 mod counter_sets;
 #[path = "../engine/datagrams.rs"]
@@ -18,6 +19,9 @@ mod memory;
 mod multicast;
 #[path = "../engine/operations.rs"]
 mod operations;
+mod partitions;
+#[path = "../engine/port_counters.rs"]
+mod port_counters;
 mod reached;
 mod scripts;
 #[path = "../engine/shared_receives.rs"]

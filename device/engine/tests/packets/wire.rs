@@ -49,7 +49,7 @@ fn h05_packet_a_send_is_cut_at_the_mtu_and_acknowledged_once() {
 
 #[test]
 fn h05_packet_lengths_around_the_mtu() {
-    for mtu in [Mtu::B256, Mtu::B1024, Mtu::B4096] {
+    for mtu in [Mtu::B256, Mtu::B512, Mtu::B1024, Mtu::B2048, Mtu::B4096] {
         let bytes = mtu.bytes().unwrap();
         let mut pair = NetPair::with(|attrs| attrs.path_mtu = mtu.0);
         let data = pattern(3 * 4096 + 1);

@@ -34,6 +34,7 @@ const GUARDED: &[Guarded] = &[
         RawQp::builder(&pd, &cq, &cq).build().map(drop)
     }),
     ("a flow rule", 0, |ctx| ctx.drop_frames(&Flow::new()).map(drop)),
+    ("switching a port", 0, |ctx| ctx.switch_port(1, true)),
     ("the device's dump", DRIVERS, |ctx| ctx.dump().map(drop)),
     ("a privileged Q_Key", qp::QKEY.id(), |ctx| {
         let (pd, cq) = (ctx.alloc_pd()?, ctx.create_cq(16)?);

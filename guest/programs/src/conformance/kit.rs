@@ -2,13 +2,13 @@
 //! What many cases need: checks that say what they saw, messages laid out in memory, sizes worth trying.
 
 use crate::harness::Verdict;
-use crate::link::Region;
+use crate::link::{Region, Spec};
 use crate::pattern;
 use anyhow::{bail, ensure, Result};
 use rdma_uapi::Errno;
 use std::ops::Range;
 use std::time::Duration;
-use verbena::{CompletionQueue, Context, Key, Sge};
+use verbena::{CompletionQueue, ConnectOptions, Context, Key, Sge};
 
 /// What a case returns.
 pub type Outcome = Result<Verdict>;
@@ -45,6 +45,19 @@ pub fn refused<T>(result: verbena::Result<T>, errno: Errno, what: &str) -> Resul
     }
 }
 
+/// A connection that gives up soon.
+pub fn impatient() -> Spec {
+    Spec {
+        connect: ConnectOptions {
+            timeout: 9,
+            retry_cnt: 1,
+            rnr_retry: 1,
+            ..ConnectOptions::default()
+        },
+        ..Spec::default()
+    }
+}
+
 /// Fails if anything completes within [`QUIET`].
 pub fn quiet(cq: &mut CompletionQueue, what: &str) -> Result<()> {
     match cq.poll_timeout(QUIET)? {
@@ -75,6 +88,12 @@ impl Dump {
     /// Whether it shows the region with this local key. Dumps name regions by their keys' indices.
     pub fn has_mr(&self, lkey: Key) -> bool {
         self.has("mrs", "index", lkey.index())
+    }
+
+    /// What it shows of a queue pair.
+    pub fn qp(&self, qpn: u32) -> Option<&serde_json::Value> {
+        let mut all = self.list("qps").iter();
+        all.find(|qp| qp["qpn"].as_u64() == Some(qpn.into()))
     }
 
     /// Queue pairs, completion queues and regions that it shows.

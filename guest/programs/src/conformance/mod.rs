@@ -11,6 +11,7 @@ mod batch;
 mod batch_kinds;
 mod cleanup;
 mod cm;
+mod commands;
 mod control;
 mod counters;
 mod counting;
@@ -30,6 +31,7 @@ mod mad;
 mod memory;
 mod node;
 mod objects;
+mod peers;
 mod qp_life;
 mod qp_state;
 mod raw;
@@ -49,6 +51,7 @@ use crate::harness::Case;
 const AREAS: &[&[Case]] = &[
     control::CASES,
     interface::CASES,
+    commands::CASES,
     objects::CASES,
     discovery::CASES,
     batch::CASES,
@@ -81,6 +84,7 @@ const AREAS: &[&[Case]] = &[
     cm::CASES,
     mad::CASES,
     isolation::CASES,
+    peers::CASES,
     cleanup::CASES,
 ];
 

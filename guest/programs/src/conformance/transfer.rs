@@ -49,6 +49,7 @@ pub const CASES: &[Case] = &[
     Case::pair("h05_inline_data_may_change_after_the_post", inline_is_copied),
     Case::pair("h05_both_directions_at_once", both_directions),
     Case::pair("h05_messages_of_one_queue_stay_in_order", in_order),
+    Case::pair("h05_a_fence_waits_for_the_read_before_it", fence),
     Case::single("h05_a_queue_pair_connected_with_itself", with_itself),
     Case::single("h05_two_contexts_of_one_process", two_contexts),
 ];
@@ -519,6 +520,41 @@ fn in_order(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
         }
     }
     wire.barrier("done")?;
+    PASS
+}
+
+fn fence(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
+    const LEN: usize = 100_000;
+    const ROUNDS: u64 = 20;
+    let mut link = Link::meet(ctx, wire, &Spec::default())?;
+    let region = link.region(2 * LEN, Access::ALL_REMOTE)?;
+    if side == Side::Right {
+        wire.send(&Window::of(&region, 0))?;
+    }
+    let peer: Option<Window> = (side == Side::Left).then(|| wire.recv()).transpose()?;
+    for round in 0..ROUNDS {
+        if side == Side::Right {
+            Layout::whole(0, LEN).put(&region, round);
+        }
+        wire.barrier("laid out")?;
+        if let Some(peer) = peer {
+            // What comes by the READ is sent back by the WRITE, which must not look before it is there.
+            let own = [region.sge(..LEN)];
+            let read = SendWr::read(peer.at(0)).sges(&own);
+            let write = SendWr::write(peer.at(LEN)).sges(&own).fence().signaled();
+            let mut both = link.qp.send_batch();
+            both.push(&read)?;
+            both.push(&write)?;
+            both.ring()?;
+            link.sent_well()?;
+        }
+        wire.barrier("back")?;
+        if side == Side::Right {
+            let (there, back) = (region.buffer().to_vec(0, LEN), region.buffer().to_vec(LEN, LEN));
+            let differs = there.iter().zip(&back).position(|(there, back)| there != back);
+            check_eq!(differs, None, "the first byte that came back wrong in round {round}");
+        }
+    }
     PASS
 }
 

@@ -94,22 +94,34 @@ pub const GIDS: Attr<[GidEntry]> = Attr::array(2, "gids");
 pub const PKEYS: Attr<[u16]> = Attr::array(3, "pkeys");
 /// The counters.
 pub const COUNTERS: Attr<[Counter]> = Attr::array(4, "counters");
+/// Switches the port: [`state::DOWN`] or [`state::ACTIVE`], for everybody who uses the device, until it is switched again or the
+/// device is reset. A port that is switched on is active when its link is there too.
+pub const STATE: Attr<u32> = Attr::new(5, "state");
 
 /// The class.
 pub static SCHEMA: ClassSchema = ClassSchema {
     id: super::PORT,
     name: "port",
     flags: class_flags::EVENTS,
-    methods: &[MethodSchema {
-        number: method::QUERY,
-        name: "query",
-        target: Target::Numbered,
-        access: Access::Any,
-        attrs: &[
-            ATTRS.output(),
-            GIDS.output().by_pointer(),
-            PKEYS.output().by_pointer(),
-            COUNTERS.output().by_pointer(),
-        ],
-    }],
+    methods: &[
+        MethodSchema {
+            number: method::QUERY,
+            name: "query",
+            target: Target::Numbered,
+            access: Access::Any,
+            attrs: &[
+                ATTRS.output(),
+                GIDS.output().by_pointer(),
+                PKEYS.output().by_pointer(),
+                COUNTERS.output().by_pointer(),
+            ],
+        },
+        MethodSchema {
+            number: method::MODIFY,
+            name: "modify",
+            target: Target::Numbered,
+            access: Access::NetAdmin,
+            attrs: &[STATE.required()],
+        },
+    ],
 };
