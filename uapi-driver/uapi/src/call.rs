@@ -6,6 +6,7 @@
 //! the limit: all that can fail on this side), make the thing in hardware, [`Call::publish`], answer outputs. If it
 //! fails after publishing, the dispatcher ends the object again.
 
+use crate::answer::{write_result, Answer};
 use crate::class;
 use crate::context::{resolve, Context};
 use crate::device::Device;
@@ -17,10 +18,11 @@ use crate::host::Host;
 use crate::object::{Body, Object, ObjectRef};
 use crate::parse::{Found, Index};
 use crate::pipeline::{InChain, Offer};
+use crate::reservation::Reservation;
 use crate::schema::{class_flags, Attr, Payload, Shape};
 use crate::sys::{Arc, ArcRoom, Mutex};
 use crate::table::Method;
-use crate::wire::{self, AttrHead, ByPointer, Header, ObjectId, ATTR_HEAD};
+use crate::wire::{self, ByPointer, Header, ObjectId};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// A call being handled.
@@ -34,56 +36,6 @@ pub struct Call<'c, D: Driver> {
     chain: Option<&'c InChain<'c, D>>,
     answer: Option<u32>,
     created: Option<ObjectRef<D>>,
-}
-
-/// An id and the memory for an object that is being made. Dropping it gives both back.
-pub struct Reservation<'c, D: Driver> {
-    context: &'c Context<D>,
-    id: ObjectId,
-    room: Option<ArcRoom<Object<D>>>,
-    reporting: Option<Mutex<Reporting<D::Host>>>,
-}
-
-/// What a [`Reservation`] is without its context, whose store keeps the id. It must become one again.
-pub(crate) struct Rest<D: Driver> {
-    id: ObjectId,
-    room: Option<ArcRoom<Object<D>>>,
-    reporting: Option<Mutex<Reporting<D::Host>>>,
-}
-
-impl<'c, D: Driver> Reservation<'c, D> {
-    pub(crate) fn detach(mut self) -> Rest<D> {
-        Rest {
-            id: self.id,
-            room: self.room.take(),
-            reporting: self.reporting.take(),
-        }
-    }
-
-    pub(crate) fn attach(context: &'c Context<D>, rest: Rest<D>) -> Self {
-        let Rest { id, room, reporting } = rest;
-        Reservation {
-            context,
-            id,
-            room,
-            reporting,
-        }
-    }
-}
-
-impl<D: Driver> Reservation<'_, D> {
-    /// The id that the object will have.
-    pub fn id(&self) -> ObjectId {
-        self.id
-    }
-}
-
-impl<D: Driver> Drop for Reservation<'_, D> {
-    fn drop(&mut self) {
-        if self.room.is_some() {
-            self.context.store().free(self.id);
-        }
-    }
 }
 
 impl<'c, D: Driver> Call<'c, D> {
@@ -463,24 +415,8 @@ impl<'c, D: Driver> Call<'c, D> {
     }
 
     fn answer_at(&mut self, id: u16, found: Found) -> Answer<'_, D> {
-        let room = if found.by_pointer {
-            let given = self.pointer(&found);
-            Room::Pointer {
-                addr: given.addr,
-                length: given.length,
-            }
-        } else {
-            Room::Inline
-        };
-        Answer {
-            context: self.context,
-            message: self.message,
-            id,
-            found,
-            room,
-            size: 0,
-            written: 0,
-        }
+        let given = found.by_pointer.then(|| self.pointer(&found));
+        Answer::new(self.context, self.message, id, found, given)
     }
 
     fn pointer(&self, found: &Found) -> ByPointer {
@@ -650,80 +586,4 @@ impl<'c, D: Driver> Call<'c, D> {
             self.host().log(format_args!("a creation cannot be undone: {failure}"));
         }
     }
-}
-
-enum Room {
-    Inline,
-    Pointer { addr: u64, length: u64 },
-}
-
-/// An output being written piece by piece. What does not fit is counted and dropped.
-pub struct Answer<'a, D: Driver> {
-    context: &'a Context<D>,
-    message: &'a mut [u8],
-    id: u16,
-    found: Found,
-    room: Room,
-    size: u64,
-    written: u64,
-}
-
-impl<D: Driver> Answer<'_, D> {
-    /// The room there is.
-    pub fn room(&self) -> u64 {
-        match self.room {
-            Room::Inline => (self.found.end - self.found.start) as u64,
-            Room::Pointer { length, .. } => length,
-        }
-    }
-
-    /// Appends a piece.
-    ///
-    /// # Errors
-    ///
-    /// EFAULT.
-    pub fn push(&mut self, bytes: &[u8]) -> Outcome {
-        let fits = (self.room() - self.written).min(bytes.len() as u64) as usize;
-        match self.room {
-            Room::Inline => {
-                let start = self.found.start + self.written as usize;
-                self.message[start..start + fits].copy_from_slice(&bytes[..fits]);
-            }
-            Room::Pointer { addr, .. } if fits > 0 => {
-                let at = addr.wrapping_add(self.written);
-                let copied = self
-                    .context
-                    .device()
-                    .host()
-                    .copy_out(self.context.owner(), at, &bytes[..fits]);
-                copied.map_err(|errno| Failure::new(errno, Reason::BAD_POINTER).at(self.id, self.found.offset))?;
-            }
-            Room::Pointer { .. } => {}
-        }
-        self.written += fits as u64;
-        self.size += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// That was all: the attribute's head says how much was written.
-    pub fn finish(self) {
-        let truncated = if self.size > self.written {
-            wire::RESULT_TRUNCATED
-        } else {
-            0
-        };
-        let written = self.written.min(u64::from(wire::RESULT_WRITTEN)) as u32;
-        let result = wire::RESULT_ANSWERED | truncated | written;
-        write_result(self.message, self.found.offset, result);
-        if let Room::Pointer { .. } = self.room {
-            let at = usize::from(self.found.offset) + ATTR_HEAD + core::mem::offset_of!(ByPointer, length);
-            self.message[at..at + 8].copy_from_slice(self.size.as_bytes());
-        }
-    }
-}
-
-/// An attribute's head at `offset` says what came of it.
-fn write_result(message: &mut [u8], offset: u16, result: u32) {
-    let at = usize::from(offset) + core::mem::offset_of!(AttrHead, result);
-    message[at..at + 4].copy_from_slice(result.as_bytes());
 }

@@ -2,12 +2,13 @@
 
 //! What a driver brings: its ids, its state, its payload for an object, its table of what it adds, replaces, removes.
 
-use crate::call::{Call, Reservation};
+use crate::call::Call;
 use crate::context::Context;
 use crate::device::Device;
 use crate::failure::Outcome;
 use crate::host::Host;
 use crate::object::Object;
+use crate::reservation::Reservation;
 use crate::table::Additions;
 use crate::wire::DriverId;
 

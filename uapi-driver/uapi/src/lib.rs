@@ -20,7 +20,7 @@
 //! | [`parse`] | a message's attributes checked once into a small index |
 //! | [`failure`] | errno plus what exactly was wrong |
 //! | [`table`] | common and driver tables merged into one dense dispatch table |
-//! | [`call`] | what a handler is given |
+//! | [`call`], [`answer`], [`reservation`] | what a handler is given, how it answers, what it takes for a new object |
 //! | [`object`], [`store`] | objects, their states and references; the per-context store |
 //! | [`device`], [`context`] | a device, an open file on it; the entry points |
 //! | [`event`] | event queues |
@@ -36,6 +36,7 @@
 #[cfg(not(in_kernel))]
 extern crate std;
 
+pub mod answer;
 pub mod call;
 mod chain;
 pub mod class;
@@ -54,6 +55,7 @@ pub mod listing;
 pub mod object;
 pub mod parse;
 pub mod pipeline;
+pub mod reservation;
 pub mod schema;
 pub mod store;
 pub mod sys;
@@ -61,7 +63,7 @@ pub mod table;
 pub mod trace;
 pub mod wire;
 
-pub use call::{Call, Reservation};
+pub use call::Call;
 pub use context::Context;
 pub use device::Device;
 pub use driver::{Cause, Driver, Ending, Memory};
@@ -70,3 +72,4 @@ pub use failure::{Failure, Reason};
 pub use host::Host;
 pub use object::{Dependence, Object, ObjectRef};
 pub use pipeline::Offer;
+pub use reservation::Reservation;

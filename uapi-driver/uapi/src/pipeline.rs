@@ -14,12 +14,13 @@
 //! - in a chain that stops at a failure, the driver tells the device to execute nothing behind a command that failed
 //!   ([`Offer::stops`]), and what a CREATE has made all the same is ended before anybody can have heard of it.
 
-use crate::call::{Call, Reservation, Rest};
+use crate::call::Call;
 use crate::context::{check_header, not_given, write_error, Context, GiveBack};
 use crate::driver::Driver;
 use crate::failure::{Failure, Outcome};
 use crate::object::ObjectRef;
 use crate::parse::{self, Index};
+use crate::reservation::{Reservation, Rest};
 use crate::sys::{Arc, Vec};
 use crate::wire::{Header, ObjectId};
 use core::cell::Cell;

@@ -163,6 +163,11 @@ impl<D: Driver> Class<D> {
         self.methods.get(number as usize)?.as_deref()
     }
 
+    /// Numbers that the class's table has room for: those up to its highest method.
+    pub fn slots(&self) -> usize {
+        self.methods.len()
+    }
+
     /// All methods, by number.
     pub fn methods(&self) -> impl Iterator<Item = &Method<D>> {
         self.methods.iter().filter_map(|method| method.as_deref())

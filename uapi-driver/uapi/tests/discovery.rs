@@ -184,6 +184,12 @@ fn u11_the_table_is_dense() {
     let pd = table.class(class::PD).unwrap();
     assert!(pd.method(method::CREATE).is_some() && pd.method(method::QUERY).is_none());
     assert!(pd.method(method::CREATE_FD).is_none() && pd.method(127).is_none());
+    // Common ones, overridden ones, the driver's own.
+    for class in table.classes() {
+        let highest = class.methods().map(|method| method.schema().number).max();
+        let long = highest.map_or(0, |highest| usize::from(highest) + 1);
+        assert_eq!(class.slots(), long, "the table of {}", class.schema().name);
+    }
 }
 
 fn nothing(_: &mut Call<'_, Abacus>) -> Outcome {
