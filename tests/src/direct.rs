@@ -243,7 +243,7 @@ fn queue_pairs_under_traffic(world: &mut World) -> Result<()> {
 fn two_workers(world: &mut World) -> Result<()> {
     let hca = Hca::start(&HcaConfig {
         program: world.stage.program("verbena-hca")?.to_owned(),
-        count: 3,
+        count: 6,
         log: None,
         arguments: ["--workers", "2", "--poll-us", "20"].map(Into::into).to_vec(),
         log_file: world.logs.join("two-workers-traffic.log"),
@@ -253,13 +253,14 @@ fn two_workers(world: &mut World) -> Result<()> {
         stage: world.stage.clone(),
         logs: world.logs.clone(),
     };
+    // Both ends send: more queues than two workers watch.
     let mut flows = Vec::new();
-    for number in 0..3 {
-        flows.push(world.traffic(&format!("of-two-workers-{number}"), number, &["--seconds", "4"])?);
+    for flow in 0..6 {
+        flows.push(world.traffic(&format!("of-two-workers-{flow}"), flow, &["--seconds", "4"])?);
     }
     let until = Instant::now() + Duration::from_secs(2);
     while Instant::now() < until {
-        for number in 0..3 {
+        for number in 0..6 {
             let objects = dump::objects(&world.stage, &world.hca, number)?;
             ensure!(objects.qps > 0, "the dump misses the queue pairs: {objects:?}");
         }

@@ -5,11 +5,13 @@
 //! - `loan`, if there is none: the queue is watched, and the worker has it on loan;
 //! - `alone`: the same, where there is a second worker that has nothing to do, and a second connection;
 //! - `beside`: the second worker does as much for the second connection;
+//! - `rung-alone`, `rung-beside`: as these, for queues that are rung for, because each worker watches others already;
 //! - `poll`: the engine is whole, and is rung for.
 //!
 //!     valgrind --tool=callgrind --toggle-collect='messages::device' target/release/examples/messages 1000
 
-use verbena_engine::testing::{End, Pair, SendWr, World};
+use verbena_engine::testing::{End, Pair, Qp, QpShape, SendWr, World};
+use verbena_hw::doorbell::WATCH_SEATS;
 
 /// What serves the queues.
 #[derive(Clone, Copy)]
@@ -23,6 +25,50 @@ fn device(world: &mut World, how: How) {
     match how {
         How::Loans(workers) => (0..workers).for_each(|worker| assert!(world.run_loan(worker).worked)),
         How::Poll => while world.engine.poll(world.now, world.budget, &world.env).did_work {},
+    }
+}
+
+/// A connection, and others of the same guests: the queue pairs of the end that sends.
+struct Connection {
+    from: End,
+    to: End,
+    others: Vec<Qp>,
+}
+
+impl Connection {
+    /// Posts one message on each queue pair, the connection's own last.
+    fn post_on_all(&mut self, world: &World) {
+        for i in 0..self.others.len() {
+            core::mem::swap(&mut self.from.qp, &mut self.others[i]);
+            post(world, &mut self.from, &self.to, 1);
+            core::mem::swap(&mut self.from.qp, &mut self.others[i]);
+        }
+        post(world, &mut self.from, &self.to, 1);
+    }
+
+    fn completions(&mut self, world: &World) -> usize {
+        std::iter::from_fn(|| self.from.cq.poll(world)).count()
+    }
+}
+
+/// Has the engine see that all these queues are busy, and lend what it can.
+fn settle(world: &mut World, connections: &mut [Connection]) {
+    loop {
+        world.lend();
+        let mut left = 0;
+        for connection in &mut *connections {
+            connection.post_on_all(world);
+            left += connection.others.len() + 1;
+        }
+        world.run_loans(false);
+        left -= connections.iter_mut().map(|c| c.completions(world)).sum::<usize>();
+        if left == 0 {
+            return;
+        }
+        world.recall();
+        while world.engine.poll(world.now, world.budget, &world.env).did_work {}
+        left -= connections.iter_mut().map(|c| c.completions(world)).sum::<usize>();
+        assert_eq!(left, 0);
     }
 }
 
@@ -44,12 +90,14 @@ fn main() {
     let batch: u64 = args
         .next()
         .map_or(32, |text| text.parse().expect("messages of a batch"));
-    let (how, busy, workers) = match args.next().as_deref() {
-        None | Some("loan") => (How::Loans(1), 1, 1),
-        Some("alone") => (How::Loans(1), 1, 2),
-        Some("beside") => (How::Loans(2), 2, 2),
-        Some("poll") => (How::Poll, 1, 1),
-        Some(other) => panic!("{other}: loan, alone, beside or poll"),
+    let (how, busy, workers, rung) = match args.next().as_deref() {
+        None | Some("loan") => (How::Loans(1), 1, 1, false),
+        Some("alone") => (How::Loans(1), 1, 2, false),
+        Some("beside") => (How::Loans(2), 2, 2, false),
+        Some("rung-alone") => (How::Loans(1), 1, 2, true),
+        Some("rung-beside") => (How::Loans(2), 2, 2, true),
+        Some("poll") => (How::Poll, 1, 1, false),
+        Some(other) => panic!("{other}: loan, alone, beside, rung-alone, rung-beside or poll"),
     };
     let mut world = World::for_workers(1, workers);
     let mut connections = Vec::new();
@@ -57,26 +105,34 @@ fn main() {
         let Pair { world: back, a, b } = Pair::within(world, Default::default(), 8, |_| {});
         world = back;
         // The guests' pages go to the workers in turn: of each connection another end sends.
-        connections.push(if n % 2 == 0 { (a, b) } else { (b, a) });
+        let (mut from, mut to) = if n % 2 == 0 { (a, b) } else { (b, a) };
+        let others = (0..if rung { WATCH_SEATS } else { 0 }).map(|_| {
+            // The first ones to be busy are those that will be watched.
+            world.run();
+            let (mine, _) = Pair::reconnect(&mut world, &mut from, &mut to, QpShape::default());
+            mine
+        });
+        let others = others.collect();
+        connections.push(Connection { from, to, others });
+    }
+    settle(&mut world, &mut connections);
+    for connection in &connections {
+        assert_eq!(connection.from.qp.is_watched(&world), !rung);
     }
     connections.truncate(busy);
-    for n in 0..=batches {
-        for (from, to) in &mut connections {
+    for _ in 0..batches {
+        for Connection { from, to, .. } in &mut connections {
             post(&world, from, to, batch);
             if let How::Poll = how {
                 from.qp.ring_always(&world);
             }
         }
-        match how {
-            // Its first work gives a queue its seat.
-            How::Loans(_) if n == 0 => {
-                world.run();
-                world.lend();
-            }
-            _ => device(&mut world, how),
+        if let How::Poll = how {
+            world.recall();
         }
-        for (from, _) in &mut connections {
-            assert_eq!(from.completion(&world).wr_id, batch);
+        device(&mut world, how);
+        for connection in &mut connections {
+            assert_eq!(connection.from.completion(&world).wr_id, batch);
         }
     }
 }

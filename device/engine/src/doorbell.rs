@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Doorbell pages: which queue pair a slot rings, and what has rung.
 
-use crate::env::{Dma, GuestRam};
+use crate::env::{Dma, GuestRam, HcaId};
 use crate::ram;
 use core::sync::atomic::Ordering;
 use verbena_hw::doorbell::{with_watched, BITMAP, KICK, PAGES, PAGE_SIZE, SLOTS, SUMMARY, WATCHED, WATCH_SEATS};
 use verbena_hw::id::Qpn;
 use vm_memory::VolatileSlice;
+
+/// What has rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rung {
+    /// Doorbell page `.1` of an HCA.
+    Page(HcaId, u32),
+    /// Something else.
+    Other,
+}
 
 /// A word in guest memory that has a known value as long as nothing has rung there.
 pub(crate) struct Bell<'a> {
@@ -14,13 +23,20 @@ pub(crate) struct Bell<'a> {
     /// The bits that count, and their value.
     mask: u64,
     silent: u64,
+    /// What it says when they have another one.
+    pub(crate) says: Rung,
 }
 
 impl<'a> Bell<'a> {
     /// The word at `addr`. `None`: it is not mapped.
-    pub(crate) fn new<R: GuestRam>(ram: &'a R, addr: u64, mask: u64, silent: u64) -> Option<Self> {
+    pub(crate) fn new<R: GuestRam>(ram: &'a R, addr: u64, (mask, silent): (u64, u64), says: Rung) -> Option<Self> {
         let word = ram::whole(ram, addr, 8, Dma::Read).ok()?;
-        Some(Self { word, mask, silent })
+        Some(Self {
+            word,
+            mask,
+            silent,
+            says,
+        })
     }
 
     #[inline]
@@ -32,13 +48,18 @@ impl<'a> Bell<'a> {
 /// Some of them.
 #[derive(Default)]
 pub(crate) struct Bells<'a> {
-    pub(crate) list: [Option<Bell<'a>>; 8],
+    list: [Option<Bell<'a>>; 8],
     len: usize,
     /// There are more.
     pub(crate) incomplete: bool,
 }
 
 impl<'a> Bells<'a> {
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Bell<'a>> {
+        self.list[..self.len].iter().flatten()
+    }
+
     /// Adds one, if there is one.
     pub(crate) fn add(&mut self, bell: Option<Bell<'a>>) {
         let Some(bell) = bell else { return };
@@ -110,19 +131,30 @@ impl Doorbell {
     /// not rung.
     #[inline]
     pub(crate) fn collect<R: GuestRam>(&mut self, ram: &R, mut rang: impl FnMut(Qpn)) {
+        let scan = core::mem::take(&mut self.scan);
+        self.take(ram, scan, |slot| {
+            if let Some(qpn) = self.queue(slot) {
+                rang(qpn);
+            }
+        });
+    }
+
+    /// The same, and tells `rang` the slots. `all`: whatever the summary says.
+    #[inline]
+    pub(crate) fn take<R: GuestRam>(&self, ram: &R, all: bool, mut rang: impl FnMut(u32)) {
         let Ok(page) = ram::whole(ram, self.addr, PAGE_SIZE as usize, Dma::Write) else {
             return;
         };
         let Ok(summary) = ram::word(&page, SUMMARY) else {
             return;
         };
-        if summary.load(Ordering::Relaxed) == 0 && !self.scan {
+        if summary.load(Ordering::Relaxed) == 0 && !all {
             return;
         }
         // Acquire on both takes: the WQEs that were written before the bit are visible to us after it. The summary
         // is taken first: a driver that sets a bit after our look at its word sets the summary again after it.
         let mut words = summary.swap(0, Ordering::SeqCst);
-        if core::mem::take(&mut self.scan) {
+        if all {
             words = u64::MAX;
         }
         while words != 0 {
@@ -135,18 +167,18 @@ impl Doorbell {
             while bits != 0 {
                 let slot = i * 64 + bits.trailing_zeros();
                 bits &= bits - 1;
-                if let Some(qpn) = self.queue(slot) {
-                    rang(qpn);
-                }
+                rang(slot);
             }
         }
     }
 
+    /// RING_SCAN was written, and it has not been done yet.
+    pub(crate) fn is_to_be_scanned(&self) -> bool {
+        self.scan
+    }
+
     /// Whether something has rung, without taking it.
     pub(crate) fn has_rung<R: GuestRam>(&self, ram: &R) -> bool {
-        if self.scan {
-            return true;
-        }
         let Ok(page) = ram::whole(ram, self.addr, PAGE_SIZE as usize, Dma::Write) else {
             return false;
         };
@@ -159,8 +191,8 @@ impl Doorbell {
     }
 
     /// The word that a driver changes when it rings. `None`: the page is not mapped.
-    pub(crate) fn bell<'a, R: GuestRam>(&self, ram: &'a R) -> Option<Bell<'a>> {
-        Bell::new(ram, self.addr + SUMMARY as u64, u64::MAX, 0)
+    pub(crate) fn bell<'a, R: GuestRam>(&self, ram: &'a R, says: Rung) -> Option<Bell<'a>> {
+        Bell::new(ram, self.addr + SUMMARY as u64, (u64::MAX, 0), says)
     }
 
     /// Says in the page that `slot` is watched, or nothing more, in one lane of its word. A page that is not mapped is told

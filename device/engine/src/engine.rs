@@ -3,14 +3,14 @@
 
 use crate::admin;
 use crate::counters::Counter;
-use crate::doorbell::{Bell, Bells};
+use crate::doorbell::{Bells, Doorbell, Rung};
 use crate::dump::{Dump, HcaDump, Select};
 use crate::env::{Env, HcaId};
 use crate::fabric::Fabric;
 use crate::hca::{Cx, Hca, Port};
 use crate::inspect::{self, NoSuchQp, QpReport};
 use crate::limits;
-use crate::loan::{self, Loan};
+use crate::loan::{self, Loan, Wanted};
 use crate::packet::outbox::{Outbox, Packet};
 use crate::packet::{answers, receive, sender};
 use crate::qp::express::Run;
@@ -18,6 +18,7 @@ use crate::qp::requester::{self, Turn};
 use crate::qp::{datagram, raw, unreliable, xrc, Pool, Qp};
 use crate::ram;
 use crate::regs::Effect;
+use crate::regulars::Regulars;
 use crate::rng::Rng;
 use crate::schedule::{QpRef, Schedule};
 use crate::time::Time;
@@ -69,6 +70,9 @@ pub struct Engine {
     pool: Pool,
     outbox: Outbox,
     watch: Watch,
+    regulars: Regulars,
+    /// Memory for the making of loans, used again.
+    wanted: Vec<Wanted>,
     rng: Rng,
     /// Something is on loan.
     lent: bool,
@@ -100,23 +104,27 @@ impl Engine {
             pool: Pool::default(),
             outbox: Outbox::new(config.uplink),
             watch: Watch::new(config.workers),
+            regulars: Regulars::new(config.workers),
+            wanted: Vec::new(),
             rng: Rng::new(config.seed),
             lent: false,
             stirred: None,
         }
     }
 
-    /// Lends each worker what its watched queues need, if they can be served so; `loans` has one, empty, for each worker.
+    /// Lends each worker what its queues need, as far as they can be served so; `loans` has one, empty, for each worker.
     pub fn lend<E: Env, L: AsMut<Loan>>(&mut self, loans: &mut [L], now: Time, env: &E) {
         self.assert_whole();
-        self.lent = loan::lend(&mut self.hcas, &mut self.watch, &mut cx!(self, now, env), loans);
+        let queues = (&mut self.watch, &mut self.regulars, &mut self.wanted);
+        self.lent = loan::lend(&mut self.hcas, queues, &mut cx!(self, now, env), loans);
     }
 
     /// Takes back what was lent, and does what the workers have left to do.
     pub fn recall<E: Env, L: AsMut<Loan>>(&mut self, loans: &mut [L], now: Time, env: &E) {
         if core::mem::take(&mut self.lent) {
             for loan in loans {
-                loan::recall(&mut self.hcas, &mut self.watch, &mut cx!(self, now, env), loan.as_mut());
+                let queues = (&mut self.watch, &mut self.regulars);
+                loan::recall(&mut self.hcas, queues, &mut cx!(self, now, env), loan.as_mut());
             }
         }
     }
@@ -149,7 +157,7 @@ impl Engine {
             let ram = env.ram(hca.id);
             for (index, page) in hca.doorbells.iter() {
                 if self.watch.worker_of(hca.id, index, page) == worker {
-                    bells.add(page.bell(ram));
+                    bells.add(page.bell(ram, Rung::Page(hca.id, index)));
                 }
             }
             if worker == 0 {
@@ -159,13 +167,59 @@ impl Engine {
         bells
     }
 
-    /// Whether [`Engine::has_work`] has become true since `bells` were looked up.
+    /// What has made [`Engine::has_work`] true since `bells` were looked up.
     #[inline]
-    pub(crate) fn has_rung<E: Env>(&self, bells: &Bells<'_>, worker: usize, env: &E) -> bool {
+    pub(crate) fn has_rung<E: Env>(&self, bells: &Bells<'_>, worker: usize, env: &E) -> Option<Rung> {
         if bells.incomplete {
-            return self.has_work(worker, env);
+            return self.has_rung_anywhere(worker, env);
         }
-        bells.list.iter().flatten().any(Bell::has_rung) || self.watch.has_work(worker, &self.hcas, env)
+        match bells.iter().find(|bell| bell.has_rung()) {
+            Some(bell) => Some(bell.says),
+            None => self.watch.has_work(worker, &self.hcas, env).then_some(Rung::Other),
+        }
+    }
+
+    #[cold]
+    fn has_rung_anywhere<E: Env>(&self, worker: usize, env: &E) -> Option<Rung> {
+        if self.needs_all(worker, env) {
+            return Some(Rung::Other);
+        }
+        self.hcas.iter().find_map(|hca| {
+            let page = self.rung_page(hca, worker, env)?;
+            Some(Rung::Page(hca.id, page))
+        })
+    }
+
+    /// A doorbell page of the worker's in which something has rung.
+    #[inline]
+    fn rung_page<E: Env>(&self, hca: &Hca, worker: usize, env: &E) -> Option<u32> {
+        if hca.regs.is_fatal() {
+            return None;
+        }
+        let ram = env.ram(hca.id);
+        let mut pages = hca.doorbells.iter();
+        pages
+            .find(|&(index, page)| self.watch.worker_of(hca.id, index, page) == worker && page.has_rung(ram))
+            .map(|(index, _)| index)
+    }
+
+    /// What the workers are to see to that have something on loan, by doorbell page of an HCA.
+    pub(crate) fn page(&self, hca: HcaId, index: u32) -> Option<&Doorbell> {
+        self.hcas.get(hca)?.doorbells.get(index)
+    }
+
+    /// Whether [`Engine::has_work`] is true for another reason than what has rung in doorbell pages.
+    #[inline]
+    pub(crate) fn needs_all<E: Env>(&self, worker: usize, env: &E) -> bool {
+        let to_be_scanned = |hca: &Hca| hca.doorbells.iter().any(|(_, page)| page.is_to_be_scanned());
+        let admin = |hca: &Hca| worker == 0 && hca.regs.enabled && (hca.admin.has_work() || admin::has_rung(hca, env));
+        self.watch.has_work(worker, &self.hcas, env)
+            || self.schedule.has_active()
+            || self.outbox.has_dues()
+            || self
+                .hcas
+                .iter()
+                .any(|hca| !hca.regs.is_fatal() && (to_be_scanned(hca) || admin(hca)))
     }
 
     /// When a timer expires next.
@@ -219,6 +273,7 @@ impl Engine {
             *slot = None;
             self.schedule.forget(hca);
             self.watch.forget(hca);
+            self.regulars.forget(hca);
             self.fabric.release_all(hca);
         }
     }
@@ -390,6 +445,9 @@ impl Engine {
                 }
                 self.watch
                     .settle(&mut self.hcas, cx.schedule, env, (at, emptied, worked));
+                if !self.regulars.is_off() && emptied && worked && !self.watch.is_watched(at) {
+                    self.regulars.note(&mut self.hcas, at);
+                }
             }
             for id in [Some(at.hca), peer.filter(|&id| id != at.hca)].into_iter().flatten() {
                 if let Some(hca) = self.hcas.get_mut(id) {
@@ -431,20 +489,7 @@ impl Engine {
     /// than a poll that does not, and needs no clock: for those who look all the time.
     #[inline]
     pub fn has_work<E: Env>(&self, worker: usize, env: &E) -> bool {
-        let rung = |hca: &Hca| {
-            let ram = env.ram(hca.id);
-            let own = |index, page| self.watch.worker_of(hca.id, index, page) == worker;
-            let mut pages = hca.doorbells.iter();
-            pages.any(|(index, page)| own(index, page) && page.has_rung(ram))
-        };
-        let admin = |hca: &Hca| worker == 0 && hca.regs.enabled && (hca.admin.has_work() || admin::has_rung(hca, env));
-        self.watch.has_work(worker, &self.hcas, env)
-            || self.schedule.has_active()
-            || self.outbox.has_dues()
-            || self
-                .hcas
-                .iter()
-                .any(|hca| !hca.regs.is_fatal() && (rung(hca) || admin(hca)))
+        self.needs_all(worker, env) || self.hcas.iter().any(|hca| self.rung_page(hca, worker, env).is_some())
     }
 
     /// Withdraws the announcement of [`Engine::prepare_sleep`].

@@ -56,6 +56,7 @@ mod pages;
 mod qp;
 mod ram;
 mod regs;
+mod regulars;
 mod ring;
 mod rng;
 mod schedule;

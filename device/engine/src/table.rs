@@ -4,6 +4,7 @@
 //! A number is 24 bits: a slot in the lower 17, the slot's generation in the upper 7. A slot's next object has another
 //! number, so that a number which outlived its object names nothing rather than somebody else.
 
+use core::num::NonZeroU32;
 use std::collections::VecDeque;
 
 const SLOT_BITS: u32 = 17;
@@ -16,7 +17,34 @@ pub(crate) const MAX_SLOTS: u32 = 1 << SLOT_BITS;
 struct Slot<T> {
     /// 1 to 127: number 0 is never given out, nor are IBA's management QPNs 0 and 1.
     generation: u8,
+    /// Where the object is, if it is on loan to a worker.
+    place: Option<Place>,
     value: Option<T>,
+}
+
+/// An object's place among the loans: whose, and the position there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(NonZeroU32);
+
+impl Place {
+    const POSITION_BITS: u32 = 16;
+
+    /// # Panics
+    ///
+    /// If a loan is larger than any is.
+    pub(crate) fn new(worker: usize, position: usize) -> Self {
+        assert!(worker < 1 << (31 - Self::POSITION_BITS) && position < 1 << Self::POSITION_BITS);
+        let place = (worker as u32 + 1) << Self::POSITION_BITS | position as u32;
+        Self(NonZeroU32::new(place).expect("a worker's number plus one is not zero"))
+    }
+
+    pub(crate) fn worker(self) -> usize {
+        (self.0.get() >> Self::POSITION_BITS) as usize - 1
+    }
+
+    pub(crate) fn position(self) -> usize {
+        (self.0.get() & ((1 << Self::POSITION_BITS) - 1)) as usize
+    }
 }
 
 /// The objects of one kind of one HCA.
@@ -61,6 +89,7 @@ impl<T> Table<T> {
                 assert!(self.slots.len() < self.limit as usize);
                 self.slots.push(Slot {
                     generation: 1,
+                    place: None,
                     value: None,
                 });
                 (self.slots.len() - 1) as u32
@@ -102,6 +131,18 @@ impl<T> Table<T> {
         slot.value.take()
     }
 
+    /// Takes an object out to a place where [`Table::place`] finds it.
+    pub(crate) fn lend_to(&mut self, number: u32, place: Place) -> Option<T> {
+        let value = self.lend(number)?;
+        self.slots[(number & SLOT_MASK) as usize].place = Some(place);
+        Some(value)
+    }
+
+    /// Where an object is that was lent to a place.
+    pub(crate) fn place(&self, number: u32) -> Option<Place> {
+        self.slot(number)?.place
+    }
+
     /// Puts a lent object back.
     ///
     /// # Panics
@@ -112,6 +153,7 @@ impl<T> Table<T> {
         let slot = &mut self.slots[(number & SLOT_MASK) as usize];
         debug_assert!(u32::from(slot.generation) == number >> SLOT_BITS && slot.value.is_none());
         slot.value = Some(value);
+        slot.place = None;
     }
 
     pub(crate) fn remove(&mut self, number: u32) -> Option<T> {
@@ -154,6 +196,20 @@ mod tests {
         assert_eq!(table.get(b), Some(&'b'));
         assert_eq!(table.remove(a), None);
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn p03_what_is_on_loan_is_found_in_its_place_only() {
+        let mut table = Table::new(4);
+        let a = table.insert_with(|_| 'a');
+        let place = Place::new(15, 200);
+        assert_eq!((place.worker(), place.position()), (15, 200));
+        assert_eq!(table.lend_to(a, place), Some('a'));
+        assert_eq!((table.get(a), table.place(a)), (None, Some(place)));
+        assert_eq!(table.lend_to(a, Place::new(0, 0)), None);
+        assert_eq!(table.place(a), Some(place), "it is where it was");
+        table.give_back(a, 'a');
+        assert_eq!((table.get(a), table.place(a)), (Some(&'a'), None));
     }
 
     #[test]

@@ -15,7 +15,6 @@
 use crate::doorbell::Doorbell;
 use crate::engine::Hcas;
 use crate::env::{Env, HcaId};
-use crate::loan::Wanted;
 use crate::qp::{Qp, Wait};
 use crate::schedule::{QpRef, Schedule};
 use core::sync::atomic::{fence, Ordering};
@@ -23,11 +22,11 @@ use verbena_hw::doorbell::WATCH_SEATS;
 use verbena_hw::qp::QpState;
 use verbena_hw::ring::OWNER_PHASE;
 
-/// Polls with work, none of it the seat's queue's, after which the seat goes to another.
-const PATIENCE: u32 = 256;
+/// Polls with work, or turns of others, none of it the seat's queue's, after which the seat goes to another.
+pub(crate) const PATIENCE: u32 = 256;
 
 /// How many loans a queue is left out of once it had something in it that was not for one.
-const PASSED_OVER: u32 = 32;
+pub(crate) const PASSED_OVER: u32 = 32;
 
 /// Most queues that one worker watches: each look costs it a cache line of each.
 pub(crate) const SEATS: usize = WATCH_SEATS;
@@ -56,8 +55,6 @@ pub(crate) struct Watch {
     seats: Vec<Seat>,
     /// By worker: its sleep has been announced.
     asleep: Vec<bool>,
-    /// Memory for the making of loans, used again.
-    pub(crate) scratch: Vec<Wanted>,
 }
 
 /// Whether the next entry of the send queue has been posted. What is not mapped has not.
@@ -75,7 +72,6 @@ impl Watch {
         Self {
             seats: Vec::new(),
             asleep: vec![false; workers],
-            scratch: Vec::new(),
         }
     }
 
@@ -93,10 +89,6 @@ impl Watch {
         self.asleep[worker] = asleep;
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.seats.is_empty()
-    }
-
     /// Whose doorbell page `index` of an HCA is.
     #[inline]
     pub(crate) fn worker_of(&self, hca: HcaId, index: u32, page: &Doorbell) -> usize {
@@ -107,13 +99,17 @@ impl Watch {
         page.worker.unwrap_or((hca.0 as usize + index as usize) % workers)
     }
 
-    /// The watched queues that may be lent, and who looks at each.
-    pub(crate) fn queues(&mut self) -> impl Iterator<Item = (QpRef, usize)> + '_ {
-        self.seats.iter_mut().filter_map(|seat| {
-            let lendable = seat.passed_over == 0;
-            seat.passed_over = seat.passed_over.saturating_sub(1);
-            lendable.then_some((seat.at, seat.worker))
-        })
+    /// Watched queues.
+    pub(crate) fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// The queue of seat `i`, if it may be lent now.
+    pub(crate) fn lendable(&mut self, i: usize) -> Option<QpRef> {
+        let seat = self.seats.get_mut(i)?;
+        let lendable = seat.passed_over == 0;
+        seat.passed_over = seat.passed_over.saturating_sub(1);
+        lendable.then_some(seat.at)
     }
 
     /// A watched queue had something that a loan is not for. It may well go on so.
@@ -130,23 +126,26 @@ impl Watch {
         }
     }
 
-    /// A watched queue had work.
-    pub(crate) fn used(&mut self, at: QpRef) {
+    /// A watched queue had work, or was looked at in vain while others had so many turns.
+    pub(crate) fn used(&mut self, at: QpRef, worked: bool, others: u32) {
         if let Some(seat) = self.seats.iter_mut().find(|seat| seat.at == at) {
-            seat.unused = 0;
+            seat.unused = if worked { 0 } else { seat.unused.saturating_add(others) };
         }
     }
 
-    /// Gives the doorbell page of a watched queue to another worker, who is awake as its own is.
-    pub(crate) fn move_to(&mut self, hcas: &mut Hcas, at: QpRef, worker: usize) {
-        let Some(page) = self.seats.iter().find(|seat| seat.at == at).map(|seat| seat.page) else {
-            return;
-        };
-        if let Some(page) = hcas.get_mut(at.hca).and_then(|hca| hca.doorbells.get_mut(page)) {
+    /// Whether a queue is watched.
+    #[inline]
+    pub(crate) fn is_watched(&self, at: QpRef) -> bool {
+        self.seats.iter().any(|seat| seat.at == at)
+    }
+
+    /// Gives a doorbell page to another worker, who is awake as its own is.
+    pub(crate) fn move_to(&mut self, hcas: &mut Hcas, (hca, index): (HcaId, u32), worker: usize) {
+        if let Some(page) = hcas.get_mut(hca).and_then(|hca| hca.doorbells.get_mut(index)) {
             page.worker = Some(worker);
         }
         for seat in &mut self.seats {
-            if seat.at.hca == at.hca && seat.page == page {
+            if seat.at.hca == hca && seat.page == index {
                 seat.worker = worker;
             }
         }

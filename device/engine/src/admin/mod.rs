@@ -27,7 +27,7 @@ pub(crate) mod objects;
 pub(crate) mod srq;
 pub(crate) mod xrcd;
 
-use crate::doorbell::Bell;
+use crate::doorbell::{Bell, Rung};
 use crate::env::{Dma, Env, GuestRam};
 use crate::hca::{Cx, Hca, ADMIN_VECTOR};
 use crate::ram;
@@ -173,7 +173,12 @@ pub(crate) fn bell<'a, R: GuestRam>(hca: &Hca, ram: &'a R) -> Option<Bell<'a>> {
     if !hca.regs.enabled || at == 0 {
         return None;
     }
-    Bell::new(ram, at + TAIL as u64, u32::MAX.into(), hca.regs.asq_tail.into())
+    Bell::new(
+        ram,
+        at + TAIL as u64,
+        (u32::MAX.into(), hca.regs.asq_tail.into()),
+        Rung::Other,
+    )
 }
 
 /// Sets or clears the word that tells the driver to write the register as well.

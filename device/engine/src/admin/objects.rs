@@ -399,6 +399,8 @@ pub(crate) fn new_qp(req: &CreateQpReq, number: u32, sq: Ring, rq: Option<Ring>)
         rescans: 0,
         last_wqe: false,
         windows: 0,
+        regular: false,
+        passed_over: 0,
         counter_set: 0,
         xrc: Domain {
             xrcdn: req.xrcdn,

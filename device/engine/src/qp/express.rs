@@ -236,6 +236,9 @@ impl Done {
     }
 }
 
+/// A completion could not be written.
+struct Lost;
+
 /// What has become of a completion queue.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Completed {
@@ -248,12 +251,16 @@ pub(crate) struct Completed {
 impl Completed {
     /// Writes an entry.
     #[inline]
-    fn push<R: GuestRam>(&mut self, ram: &R, cq: &mut Cq, cqe: Cqe) {
+    fn push<R: GuestRam>(&mut self, ram: &R, cq: &mut Cq, cqe: Cqe) -> Result<(), Lost> {
         let (was_dirty, had_failed) = (cq.is_dirty(), cq.failed.is_some());
         match cq.push(ram, cqe) {
             Ok(()) => self.dirty |= !was_dirty,
-            Err(fault) => self.fault = Some((fault, !had_failed)),
+            Err(fault) => {
+                self.fault = Some((fault, !had_failed));
+                return Err(Lost);
+            }
         }
+        Ok(())
     }
 
     #[inline]
@@ -299,26 +306,27 @@ impl<'a, R: GuestRam> View<'a, R> {
         }
     }
 
-    /// The `len` bytes at `addr` of the region with this key, checked, if they are in one piece.
-    #[inline]
-    fn piece(&mut self, key: Key, addr: u64, len: usize) -> Option<VolatileSlice<'a>> {
-        if key == self.key {
-            // Below the first byte the subtraction wraps to something beyond any length.
-            if let Ok(piece) = self.memory.subslice(addr.wrapping_sub(self.start) as usize, len) {
-                return Some(piece);
-            }
+    /// Where in [`View::memory`] the `len` bytes at `addr` of the region with this key are, checked, if they are in one piece.
+    #[inline(always)]
+    fn find(&mut self, key: Key, addr: u64, len: usize) -> Option<usize> {
+        // Below the first byte the subtraction wraps to something beyond any length.
+        let at = addr.wrapping_sub(self.start) as usize;
+        if key == self.key && at.checked_add(len).is_some_and(|end| end <= self.memory.len()) {
+            return Some(at);
         }
         self.look_up(key, addr, len)
     }
 
     #[inline(never)]
-    fn look_up(&mut self, key: Key, addr: u64, len: usize) -> Option<VolatileSlice<'a>> {
+    fn look_up(&mut self, key: Key, addr: u64, len: usize) -> Option<usize> {
         let range = self.mrs.check(key, self.pdn, addr, len as u64, self.rights).ok()?;
         let (start, dma, run) = range.stretch()?;
-        let memory = self.ram.slice(dma, usize::try_from(run).ok()?, self.dma)?;
-        let piece = memory.subslice(addr.wrapping_sub(start) as usize, len).ok();
-        (self.key, self.start, self.memory) = (key, start, memory);
-        piece
+        self.memory = self.ram.slice(dma, usize::try_from(run).ok()?, self.dma)?;
+        (self.key, self.start) = (key, start);
+        let at = addr.wrapping_sub(start) as usize;
+        at.checked_add(len)
+            .is_some_and(|end| end <= self.memory.len())
+            .then_some(at)
     }
 }
 
@@ -363,18 +371,18 @@ impl<'a> Entries<'a> {
 }
 
 /// An ordinary send entry.
-struct Send<'a> {
+struct Send {
     header: SendHeader,
     len: usize,
-    /// Its data, if the entry has it in itself.
-    inline: Option<VolatileSlice<'a>>,
+    /// Where in the ring its data is, if the entry has it in itself.
+    inline: Option<usize>,
     sge: Sge,
 }
 
 /// Whether an entry is one, and for whom.
-enum Posted<'a> {
+enum Posted {
     Nothing,
-    Ordinary(Send<'a>),
+    Ordinary(Send),
     Other,
 }
 
@@ -425,33 +433,43 @@ impl<'a, R: GuestRam> Run<'a, R> {
     #[inline]
     pub(crate) fn messages(&mut self, lent: &mut Parts<'_>, now: Time, left: &mut u32, budget: &mut Budget) -> End {
         self.now = now;
-        while *left > 0 && !budget.is_spent() {
+        // In registers as long as the run lasts.
+        let (most, most_bytes) = (budget.operations.min(*left), budget.bytes);
+        let (mut messages, mut bytes) = (0, 0);
+        let end = loop {
+            if messages == most || bytes >= most_bytes {
+                // A turn that ends with the queue saves the next one.
+                break match self.posted(lent.qp) {
+                    Some((_, None)) => End::Empty,
+                    _ => End::Spent,
+                };
+            }
             let send = match self.fetch(lent.qp) {
                 Posted::Ordinary(send) => send,
-                Posted::Nothing => return End::Empty,
-                Posted::Other => return End::Other,
+                Posted::Nothing => break End::Empty,
+                Posted::Other => break End::Other,
             };
             let executed = if send.header.opcode == SendOpcode::WRITE.0 {
                 self.write(lent, &send)
             } else {
                 self.send(lent, &send)
             };
-            if executed.is_none() {
-                return End::Other;
+            let Some(received) = executed else {
+                break End::Other;
+            };
+            messages += 1;
+            bytes += send.len as u64;
+            let sent = self.succeed(lent, &send);
+            if received.is_err() || sent.is_err() {
+                break End::Other;
             }
-            self.succeed(lent, &send);
-            *left -= 1;
-            budget.operations = budget.operations.saturating_sub(1);
-            budget.bytes = budget.bytes.saturating_sub(send.len as u64);
-            if self.done.sent.fault.is_some() || self.done.received.fault.is_some() {
-                return End::Other;
-            }
-        }
-        // A turn that ends with the queue saves the next one.
-        match self.posted(lent.qp) {
-            Some((_, None)) => End::Empty,
-            _ => End::Spent,
-        }
+        };
+        *left -= messages;
+        budget.operations -= messages;
+        budget.bytes = budget.bytes.saturating_sub(bytes);
+        self.done.messages += u64::from(messages);
+        self.done.bytes += bytes;
+        end
     }
 
     /// Where the next entry of the send queue is, and its first word if it has been posted. `None`: its memory is gone.
@@ -466,7 +484,7 @@ impl<'a, R: GuestRam> Run<'a, R> {
 
     /// Reads the next entry of the send queue, once.
     #[inline]
-    fn fetch(&mut self, qp: &Qp) -> Posted<'a> {
+    fn fetch(&mut self, qp: &Qp) -> Posted {
         const HEAD: usize = size_of::<SendHeader>();
         let (at, word0) = match self.posted(qp) {
             Some((at, Some(word0))) => (at, word0),
@@ -496,10 +514,7 @@ impl<'a, R: GuestRam> Run<'a, R> {
             if header.num_sge != 0 || len > qp.max_inline.into() || HEAD + len as usize > qp.sq.stride() {
                 return Posted::Other;
             }
-            match ring.subslice(at + HEAD, len as usize) {
-                Ok(data) => (len as usize, Some(data)),
-                Err(_) => return Posted::Other,
-            }
+            (len as usize, Some(at + HEAD))
         };
         if len == 0 || len as u64 > SLICE {
             return Posted::Other;
@@ -514,26 +529,31 @@ impl<'a, R: GuestRam> Run<'a, R> {
 
     /// The message's data.
     #[inline]
-    fn data(&mut self, send: &Send<'a>) -> Option<VolatileSlice<'a>> {
-        match send.inline {
-            Some(data) => Some(data),
-            None => self.source.piece(send.sge.lkey, send.sge.addr, send.len),
-        }
+    fn data(&mut self, send: &Send) -> Option<VolatileSlice<'a>> {
+        let (memory, at) = match send.inline {
+            Some(at) => (&self.sends.memory, at),
+            None => {
+                let at = self.source.find(send.sge.lkey, send.sge.addr, send.len)?;
+                (&self.source.memory, at)
+            }
+        };
+        memory.subslice(at, send.len).ok()
     }
 
     #[inline]
-    fn write(&mut self, lent: &mut Parts<'_>, send: &Send<'a>) -> Option<()> {
+    fn write(&mut self, lent: &mut Parts<'_>, send: &Send) -> Option<Result<(), Lost>> {
         if lent.peer.attrs.access & access::REMOTE_WRITE == 0 {
             return None;
         }
         let from = self.data(send)?;
-        let to = self.remote.piece(send.header.rkey, send.header.remote_addr, send.len)?;
+        let at = self.remote.find(send.header.rkey, send.header.remote_addr, send.len)?;
+        let to = self.remote.memory.subslice(at, send.len).ok()?;
         sg::copy_whole(&from, &to);
-        Some(())
+        Some(Ok(()))
     }
 
     #[inline]
-    fn send(&mut self, lent: &mut Parts<'_>, send: &Send<'a>) -> Option<()> {
+    fn send(&mut self, lent: &mut Parts<'_>, send: &Send) -> Option<Result<(), Lost>> {
         let Parts {
             peer, send_cq, recv_cq, ..
         } = lent;
@@ -543,8 +563,8 @@ impl<'a, R: GuestRam> Run<'a, R> {
             return None;
         }
         // The whole element, as it was posted, as in `sg::check`.
-        let room = self.receive.piece(sge.lkey, sge.addr, sge.len as usize)?;
-        let to = room.subslice(0, send.len).ok()?;
+        let at = self.receive.find(sge.lkey, sge.addr, sge.len as usize)?;
+        let to = self.receive.memory.subslice(at, send.len).ok()?;
         sg::copy_whole(&from, &to);
         peer.resp.consumer = peer.resp.consumer.wrapping_add(1);
         let (mut flags, imm) = match SendOpcode(send.header.opcode) {
@@ -564,9 +584,9 @@ impl<'a, R: GuestRam> Run<'a, R> {
         };
         peer.sign(&mut cqe, Side::Recv, self.now);
         let cq = recv_cq.as_deref_mut().unwrap_or(send_cq);
-        self.done.received.push(self.peer_ram, cq, cqe);
-        self.done.receives += 1;
-        Some(())
+        let completed = self.done.received.push(self.peer_ram, cq, cqe);
+        self.done.receives += u64::from(completed.is_ok());
+        Some(completed)
     }
 
     /// The next receive, without taking it: its id, and its only element.
@@ -588,14 +608,12 @@ impl<'a, R: GuestRam> Run<'a, R> {
 
     /// The message is at its destination: both sides go on.
     #[inline]
-    fn succeed(&mut self, lent: &mut Parts<'_>, send: &Send<'_>) {
+    fn succeed(&mut self, lent: &mut Parts<'_>, send: &Send) -> Result<(), Lost> {
         let Parts { qp, peer, send_cq, .. } = lent;
         let after = qp.req.psn.add(packets(send.len as u64, self.mtu));
         (qp.req.psn, peer.resp.psn) = (after, after);
         peer.resp.msn = (peer.resp.msn + 1) & 0x00ff_ffff;
         qp.req.consumer = qp.req.consumer.wrapping_add(1);
-        self.done.messages += 1;
-        self.done.bytes += send.len as u64;
         if qp.signal_all || send.header.flags & send_flags::SIGNALED != 0 {
             let opcode = if send.header.opcode == SendOpcode::WRITE.0 {
                 cqe::Opcode::RDMA_WRITE
@@ -608,7 +626,8 @@ impl<'a, R: GuestRam> Run<'a, R> {
                 ..Cqe::default()
             };
             qp.sign(&mut cqe, Side::Send, self.now);
-            self.done.sent.push(self.own_ram, send_cq, cqe);
+            self.done.sent.push(self.own_ram, send_cq, cqe)?;
         }
+        Ok(())
     }
 }

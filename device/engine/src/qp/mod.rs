@@ -101,6 +101,10 @@ pub(crate) struct Qp {
     pub(crate) last_wqe: bool,
     /// Memory windows that it has bound.
     pub(crate) windows: u32,
+    /// It is one of [`crate::regulars`].
+    pub(crate) regular: bool,
+    /// Turns before it may be one again.
+    pub(crate) passed_over: u32,
     /// The counter set that it is bound to; 0: none.
     pub(crate) counter_set: u32,
     pub(crate) xrc: xrc::Domain,

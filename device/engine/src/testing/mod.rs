@@ -309,6 +309,12 @@ impl World {
         self.loans[worker].run((&self.engine, worker), &self.env, || now, 1, || false)
     }
 
+    /// The same, but somebody wants the engine whole from the beginning.
+    pub fn interrupt_loan(&mut self, worker: usize) -> Ran {
+        let now = self.now;
+        self.loans[worker].run((&self.engine, worker), &self.env, || now, u32::MAX, || true)
+    }
+
     /// Every worker's turn at what it was lent, on a thread of its own, one after the other or all at once, and how long each
     /// took by the machine's clock.
     ///

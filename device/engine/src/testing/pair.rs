@@ -152,6 +152,23 @@ impl Pair {
         Self { world, a, b }
     }
 
+    /// Gives both ends other queue pairs, connected, and answers those that they had.
+    ///
+    /// # Panics
+    ///
+    /// If the device refuses.
+    pub fn reconnect(world: &mut World, a: &mut End, b: &mut End, shape: QpShape) -> (Qp, Qp) {
+        let [old_a, old_b] = [&mut *a, &mut *b].map(|end| {
+            let req = end.guest.qp_request(world, &end.cq, &end.cq, shape);
+            let qp = end.guest.create_qp(world, &req).expect("a queue pair");
+            core::mem::replace(&mut end.qp, qp)
+        });
+        let (to_a, to_b) = ((a.guest.gid(), a.qp.qpn), (b.guest.gid(), b.qp.qpn));
+        a.connect(world, to_b, (1, 1), |_| {});
+        b.connect(world, to_a, (1, 1), |_| {});
+        (old_a, old_b)
+    }
+
     /// Connects both anew, the first end with another queue pair, whose sends complete in `send_cqn`.
     ///
     /// # Panics

@@ -352,10 +352,14 @@ impl Qp {
 
     /// Rings through the page in memory, unless the device watches the queue.
     pub fn ring(&self, w: &World) {
-        let ram = w.ram(self.hca);
-        if !is_watched(ram.read_u64(self.doorbell_page + WATCHED as u64), self.slot) {
+        if !self.is_watched(w) {
             self.ring_always(w);
         }
+    }
+
+    /// Whether its doorbell page says that it need not ring.
+    pub fn is_watched(&self, w: &World) -> bool {
+        is_watched(w.ram(self.hca).read_u64(self.doorbell_page + WATCHED as u64), self.slot)
     }
 
     /// Rings through the page in memory, watched or not.

@@ -3,7 +3,7 @@
 
 use verbena_engine::testing::{End, Pair, SendWr, World};
 use verbena_hw::cqe::{CqRecord, Status};
-use verbena_hw::doorbell::{is_watched, WATCHED};
+use verbena_hw::doorbell::WATCH_SEATS;
 use verbena_hw::eqe::Event;
 
 /// A WRITE of 8 bytes from one end to the other. The queue may be watched, and if it is not the doorbell is rung.
@@ -30,8 +30,7 @@ fn busy(world: World) -> (World, End, End) {
 }
 
 fn watched(end: &End, w: &World) -> bool {
-    let word = w.ram(end.guest.hca).read_u64(end.guest.doorbell_page + WATCHED as u64);
-    is_watched(word, end.qp.slot)
+    end.qp.is_watched(w)
 }
 
 #[test]
@@ -154,6 +153,176 @@ fn p03_two_workers_work_at_once_on_what_has_nothing_in_common() {
         world.recall();
         assert_eq!((a.completion(&world).wr_id, d.completion(&world).wr_id), (id, id));
     }
+}
+
+/// What there is to do, by the engine whole.
+fn whole(w: &mut World) {
+    while w.engine.poll(w.now, w.budget, &w.env).did_work {}
+}
+
+/// A WRITE on each connection. Answers whether worker 0 has executed them all with its loan alone; in the end they are.
+fn round(w: &mut World, crowd: &mut [(End, End)], id: u64) -> bool {
+    w.lend();
+    crowd.iter_mut().for_each(|(a, b)| write(w, a, b, id));
+    w.run_loan(0);
+    let mut late = Vec::new();
+    for (a, _) in crowd {
+        match a.cq.poll(w) {
+            Some(cqe) => assert_eq!(cqe.wr_id, id),
+            None => late.push(a),
+        }
+    }
+    let all = late.is_empty();
+    w.recall();
+    whole(w);
+    late.into_iter().for_each(|a| assert_eq!(a.completion(w).wr_id, id));
+    all
+}
+
+/// Connections whose sending ends, twelve of guests with even numbers, have pages of worker 0 of two: four of them are
+/// watched, the others rung for.
+fn crowd() -> (World, Vec<(End, End)>) {
+    let mut world = World::for_workers(1, 2);
+    let mut crowd = Vec::new();
+    for _ in 0..12 {
+        let Pair { world: back, mut a, b } = Pair::within(world, Default::default(), 8, |_| {});
+        world = back;
+        write(&world, &mut a, &b, 1);
+        world.run();
+        assert_eq!(a.completion(&world).wr_id, 1);
+        crowd.push((a, b));
+    }
+    assert_eq!(crowd.iter().filter(|(a, _)| watched(a, &world)).count(), WATCH_SEATS);
+    // Those that are rung for had nothing to do while the others were connected, and are left out at first.
+    let mut rounds = 0;
+    while !round(&mut world, &mut crowd, 1) {
+        rounds += 1;
+    }
+    assert!(rounds < 300, "{rounds} rounds");
+    (world, crowd)
+}
+
+#[test]
+fn p03_what_is_rung_for_needs_the_loan_only() {
+    let (mut w, mut crowd) = crowd();
+    w.lend();
+    for id in 2..50 {
+        for (a, b) in &mut crowd {
+            w.ram(a.guest.hca).write(a.addr(0), &[id as u8; 8]);
+            write(&w, a, b, id);
+        }
+        assert!(w.run_loan(0).worked);
+        for (a, b) in &mut crowd {
+            assert_eq!(a.completion(&w).wr_id, id);
+            assert_eq!(b.bytes(&w, 0, 8), [id as u8; 8]);
+        }
+    }
+    w.recall();
+    let counters = crowd.iter_mut().flat_map(|(a, b)| {
+        let sent = a.guest.counter(&mut w, "sent_msgs");
+        [sent, b.guest.counter(&mut w, "rcvd_msgs")]
+    });
+    let counters: Vec<_> = counters.collect();
+    assert!(
+        counters[0] > 48 && counters.iter().all(|&n| n == counters[0]),
+        "{counters:?}"
+    );
+}
+
+#[test]
+fn p03_more_than_a_turn_that_was_rung_for_once_is_executed_whole() {
+    let (mut w, mut crowd) = crowd();
+    let (a, b) = crowd.iter_mut().find(|(a, _)| !watched(a, &w)).expect("most are not");
+    w.lend();
+    for id in 2..60 {
+        let wr = SendWr::write(id, &[a.sge(0, 8)], b.addr(0), b.rkey());
+        a.qp.post_quietly(&w, wr);
+    }
+    a.qp.ring(&w);
+    let ran = w.run_loan(0);
+    assert!(ran.worked && ran.idle);
+    for id in 2..60 {
+        assert_eq!(a.completion(&w).wr_id, id);
+    }
+    // What is left when the loan ends too early goes on all the same.
+    for id in 60..120 {
+        let wr = SendWr::write(id, &[a.sge(0, 8)], b.addr(0), b.rkey());
+        a.qp.post_quietly(&w, wr);
+    }
+    a.qp.ring(&w);
+    w.interrupt_loan(0);
+    w.recall();
+    w.run();
+    for id in 60..120 {
+        assert_eq!(a.completion(&w).wr_id, id);
+    }
+}
+
+#[test]
+fn p03_the_ring_of_a_queue_that_is_not_on_loan_is_not_lost() {
+    let (world, mut crowd) = crowd();
+    let Pair { world: mut w, mut a, b } = Pair::within(world, Default::default(), 8, |_| {});
+    w.lend();
+    write(&w, &mut a, &b, 2);
+    let (member, peer) = crowd.iter_mut().find(|(a, _)| !watched(a, &w)).expect("most are not");
+    write(&w, member, peer, 2);
+    let ran = w.run_loan(0);
+    assert!(!ran.idle);
+    a.nothing(&w);
+    w.recall();
+    w.run();
+    assert_eq!(a.completion(&w).wr_id, 2);
+    assert_eq!(member.completion(&w).wr_id, 2);
+}
+
+/// Whether the WRITEs of a queue, so many that the whole loan is worth it, were executed by worker 0 with its loan alone.
+fn is_on_loan(w: &mut World, (a, b): (&mut End, &End)) -> bool {
+    w.lend();
+    for id in 0..16 {
+        write(w, a, b, id);
+    }
+    w.run_loan(0);
+    let first = a.cq.poll(w);
+    w.recall();
+    whole(w);
+    for id in u64::from(first.is_some())..16 {
+        assert_eq!(a.completion(w).wr_id, id);
+    }
+    first.is_some()
+}
+
+#[test]
+fn p03_a_member_whose_next_message_is_not_ordinary_stays_at_home_for_a_while() {
+    let (mut w, mut crowd) = crowd();
+    let (a, b) = crowd.iter_mut().find(|(a, _)| !watched(a, &w)).expect("most are not");
+    assert!(is_on_loan(&mut w, (a, b)));
+    w.lend();
+    a.qp.post(&w, SendWr::read(1, &[a.sge(8, 8)], b.addr(0), b.rkey()));
+    w.run_loan(0);
+    a.nothing(&w);
+    w.recall();
+    whole(&mut w);
+    assert_eq!(a.completion(&w).wr_id, 1);
+    let away = (0..100).take_while(|_| !is_on_loan(&mut w, (a, b))).count();
+    assert!((16..64).contains(&away), "{away} turns");
+}
+
+#[test]
+fn p03_who_is_busier_takes_the_seat_of_a_watched_queue() {
+    let (mut w, mut crowd) = crowd();
+    let (busy, idle): (Vec<_>, Vec<_>) = (0..12).partition(|&i| !watched(&crowd[i].0, &w));
+    for id in 2..1000 {
+        for &i in &busy[..2] {
+            let (a, b) = &mut crowd[i];
+            write(&w, a, b, id);
+        }
+        w.poll();
+        for &i in &busy[..2] {
+            assert_eq!(crowd[i].0.completion(&w).wr_id, id);
+        }
+    }
+    assert!(busy[..2].iter().all(|&i| watched(&crowd[i].0, &w)));
+    assert!(idle.iter().any(|&i| !watched(&crowd[i].0, &w)));
 }
 
 #[test]
