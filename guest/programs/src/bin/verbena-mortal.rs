@@ -6,6 +6,8 @@ use clap::Parser;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use verbena::{Access, ArmKind, Context, EventQueue, RecvWr, SendWr};
+use verbena_guest::conformance;
+use verbena_guest::harness::Fixture;
 use verbena_guest::link::{Link, Spec};
 use verbena_guest::program::{self, DeviceOptions};
 
@@ -30,9 +32,9 @@ struct Options {
     /// Where the random numbers begin; without it, the time.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Be one that is killed.
+    /// Be one that is killed, of this many.
     #[arg(long, hide = true)]
-    mortal: bool,
+    mortal: Option<u64>,
 }
 
 /// xorshift64*.
@@ -47,9 +49,16 @@ impl Dice {
     }
 }
 
-/// Opens, creates, connects, sends, waits, destroys, closes, and again, for ever.
-fn live(options: &Options) -> Result<()> {
+/// Opens, creates, connects, sends, waits, destroys, closes, and again, for ever; every other process in the ways of cases of
+/// the conformance suite, chosen at random.
+fn live(options: &Options, number: u64) -> Result<()> {
+    let mut dice = Dice(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let fixture = Fixture::new(options.device.attach.clone(), options.device.attach.clone());
     loop {
+        if number % 2 == 1 {
+            conformance::begin_mortal(dice.throw(conformance::mortals() as u64) as usize, &fixture);
+            continue;
+        }
         let ctx = Context::open(&options.device.attach)?;
         for round in 0..3 {
             let events = EventQueue::with_capacity(&ctx, 16)?;
@@ -79,12 +88,14 @@ fn reap(options: &Options) -> Result<u32> {
     let program = std::env::current_exe().context("where this program is")?;
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut living: Vec<(Child, Instant)> = Vec::new();
-    let mut killed = 0;
+    let (mut killed, mut born) = (0, seed);
     while killed < options.kills && Instant::now() < end {
         while living.len() < options.together.max(1) {
             let mut command = Command::new(&program);
+            born = born.wrapping_add(1);
             command
                 .arg("--mortal")
+                .arg(born.to_string())
                 .arg("--attach")
                 .arg(options.device.attach.to_string());
             let child = command.stdin(Stdio::null()).spawn().context("start a process")?;
@@ -109,8 +120,8 @@ fn reap(options: &Options) -> Result<u32> {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
-    if options.mortal {
-        live(options)?;
+    if let Some(number) = options.mortal {
+        live(options, number)?;
     }
     let begun = Instant::now();
     let killed = reap(options)?;

@@ -45,7 +45,7 @@ mod unreliable;
 mod windows;
 mod xrc;
 
-use crate::harness::Case;
+use crate::harness::{Body, Case, Fixture};
 
 /// The areas, in the order in which they run: what the later ones stand on comes first.
 const AREAS: &[&[Case]] = &[
@@ -88,6 +88,55 @@ const AREAS: &[&[Case]] = &[
     cleanup::CASES,
 ];
 
+/// Areas whose cases change nothing but what they have made themselves: several may run beside each other on one device, and a
+/// process that is killed in the middle leaves everything to the kernel.
+const MORTAL: &[&[Case]] = &[
+    batch::CASES,
+    batch_kinds::CASES,
+    tracing::CASES,
+    memory::CASES,
+    reregister::CASES,
+    cq::CASES,
+    cq_modify::CASES,
+    datagram::CASES,
+    counting::CASES,
+    srq::CASES,
+    xrc::CASES,
+    windows::CASES,
+    fast::CASES,
+    events::CASES,
+    epoll::CASES,
+    reassociate::CASES,
+    cm::CASES,
+    mad::CASES,
+];
+
+/// Those of them that make processes or files, which would outlive them.
+const IMMORTAL: &[&str] = &[
+    "u25_of_one_process_or_with_its_children",
+    "u08_xrc_domain_is_shared_by_a_file",
+];
+
+/// How many cases [`begin_mortal`] knows.
+pub fn mortals() -> usize {
+    MORTAL.iter().map(|area| area.len()).sum()
+}
+
+/// Runs case `n` of those that may be killed in the middle, if it is one. How it ends is nothing that counts: it may meet others
+/// of its kind, who have the port or the method that it asks for.
+pub fn begin_mortal(n: usize, fixture: &Fixture) {
+    let case = MORTAL.iter().flat_map(|area| area.iter()).nth(n);
+    if let Some(Case {
+        name,
+        body: Body::Single(run),
+    }) = case
+    {
+        if !IMMORTAL.contains(name) {
+            let _ = run(fixture);
+        }
+    }
+}
+
 /// Every case.
 pub static CASES: &[Case] = &joined::<{ count(AREAS) }>(AREAS);
 
@@ -117,8 +166,15 @@ const fn joined<const N: usize>(areas: &[&[Case]]) -> [Case; N] {
 
 #[cfg(test)]
 mod tests {
-    use super::CASES;
+    use super::{CASES, IMMORTAL};
     use std::collections::HashSet;
+
+    #[test]
+    fn u13_who_is_not_mortal_is_a_case() {
+        for name in IMMORTAL {
+            assert!(CASES.iter().any(|case| case.name == *name), "{name}");
+        }
+    }
 
     #[test]
     fn names_are_unique_and_begin_with_a_row() {
