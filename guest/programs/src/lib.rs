@@ -2,10 +2,11 @@
 //! What runs in a guest, and natively beside the device: the conformance suite, and the programs that people type.
 //!
 //! Nothing here knows how it is attached: that is a word on the command line, see [`verbena::Attachment`].
-#![deny(unsafe_code)] // Only conformance::raw (bad messages are what a safe interface cannot say), connections::libibverbs and program::pipe need it.
+#![deny(unsafe_code)] // Only conformance::raw (bad messages are what a safe interface cannot say), connections::libibverbs, function and program::pipe need it.
 
 pub mod conformance;
 pub mod connections;
+pub mod function;
 pub mod harness;
 pub mod link;
 pub mod pattern;

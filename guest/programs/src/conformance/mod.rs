@@ -31,6 +31,7 @@ mod mad;
 mod memory;
 mod node;
 mod objects;
+mod pcie;
 mod peers;
 mod qp_life;
 mod qp_state;
@@ -49,6 +50,7 @@ use crate::harness::{Body, Case, Fixture};
 
 /// The areas, in the order in which they run: what the later ones stand on comes first.
 const AREAS: &[&[Case]] = &[
+    pcie::CASES,
     control::CASES,
     interface::CASES,
     commands::CASES,
