@@ -16,7 +16,7 @@ use verbena_launcher::{prepare, Checkout, Guest, GuestConfig, Hca, HcaConfig, Op
 const PACKAGES: [&str; 3] = ["verbena-hca", "verbena-guest", "verbena-agent"];
 
 /// The programs that a guest gets.
-const GUEST_PROGRAMS: [&str; 10] = [
+const GUEST_PROGRAMS: [&str; 11] = [
     "verbena-agent",
     "verbena-conformance",
     "verbena-connections",
@@ -24,6 +24,7 @@ const GUEST_PROGRAMS: [&str; 10] = [
     "verbena-mortal",
     "verbena-perf",
     "verbena-pingpong",
+    "verbena-rdma-cm",
     "verbena-trace",
     "verbena-traffic",
     "verbena-write",

@@ -5,6 +5,7 @@
 //! A packet is a [`Bth`], the extended headers that its opcode has, data padded to four bytes, and [`ICRC`] bytes of
 //! invariant CRC. Here, unlike everywhere else, integers are in network order; their types say so.
 
+use crate::grh;
 use crate::id::{Key, Psn, Qpn, Srqn};
 use crate::layout::{assert_layout, open_enum};
 use zerocopy::big_endian::{U16, U32, U64};
@@ -427,6 +428,61 @@ assert_layout!(Udp, 8, source @ 0, destination @ 2, length @ 4, checksum @ 6);
 impl From<Key> for Ieth {
     fn from(key: Key) -> Self {
         Self { rkey: U32::new(key.0) }
+    }
+}
+
+/// What the invariant CRC covers ahead of a packet's extended headers (IBA annex A17): eight bytes of ones where InfiniBand
+/// has its local route header, then the IP, UDP and base transport headers, with ones in every field that may change on the
+/// way. The rest of the packet follows as it is. The CRC is Ethernet's (IEEE 802.3, 3.2.9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invariant {
+    bytes: [u8; Self::LOCAL_ROUTE + Self::MOST],
+    len: usize,
+}
+
+impl Invariant {
+    const LOCAL_ROUTE: usize = 8;
+    const MOST: usize = grh::LEN + size_of::<Udp>() + size_of::<Bth>();
+
+    /// Of a packet whose IP header has `ip` bytes: 20 or 40.
+    ///
+    /// # Panics
+    ///
+    /// If the packet is shorter than its headers, which who makes or takes apart a packet knows.
+    pub fn of(ip: usize, packet: &[u8]) -> Self {
+        let headers = ip + size_of::<Udp>() + size_of::<Bth>();
+        let mut bytes = [0xff; Self::LOCAL_ROUTE + Self::MOST];
+        bytes[Self::LOCAL_ROUTE..Self::LOCAL_ROUTE + headers].copy_from_slice(&packet[..headers]);
+        let header = &mut bytes[Self::LOCAL_ROUTE..];
+        if ip == grh::LEN {
+            // Traffic class, flow label, hop limit.
+            header[0] |= 0xf;
+            header[1..4].fill(0xff);
+            header[7] = 0xff;
+        } else {
+            // Type of service, time to live, checksum.
+            header[1] = 0xff;
+            header[8] = 0xff;
+            header[10..12].fill(0xff);
+        }
+        // UDP's checksum.
+        header[ip + 6..ip + 8].fill(0xff);
+        // FECN, BECN, and the bits beside them.
+        header[ip + size_of::<Udp>() + 4] = 0xff;
+        Self {
+            bytes,
+            len: Self::LOCAL_ROUTE + headers,
+        }
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// How many bytes of the packet they stand for.
+    pub fn headers(&self) -> usize {
+        self.len - Self::LOCAL_ROUTE
     }
 }
 

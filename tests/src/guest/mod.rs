@@ -4,6 +4,7 @@
 //! One guest is booted for everything that leaves it usable. Two more are booted for what needs another beginning (memory
 //! that is not shared) or has no way back (a server that is gone).
 
+mod rdma_cm;
 mod survival;
 
 use crate::conformance;
@@ -101,6 +102,42 @@ const SHARED: &[Scenario<World>] = &[
     Scenario {
         name: "u17_system_wide_node_outlives_devices_and_reports_them",
         run: system_node,
+    },
+    Scenario {
+        name: "u18_rdma_cm_accepts_our_request",
+        run: rdma_cm::accepts_our_request,
+    },
+    Scenario {
+        name: "u18_rdma_cm_asks_our_listener",
+        run: rdma_cm::asks_our_listener,
+    },
+    Scenario {
+        name: "u18_rdma_cm_and_we_disconnect_each_other",
+        run: rdma_cm::either_disconnects,
+    },
+    Scenario {
+        name: "u18_rdma_cm_and_we_refuse_each_other",
+        run: rdma_cm::either_refuses,
+    },
+    Scenario {
+        name: "u18_rdma_cm_and_we_refuse_where_nobody_listens",
+        run: rdma_cm::nobody_listens,
+    },
+    Scenario {
+        name: "u18_rdma_cm_and_we_repeat_what_is_lost",
+        run: rdma_cm::what_is_lost_is_repeated,
+    },
+    Scenario {
+        name: "u18_rdma_cm_and_we_ask_each_other_for_patience",
+        run: rdma_cm::who_takes_time_asks_for_patience,
+    },
+    Scenario {
+        name: "u18_rdma_cm_that_is_silent_is_unreachable",
+        run: rdma_cm::silence_is_unreachable,
+    },
+    Scenario {
+        name: "u18_rdma_cm_ends_what_a_process_leaves",
+        run: rdma_cm::a_process_that_ends_disconnects,
     },
     Scenario {
         name: "u13_kernel_log_has_no_complaint",

@@ -3,7 +3,8 @@
 
 use verbena_hw::grh::{self, Grh, Route};
 use verbena_hw::wire::{
-    Aeth, AtomicAckEth, AtomicEth, Bth, Deth, Feth, Ieth, ImmDt, PacketOpcode, Reth, Udp, XrcEth, ICRC, UDP_PORT,
+    Aeth, AtomicAckEth, AtomicEth, Bth, Deth, Feth, Ieth, ImmDt, Invariant, PacketOpcode, Reth, Udp, XrcEth, ICRC,
+    UDP_PORT,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -258,34 +259,12 @@ fn internet(bytes: &[u8]) -> Option<(Grh, &[u8])> {
     (protocol == UDP).then_some((ip, behind))
 }
 
-/// The invariant CRC of a packet whose IP header has `ip` bytes (IBA annex A17): the CRC of Ethernet, over eight
-/// bytes of ones where InfiniBand has its local route header, and the packet with ones in every field that may change on
-/// its way.
+/// The invariant CRC of a packet whose IP header has `ip` bytes (IBA annex A17).
 pub(crate) fn icrc(ip: usize, packet: &[u8]) -> u32 {
-    const LOCAL_ROUTE: usize = 8;
-    const MOST: usize = LOCAL_ROUTE + grh::LEN + size_of::<Udp>() + size_of::<Bth>();
-    let fixed = ip + size_of::<Udp>() + size_of::<Bth>();
-    let mut masked = [0xff; MOST];
-    masked[LOCAL_ROUTE..LOCAL_ROUTE + fixed].copy_from_slice(&packet[..fixed]);
-    let header = &mut masked[LOCAL_ROUTE..];
-    if ip == grh::LEN {
-        // Traffic class, flow label, hop limit.
-        header[0] |= 0xf;
-        header[1..4].fill(0xff);
-        header[7] = 0xff;
-    } else {
-        // Type of service, time to live, checksum.
-        header[1] = 0xff;
-        header[8] = 0xff;
-        header[10..12].fill(0xff);
-    }
-    // UDP's checksum.
-    header[ip + 6..ip + 8].fill(0xff);
-    // FECN, BECN, and the bits beside them.
-    header[ip + size_of::<Udp>() + 4] = 0xff;
+    let masked = Invariant::of(ip, packet);
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&masked[..LOCAL_ROUTE + fixed]);
-    crc.update(&packet[fixed..]);
+    crc.update(masked.as_bytes());
+    crc.update(&packet[masked.headers()..]);
     crc.finalize()
 }
 
