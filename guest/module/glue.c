@@ -726,3 +726,22 @@ void verbena_inode_put(struct inode *inode)
 {
 	iput(inode);
 }
+
+void *verbena_context_get(unsigned int fd, struct file **held)
+{
+	struct file *file = fget(fd);
+
+	if (!file)
+		return NULL;
+	if (file->f_op != &verbena_fops) {
+		fput(file);
+		return NULL;
+	}
+	*held = file;
+	return file->private_data;
+}
+
+void verbena_context_put(struct file *held)
+{
+	fput(held);
+}

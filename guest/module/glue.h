@@ -87,6 +87,13 @@ void verbena_uncharge(unsigned long pages, struct mm_struct *mm);
 struct inode *verbena_inode_get(unsigned int fd);
 void verbena_inode_put(struct inode *inode);
 
+/*
+ * What verbena_rs_open made of the device's file that @fd names in the calling process, and the file, to be given back;
+ * NULL: it names none.
+ */
+void *verbena_context_get(unsigned int fd, struct file **held);
+void verbena_context_put(struct file *held);
+
 /* The administrator's limits, for the calling process, and the user that it runs for. */
 unsigned int verbena_max_objects(void);
 unsigned int verbena_max_contexts(void);

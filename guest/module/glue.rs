@@ -92,6 +92,9 @@ extern "C" {
     pub(crate) fn verbena_user() -> c_uint;
     pub(crate) fn verbena_descends(process: c_uint) -> bool;
 
+    pub(crate) fn verbena_context_get(fd: c_uint, held: *mut *mut bindings::file) -> *mut c_void;
+    pub(crate) fn verbena_context_put(held: *mut bindings::file);
+
     pub(crate) fn verbena_inode_get(fd: c_uint) -> *mut bindings::inode;
     pub(crate) fn verbena_inode_put(inode: *mut bindings::inode);
 

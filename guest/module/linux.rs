@@ -6,6 +6,7 @@ use crate::events::{self, Readers};
 use crate::glue;
 use crate::hca::Work;
 use crate::memory::{self, Dma, Pinned, Reach};
+use crate::system::Anywhere;
 use core::fmt;
 use core::ptr::NonNull;
 use kernel::error::to_result;
@@ -94,6 +95,7 @@ pub(crate) fn errno(error: Error) -> Errno {
 }
 
 impl Platform for Linux {
+    type Node = Anywhere;
     type Dma = Dma;
     const DMA_BOOKS: usize = memory::DMA_BOOKS;
     type Pinned = Pinned;

@@ -19,12 +19,12 @@ use rdma_uapi::failure::Outcome;
 use rdma_uapi::host::Moment;
 use rdma_uapi::schema::Access;
 use rdma_uapi::{Driver, Errno, Host};
-use verbena_core::node::{self, Node, NodeContext};
+use verbena_core::node::{self, Node, NodeContext, NodeHost};
 use verbena_core::Device;
 
 /// The node as the object model has it.
-pub(crate) type SystemNode = Node<Linux, Anywhere>;
-type Context = NodeContext<Linux, Anywhere>;
+pub(crate) type SystemNode = Node<Linux>;
+type Context = NodeContext<Linux>;
 
 /// The node, for whoever probes or removes a device. Set while a [`System`] lives.
 static NODE: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
@@ -150,6 +150,22 @@ impl Host for Anywhere {
 
     fn log(&self, line: fmt::Arguments<'_>) {
         pr_warn!("{}\n", line);
+    }
+}
+
+impl NodeHost<Linux> for Anywhere {
+    fn context(&self, _owner: &(), fd: u32) -> Result<Arc<verbena_core::Context<Linux>>, Errno> {
+        let mut file = core::ptr::null_mut();
+        // SAFETY: There is room for the file.
+        let found = unsafe { glue::verbena_context_get(fd, &mut file) };
+        if found.is_null() {
+            return Err(Errno::EBADF);
+        }
+        // SAFETY: It came from verbena_rs_open; the file, which is held, is open meanwhile.
+        let context = unsafe { Arc::<verbena_core::Context<Linux>>::borrow(found) }.into();
+        // SAFETY: It was held just above, and is given back once.
+        unsafe { glue::verbena_context_put(file) };
+        Ok(context)
     }
 }
 

@@ -8,10 +8,12 @@
 //! Locks, in this order: an id's (`CmId::inner`), the manager's, QP 1's. Commands that move a queue pair are executed
 //! under the id's lock, so a queue pair that is being destroyed is not moved any more.
 
-use crate::cm_id::{CmId, Inner};
+use crate::cm_id::{CmId, Home, Inner};
 use crate::driver::Payload;
 use crate::gsi::{Gsi, Received, To, MAD};
 use crate::hardware::Hardware;
+use crate::node::{NodeContext, System};
+use crate::node_cm::SystemId;
 use crate::numbers::Kind;
 use crate::platform::Platform;
 use crate::qp::Qp;
@@ -219,16 +221,53 @@ fn handle<P: Platform>(device: &Device<P>, cm: &Cm<P>, events: Events) {
     }
 }
 
-/// The object of an id; `None` if it is being destroyed.
-fn object_of<P: Platform>(hardware: &Hardware<P>, id: Id) -> Option<Arc<Object<Verbena<P>>>> {
-    hardware.objects.lock().get(Kind::CmId, id.0).cloned()
+/// An object of the system-wide node, and its id on one device.
+pub(crate) struct OfNode<P: Platform> {
+    pub(crate) object: Arc<Object<System<P>>>,
+    pub(crate) id: Arc<CmId<P>>,
 }
 
-fn cm_id<P: Platform>(object: &Object<Verbena<P>>) -> &CmId<P> {
-    match object.payload() {
-        Some(Payload::CmId(id)) => id,
-        _ => unreachable!("communication ids' numbers lead to communication ids"),
+impl<P: Platform> Clone for OfNode<P> {
+    fn clone(&self) -> Self {
+        OfNode {
+            object: self.object.clone(),
+            id: self.id.clone(),
+        }
     }
+}
+
+/// Who hears of an id.
+enum Holder<P: Platform> {
+    Device(Arc<Object<Verbena<P>>>),
+    Node(OfNode<P>),
+}
+
+impl<P: Platform> Holder<P> {
+    fn id(&self) -> &CmId<P> {
+        match self {
+            Holder::Device(object) => match object.payload() {
+                Some(Payload::CmId(id)) => id,
+                _ => unreachable!("communication ids' numbers lead to communication ids"),
+            },
+            Holder::Node(entry) => &entry.id,
+        }
+    }
+
+    fn post(&self, kind: u16, data: u64) {
+        match self {
+            Holder::Device(object) => object.post(kind, data),
+            Holder::Node(entry) => entry.object.post(kind, data),
+        }
+    }
+}
+
+/// Who hears of an id; `None` if it is being destroyed.
+fn holder_of<P: Platform>(hardware: &Hardware<P>, id: Id) -> Option<Holder<P>> {
+    if let Some(object) = hardware.objects.lock().get(Kind::CmId, id.0) {
+        return Some(Holder::Device(object.clone()));
+    }
+    let entry = hardware.node_ids.lock().get(Kind::CmId, id.0).cloned();
+    entry.map(Holder::Node)
 }
 
 fn happened<P: Platform>(device: &Device<P>, cm: &Cm<P>, event: Event) {
@@ -244,8 +283,8 @@ fn happened<P: Platform>(device: &Device<P>, cm: &Cm<P>, event: Event) {
             }
         }
         Event::Replied { id } => {
-            if let Some(object) = object_of(hardware, id) {
-                replied(hardware, cm, &object);
+            if let Some(holder) = holder_of(hardware, id) {
+                replied(hardware, cm, &holder);
             }
         }
         Event::Established { id } => tell(hardware, id, kind::CM_ESTABLISHED, 0, |_, _| {}),
@@ -261,32 +300,58 @@ fn happened<P: Platform>(device: &Device<P>, cm: &Cm<P>, event: Event) {
 }
 
 fn tell<P: Platform>(hardware: &Hardware<P>, id: Id, kind: u16, data: u64, act: impl FnOnce(&CmId<P>, &mut Inner<P>)) {
-    if let Some(object) = object_of(hardware, id) {
-        let mine = cm_id(&object);
+    if let Some(holder) = holder_of(hardware, id) {
+        let mine = holder.id();
         act(mine, &mut mine.inner.lock());
-        object.post(kind, data);
+        holder.post(kind, data);
     }
 }
 
 /// A peer asks for a connection: it becomes an object of the listener's context.
 fn requested<P: Platform>(hardware: &Hardware<P>, cm: &Cm<P>, listener: Id, id: Id) -> Result<(), RejectReason> {
-    let listening = object_of(hardware, listener).ok_or(RejectReason::INVALID_SERVICE_ID)?;
-    let child = CmId::requested(hardware, cm, cm_id(&listening), id).ok_or(RejectReason::UNSUPPORTED)?;
-    let context = cm_id(&listening).context.clone();
-    let object = Context::<P>::spawn(&context, &listening, |_| Ok(Payload::CmId(child)));
-    let object = object.map_err(|_| RejectReason::NO_RESOURCES)?;
-    if hardware.enlist(Kind::CmId, id.0, object.clone()).is_err() {
-        // Nobody knows its id, so nobody uses it. Its release tells the peer.
-        let _ = context.discard(&object);
-        return Err(RejectReason::NO_RESOURCES);
-    }
-    listening.post(kind::CM_CONNECT_REQUEST, object.id().0.into());
+    let listening = holder_of(hardware, listener).ok_or(RejectReason::INVALID_SERVICE_ID)?;
+    let child = CmId::requested(hardware, cm, listening.id(), id).ok_or(RejectReason::UNSUPPORTED)?;
+    let new = match (&listening, &listening.id().home) {
+        (Holder::Device(listening), Home::Device(context)) => {
+            let object = Context::<P>::spawn(context, listening, |_| Ok(Payload::CmId(child)));
+            let object = object.map_err(|_| RejectReason::NO_RESOURCES)?;
+            if hardware.enlist(Kind::CmId, id.0, object.clone()).is_err() {
+                // Nobody knows its id, so nobody uses it. Its release tells the peer.
+                let _ = context.discard(&object);
+                return Err(RejectReason::NO_RESOURCES);
+            }
+            object.id()
+        }
+        (
+            Holder::Node(listening),
+            Home::Node {
+                context,
+                arrival,
+                device,
+            },
+        ) => {
+            let make = |_| SystemId::requested(*arrival, device, &child);
+            let object = NodeContext::<P>::spawn(context, &listening.object, make);
+            let object = object.map_err(|_| RejectReason::NO_RESOURCES)?;
+            let entry = OfNode {
+                object: object.clone(),
+                id: child.clone(),
+            };
+            if hardware.node_ids.lock().insert(Kind::CmId, id.0, entry).is_err() {
+                let _ = context.discard(&object);
+                return Err(RejectReason::NO_RESOURCES);
+            }
+            object.id()
+        }
+        _ => unreachable!("an id's home is where its object is"),
+    };
+    listening.post(kind::CM_CONNECT_REQUEST, new.0.into());
     Ok(())
 }
 
 /// The peer agreed: the queue pair is made ready, then the peer is told.
-fn replied<P: Platform>(hardware: &Hardware<P>, cm: &Cm<P>, object: &Object<Verbena<P>>) {
-    let mine = cm_id(object);
+fn replied<P: Platform>(hardware: &Hardware<P>, cm: &Cm<P>, holder: &Holder<P>) {
+    let mine = holder.id();
     let mut inner = mine.inner.lock();
     inner.heard(cm, hardware, mine.id);
     let connected = inner.make_ready(hardware, cm, mine.id).and_then(|()| {
@@ -294,13 +359,13 @@ fn replied<P: Platform>(hardware: &Hardware<P>, cm: &Cm<P>, object: &Object<Verb
             .map_err(|_| RejectReason::TIMEOUT)
     });
     match connected {
-        Ok(()) => object.post(kind::CM_ESTABLISHED, 0),
+        Ok(()) => holder.post(kind::CM_ESTABLISHED, 0),
         Err(reason) => {
             inner.end(hardware);
             // In another state the peer has ended it meanwhile, and that is told by an event of its own.
             let ended = cm.ask(hardware, |manager, _, out| manager.reject(mine.id, reason, &[], out));
             if ended.is_ok() {
-                object.post(kind::CM_CONNECT_ERROR, 0);
+                holder.post(kind::CM_CONNECT_ERROR, 0);
             }
         }
     }
@@ -309,10 +374,10 @@ fn replied<P: Platform>(hardware: &Hardware<P>, cm: &Cm<P>, object: &Object<Verb
 /// A queue pair is about to be destroyed: its connection, if it has one, ends.
 pub(crate) fn queue_pair_goes<P: Platform>(hardware: &Hardware<P>, queue_pair: &Qp<P>) {
     let Some(id) = queue_pair.owner.get() else { return };
-    let (Some(cm), Some(object)) = (hardware.cm.get(), object_of(hardware, id)) else {
+    let (Some(cm), Some(holder)) = (hardware.cm.get(), holder_of(hardware, id)) else {
         return;
     };
-    let mut inner = cm_id(&object).inner.lock();
+    let mut inner = holder.id().inner.lock();
     inner.forget_qp();
     cm.ask(hardware, |manager, now, out| {
         // If it is not connected, it never will be: there is no queue pair to make ready.

@@ -6,17 +6,18 @@ use crate::cm::{port_of, Cm, HOP_LIMIT};
 use crate::cm_qp::{self, Way};
 use crate::driver::{Handling, Payload};
 use crate::hardware::Hardware;
+use crate::node::NodeContext;
 use crate::numbers::Kind;
 use crate::platform::Platform;
 use crate::qp::Qp;
-use crate::{Context, Verbena};
+use crate::{Context, Device, Verbena};
 use rdma_cm::{ip, Error, Id, RejectReason, Reply, Request, Route, State, Terms};
 use rdma_uapi::class::cm_id::{self, state, CmAddress, CmParams};
 use rdma_uapi::class::mr::access;
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::schema::Attr;
-use rdma_uapi::sys::{try_box, Arc, Box, Mutex};
-use rdma_uapi::{Cause, Ending, Errno, Failure, Object, Reason};
+use rdma_uapi::sys::{try_arc, Arc, Mutex};
+use rdma_uapi::{Call, Cause, Driver, Ending, Errno, Failure, Object, ObjectRef, Reason};
 use verbena_hw::id::Gid;
 use verbena_hw::qp::Mtu;
 
@@ -26,9 +27,40 @@ const DYNAMIC_PORTS: u16 = 49152;
 /// A communication id.
 pub struct CmId<P: Platform> {
     pub(crate) id: Id,
-    /// Where a listener's connections become objects.
-    pub(crate) context: Arc<Context<P>>,
+    pub(crate) home: Home<P>,
     pub(crate) inner: Mutex<Inner<P>>,
+}
+
+/// Whose it is, and where a listener's connections become objects.
+pub(crate) enum Home<P: Platform> {
+    /// An open file of the device.
+    Device(Arc<Context<P>>),
+    /// An open file of the system-wide node.
+    Node {
+        /// The file.
+        context: Arc<NodeContext<P>>,
+        /// The device's number in the list.
+        arrival: u64,
+        /// The device.
+        device: Arc<Device<P>>,
+    },
+}
+
+impl<P: Platform> Clone for Home<P> {
+    fn clone(&self) -> Self {
+        match self {
+            Home::Device(context) => Home::Device(context.clone()),
+            Home::Node {
+                context,
+                arrival,
+                device,
+            } => Home::Node {
+                context: context.clone(),
+                arrival: *arrival,
+                device: device.clone(),
+            },
+        }
+    }
 }
 
 /// What changes of it.
@@ -113,18 +145,36 @@ impl<P: Platform> Inner<P> {
 }
 
 impl<P: Platform> CmId<P> {
-    fn new(id: Id, context: Arc<Context<P>>, inner: Inner<P>) -> Outcome<Box<Self>> {
+    fn new(id: Id, home: Home<P>, inner: Inner<P>) -> Outcome<Arc<Self>> {
         // On the heap by itself: an object is as large as the largest that there is.
-        Ok(try_box(CmId {
+        Ok(try_arc(CmId {
             id,
-            context,
+            home,
             inner: Mutex::try_new(inner, c"verbena_cm_id")?,
         })?)
     }
 
+    /// A new one.
+    ///
+    /// # Errors
+    ///
+    /// No memory; the manager has no more ids.
+    pub(crate) fn create(hardware: &Hardware<P>, cm: &Cm<P>, home: Home<P>) -> Outcome<Arc<Self>> {
+        let id = cm.ask(hardware, |manager, _, _| manager.create());
+        let id = id.map_err(|error| match error {
+            Error::TooMany => Failure::new(Errno::ENOSPC, Reason::TOO_MANY_OBJECTS),
+            _ => Failure::NO_MEMORY,
+        })?;
+        let new = CmId::new(id, home, Inner::new());
+        if new.is_err() {
+            cm.ask(hardware, |manager, now, out| manager.release(now, id, out));
+        }
+        new
+    }
+
     /// A listener's new connection; `None` if the peer's request is not one of the RDMA IP CM service, or there is no
     /// memory.
-    pub(crate) fn requested(hardware: &Hardware<P>, cm: &Cm<P>, listener: &CmId<P>, id: Id) -> Option<Box<Self>> {
+    pub(crate) fn requested(hardware: &Hardware<P>, cm: &Cm<P>, listener: &CmId<P>, id: Id) -> Option<Arc<Self>> {
         let mut inner = Inner::new();
         let mut data = [0; rdma_cm::mad::Req::PRIVATE_DATA];
         let (route, service) = cm.ask(hardware, |manager, _, _| {
@@ -136,7 +186,7 @@ impl<P: Platform> CmId<P> {
         inner.keep(rest);
         inner.local = address(&route.local, port_of(service));
         inner.peer = address(&route.remote, header.port.get());
-        CmId::new(id, listener.context.clone(), inner).ok()
+        CmId::new(id, listener.home.clone(), inner).ok()
     }
 }
 
@@ -168,8 +218,7 @@ fn defaults<P: Platform>(hardware: &Hardware<P>) -> CmParams {
     }
 }
 
-fn params<P: Platform>(call: &Handling<'_, P>) -> Outcome<CmParams> {
-    let hardware = call.device();
+fn params<P: Platform, D: Driver>(call: &Call<'_, D>, hardware: &Hardware<P>) -> Outcome<CmParams> {
     let Some(params) = call.get(cm_id::PARAMS)? else {
         return Ok(defaults(hardware));
     };
@@ -193,16 +242,16 @@ fn params<P: Platform>(call: &Handling<'_, P>) -> Outcome<CmParams> {
     }
 }
 
-fn own<'c, P: Platform>(call: &'c Handling<'_, P>) -> (&'c CmId<P>, Arc<Cm<P>>) {
+fn own<P: Platform>(call: &Handling<'_, P>) -> (Arc<CmId<P>>, Arc<Cm<P>>) {
     let Payload::CmId(mine) = call.payload() else {
         unreachable!("the dispatcher checked the class")
     };
     let cm = call.device().cm.get();
-    (mine, cm.expect("the object was made with it"))
+    (mine.clone(), cm.expect("the object was made with it"))
 }
 
 /// What the manager's refusal means; `about` is the attribute that is wrong if the address or the data is.
-fn failure<P: Platform, T: ?Sized>(call: &Handling<'_, P>, error: Error, about: Attr<T>) -> Failure {
+pub(crate) fn failure<D: Driver, T: ?Sized>(call: &Call<'_, D>, error: Error, about: Attr<T>) -> Failure {
     match error {
         Error::NoMemory => Failure::NO_MEMORY,
         Error::TooMany => Failure::new(Errno::ENOSPC, Reason::TOO_MANY_OBJECTS),
@@ -216,34 +265,46 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let hardware = call.device();
     let cm = hardware.cm()?;
     let reservation = call.reserve()?;
-    let id = cm
-        .ask(hardware, |manager, _, _| manager.create())
-        .map_err(|error| failure(call, error, cm_id::LOCAL))?;
-    let made = match CmId::new(id, call.context().clone(), Inner::new()) {
-        Ok(made) => made,
-        Err(no_memory) => {
-            cm.ask(hardware, |manager, now, out| manager.release(now, id, out));
-            return Err(no_memory);
-        }
-    };
+    let made = CmId::create(hardware, &cm, Home::Device(call.context().clone()))?;
+    let id = made.id;
     let object = call.publish(reservation, Some(Payload::CmId(made)), &[]);
     Ok(hardware.enlist(Kind::CmId, id.0, object)?)
 }
 
-/// Gives the id a port, with all our GIDs or with one.
-fn take_port<P: Platform>(call: &Handling<'_, P>, cm: &Cm<P>, id: Id, wanted: &CmAddress) -> Outcome<u16> {
-    let hardware = call.device();
+/// Gives the id this port, with all our GIDs or with one.
+pub(crate) fn take_port<P: Platform>(
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    mine: &CmId<P>,
+    port: u16,
+    gid: Option<[u8; 16]>,
+) -> Result<(), Error> {
+    cm.ask(hardware, |manager, _, _| manager.bind(mine.id, ip::service(port), gid))?;
+    mine.inner.lock().local = address(&gid.unwrap_or_default(), port);
+    Ok(())
+}
+
+/// The ports that BIND may choose, from one that `first` chooses.
+pub(crate) fn dynamic_ports(first: u32) -> impl Iterator<Item = u16> {
+    let ports = u32::from(u16::MAX - DYNAMIC_PORTS) + 1;
+    (0..ports).map(move |n| DYNAMIC_PORTS + (first.wrapping_add(n) % ports) as u16)
+}
+
+/// Gives the id the port that is asked for, or, if that is 0, one that is free.
+pub(crate) fn take_wanted_port<P: Platform, D: Driver>(
+    call: &Call<'_, D>,
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    mine: &CmId<P>,
+    wanted: &CmAddress,
+) -> Outcome<u16> {
     let gid = (wanted.gid != [0; 16]).then_some(wanted.gid);
-    let bind = |port| cm.ask(hardware, |manager, _, _| manager.bind(id, ip::service(port), gid));
     if wanted.port != 0 {
-        bind(wanted.port).map_err(|error| failure(call, error, cm_id::LOCAL))?;
+        take_port(hardware, cm, mine, wanted.port, gid).map_err(|error| failure(call, error, cm_id::LOCAL))?;
         return Ok(wanted.port);
     }
-    let first = cm.random();
-    let ports = u32::from(u16::MAX - DYNAMIC_PORTS) + 1;
-    for n in 0..ports {
-        let port = DYNAMIC_PORTS + (first.wrapping_add(n) % ports) as u16;
-        match bind(port) {
+    for port in dynamic_ports(cm.random()) {
+        match take_port(hardware, cm, mine, port, gid) {
             Ok(()) => return Ok(port),
             Err(Error::AddressInUse) => {}
             Err(error) => return Err(failure(call, error, cm_id::LOCAL)),
@@ -253,27 +314,33 @@ fn take_port<P: Platform>(call: &Handling<'_, P>, cm: &Cm<P>, id: Id, wanted: &C
 }
 
 pub(crate) fn bind<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let hardware = call.device();
     let (mine, cm) = own(call);
     let mut wanted = call.get(cm_id::LOCAL)?.unwrap_or_default();
     if wanted.reserved != [0; 6] {
         return Err(call.fail(cm_id::LOCAL, Errno::EINVAL, Reason::NOT_ZERO));
     }
-    if wanted.gid != [0; 16] && cm.gsi.gid_index(call.device(), &Gid(wanted.gid)).is_none() {
+    if wanted.gid != [0; 16] && cm.gsi.gid_index(hardware, &Gid(wanted.gid)).is_none() {
         return Err(call.fail(cm_id::LOCAL, Errno::EADDRNOTAVAIL, Reason::OUT_OF_RANGE));
     }
-    {
-        let mut inner = mine.inner.lock();
-        wanted.port = take_port(call, &cm, mine.id, &wanted)?;
-        inner.local = wanted;
-    }
+    wanted.port = take_wanted_port(call, hardware, &cm, &mine, &wanted)?;
     call.put(cm_id::LOCAL, &wanted)
+}
+
+/// Lets the id take REQs.
+pub(crate) fn listen_on<P: Platform>(
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    mine: &CmId<P>,
+    backlog: u32,
+) -> Result<(), Error> {
+    cm.ask(hardware, |manager, _, _| manager.listen(mine.id, backlog))
 }
 
 pub(crate) fn listen<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let (mine, cm) = own(call);
     let backlog = call.require(cm_id::BACKLOG)?;
-    cm.ask(call.device(), |manager, _, _| manager.listen(mine.id, backlog))
-        .map_err(|error| failure(call, error, cm_id::BACKLOG))
+    listen_on(call.device(), &cm, &mine, backlog).map_err(|error| failure(call, error, cm_id::BACKLOG))
 }
 
 /// Our GID that a peer is best spoken to from: of its kind, the first there is.
@@ -286,16 +353,30 @@ fn source<P: Platform>(hardware: &Hardware<P>, cm: &Cm<P>, peer: &[u8; 16]) -> O
     })
 }
 
-/// The queue pair that the message names, taken for the id and in INIT.
-fn take_qp<P: Platform>(call: &Handling<'_, P>, id: Id, access: u32) -> Outcome<Arc<Object<Verbena<P>>>> {
-    let object = call.require_object(cm_id::QP)?;
+/// The queue pair that a message on the device's own file names.
+fn named_qp<P: Platform>(call: &Handling<'_, P>) -> Outcome<ObjectRef<Verbena<P>>> {
+    if call.has(cm_id::DEVICE_FD) {
+        // It would be this very file.
+        return Err(call.fail(cm_id::DEVICE_FD, Errno::EINVAL, Reason::WRONG_FD));
+    }
+    call.require_object(cm_id::QP)
+}
+
+/// The queue pair, taken for the id and in INIT.
+fn take_qp<P: Platform, D: Driver>(
+    call: &Call<'_, D>,
+    hardware: &Hardware<P>,
+    object: &ObjectRef<Verbena<P>>,
+    id: Id,
+    access: u32,
+) -> Outcome<Arc<Object<Verbena<P>>>> {
     let Some(Payload::Qp(queue_pair)) = object.payload() else {
         unreachable!("the attribute takes queue pairs only")
     };
     if !queue_pair.owner.take(id) {
         return Err(call.fail(cm_id::QP, Errno::EBUSY, Reason::IN_USE));
     }
-    if let Err(failure) = cm_qp::initialise(call.device(), queue_pair.qpn, access) {
+    if let Err(failure) = cm_qp::initialise(hardware, queue_pair.qpn, access) {
         queue_pair.owner.leave();
         return Err(match failure.reason {
             Reason::BAD_STATE => call.fail(cm_id::QP, Errno::EINVAL, Reason::BAD_STATE),
@@ -305,7 +386,7 @@ fn take_qp<P: Platform>(call: &Handling<'_, P>, id: Id, access: u32) -> Outcome<
     Ok(object.share())
 }
 
-fn private_data<'c, P: Platform>(call: &'c Handling<'_, P>, most: usize) -> Outcome<&'c [u8]> {
+fn private_data<'c, D: Driver>(call: &'c Call<'_, D>, most: usize) -> Outcome<&'c [u8]> {
     let data = call.bytes(cm_id::PRIVATE_DATA).unwrap_or(&[]);
     if data.len() > most {
         return Err(call.out_of_range(cm_id::PRIVATE_DATA));
@@ -316,6 +397,18 @@ fn private_data<'c, P: Platform>(call: &'c Handling<'_, P>, most: usize) -> Outc
 pub(crate) fn connect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let hardware = call.device();
     let (mine, cm) = own(call);
+    let qp = named_qp(call)?;
+    connect_with(call, hardware, &cm, &mine, &qp)
+}
+
+/// CONNECT with this queue pair.
+pub(crate) fn connect_with<P: Platform, D: Driver>(
+    call: &mut Call<'_, D>,
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    mine: &CmId<P>,
+    qp: &ObjectRef<Verbena<P>>,
+) -> Outcome {
     let peer = call.require(cm_id::PEER)?;
     if peer.reserved != [0; 6] {
         return Err(call.fail(cm_id::PEER, Errno::EINVAL, Reason::NOT_ZERO));
@@ -323,7 +416,7 @@ pub(crate) fn connect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     if peer.gid == [0; 16] || peer.port == 0 {
         return Err(call.out_of_range(cm_id::PEER));
     }
-    let params = params(call)?;
+    let params = params(call, hardware)?;
     let mtu = mtu(call, &params)?;
     let data = private_data(call, cm_id::CONNECT_PRIVATE_DATA)?;
 
@@ -336,11 +429,15 @@ pub(crate) fn connect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         }
         let mut local = inner.local;
         if local.gid == [0; 16] {
-            local.gid = source(hardware, &cm, &peer.gid)?;
+            local.gid = source(hardware, cm, &peer.gid)?;
         }
-        inner.qp = Some(take_qp(call, id, params.access)?);
+        inner.qp = Some(take_qp(call, hardware, qp, id, params.access)?);
         if local.port == 0 {
-            match take_port(call, &cm, id, &local) {
+            // It takes the id's lock.
+            drop(inner);
+            let taken = take_wanted_port(call, hardware, cm, mine, &local);
+            inner = mine.inner.lock();
+            match taken {
                 Ok(port) => local.port = port,
                 Err(failure) => {
                     inner.forget_qp();
@@ -402,7 +499,7 @@ fn terms(params: &CmParams) -> Terms {
 }
 
 /// The code of the path MTU; the device's own, if the program does not say.
-fn mtu<P: Platform>(call: &Handling<'_, P>, params: &CmParams) -> Outcome<u8> {
+fn mtu<D: Driver>(call: &Call<'_, D>, params: &CmParams) -> Outcome<u8> {
     let mut codes = (Mtu::B256.0..=Mtu::B4096.0).map(Mtu);
     match params.path_mtu {
         0 => Ok(Mtu::B4096.0),
@@ -416,7 +513,19 @@ fn mtu<P: Platform>(call: &Handling<'_, P>, params: &CmParams) -> Outcome<u8> {
 pub(crate) fn accept<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let hardware = call.device();
     let (mine, cm) = own(call);
-    let params = params(call)?;
+    let qp = named_qp(call)?;
+    accept_with(call, hardware, &cm, &mine, &qp)
+}
+
+/// ACCEPT with this queue pair.
+pub(crate) fn accept_with<P: Platform, D: Driver>(
+    call: &mut Call<'_, D>,
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    mine: &CmId<P>,
+    qp: &ObjectRef<Verbena<P>>,
+) -> Outcome {
+    let params = params(call, hardware)?;
     let data = private_data(call, cm_id::ACCEPT_PRIVATE_DATA)?;
     let id = mine.id;
     let mut inner = mine.inner.lock();
@@ -427,7 +536,7 @@ pub(crate) fn accept<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let Some(theirs) = cm.ask(hardware, |manager, _, _| wanted(manager)) else {
         return Err(Failure::new(Errno::EINVAL, Reason::BAD_STATE));
     };
-    inner.qp = Some(take_qp(call, id, params.access)?);
+    inner.qp = Some(take_qp(call, hardware, qp, id, params.access)?);
     inner.params = params;
     let Some(queue_pair) = inner.queue_pair() else {
         unreachable!("it has just been taken")
@@ -476,6 +585,16 @@ pub(crate) fn accept<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
 pub(crate) fn reject<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let hardware = call.device();
     let (mine, cm) = own(call);
+    reject_with(call, hardware, &cm, &mine)
+}
+
+/// REJECT.
+pub(crate) fn reject_with<P: Platform, D: Driver>(
+    call: &mut Call<'_, D>,
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    mine: &CmId<P>,
+) -> Outcome {
     let reason = call.get(cm_id::REASON)?.unwrap_or(RejectReason::CONSUMER.0.into());
     let Ok(reason) = u16::try_from(reason) else {
         return Err(call.out_of_range(cm_id::REASON));
@@ -491,6 +610,16 @@ pub(crate) fn reject<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
 pub(crate) fn disconnect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let hardware = call.device();
     let (mine, cm) = own(call);
+    disconnect_with(call, hardware, &cm, &mine)
+}
+
+/// DISCONNECT.
+pub(crate) fn disconnect_with<P: Platform, D: Driver>(
+    call: &mut Call<'_, D>,
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    mine: &CmId<P>,
+) -> Outcome {
     let mut inner = mine.inner.lock();
     cm.ask(hardware, |manager, now, out| manager.disconnect(now, mine.id, out))
         .map_err(|error| failure(call, error, cm_id::STATE))?;
@@ -501,6 +630,16 @@ pub(crate) fn disconnect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
 pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let hardware = call.device();
     let (mine, cm) = own(call);
+    query_with(call, hardware, &cm, &mine)
+}
+
+/// QUERY.
+pub(crate) fn query_with<P: Platform, D: Driver>(
+    call: &mut Call<'_, D>,
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    mine: &CmId<P>,
+) -> Outcome {
     let inner = mine.inner.lock();
     let (local, peer, reason) = (inner.local, inner.peer, inner.reason);
     let (data, len) = (inner.data, inner.data_len);
@@ -552,23 +691,25 @@ pub(crate) fn release<P: Platform>(ending: &Ending<'_, Verbena<P>>) -> Outcome {
     };
     let Some(cm) = hardware.cm.get() else { return Ok(()) };
     hardware.objects.lock().remove(Kind::CmId, mine.id.0);
+    let listened = cm.ask(hardware, |manager, _, _| manager.state(mine.id)) == Some(State::Listening);
+    retire(hardware, &cm, mine, ending.cause == Cause::Removed);
+    if listened && ending.cause == Cause::Destroy {
+        discard_waiting(ending, &cm, mine.id);
+    }
+    Ok(())
+}
+
+/// Its owner is gone: the queue pair's way ends, and the peer is told. `removed`: there is no hardware to tell.
+pub(crate) fn retire<P: Platform>(hardware: &Hardware<P>, cm: &Cm<P>, mine: &CmId<P>, removed: bool) {
     {
         let mut inner = mine.inner.lock();
-        if ending.cause == Cause::Removed {
+        if removed {
             inner.forget_qp();
         } else {
             inner.end(hardware);
         }
     }
-    let listened = cm.ask(hardware, |manager, now, out| {
-        let listened = manager.state(mine.id) == Some(State::Listening);
-        manager.release(now, mine.id, out);
-        listened
-    });
-    if listened && ending.cause == Cause::Destroy {
-        discard_waiting(ending, &cm, mine.id);
-    }
-    Ok(())
+    cm.ask(hardware, |manager, now, out| manager.release(now, mine.id, out));
 }
 
 /// What a listener was asked and nobody has decided about ends with it. Who has decided keeps what came of it.

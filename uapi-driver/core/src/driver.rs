@@ -30,7 +30,7 @@ use core::marker::PhantomData;
 use rdma_uapi::class;
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::schema::{Access, AttrSchema};
-use rdma_uapi::sys::{Arc, Box};
+use rdma_uapi::sys::Arc;
 use rdma_uapi::table::{Additions, ClassOps, Extension};
 use rdma_uapi::wire::{method, DriverId};
 use rdma_uapi::{Call, Cause, Driver, Ending, Failure, Memory, Object, ObjectRef, Reservation};
@@ -98,7 +98,7 @@ pub enum Payload<P: Platform> {
     /// A client of a management class.
     Mad(Arc<Client>),
     /// A communication id.
-    CmId(Box<CmId<P>>),
+    CmId(Arc<CmId<P>>),
     /// A doorbell page.
     Doorbell(Arc<Doorbell<P>>),
     /// Pages for rings.

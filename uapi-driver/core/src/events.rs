@@ -125,6 +125,7 @@ pub fn interrupt<P: Platform>(device: &Device<P>, vector: u16) {
 pub fn remove<P: Platform>(device: &Device<P>) {
     device.state().gone();
     device.remove();
+    crate::node_cm::device_gone(device);
 }
 
 fn deliver<P: Platform>(device: &Device<P>, hardware: &Hardware<P>, eqe: &Eqe) {

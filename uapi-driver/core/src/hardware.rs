@@ -143,6 +143,8 @@ pub struct Hardware<P: Platform> {
     pub(crate) due: Due,
     /// The objects that events are about. Taken after an event ring's lock, before nothing.
     pub(crate) objects: Mutex<Numbers<Arc<Object<Verbena<P>>>>>,
+    /// Communication ids of the system-wide node. Taken before nothing.
+    pub(crate) node_ids: Mutex<Numbers<crate::cm::OfNode<P>>>,
     /// XRC targets, which several objects can be. Taken after an event ring's lock, before nothing.
     pub(crate) targets: Mutex<Numbers<Held<P>>>,
     /// The XRC domains that files stand for. Held over commands; taken before nothing.
@@ -244,6 +246,7 @@ impl<P: Platform> Hardware<P> {
             work: AtomicBool::new(false),
             due: Due::try_new()?,
             objects,
+            node_ids: Mutex::try_new(Numbers::new(), c"verbena_node_ids")?,
             targets: Mutex::try_new(Numbers::new(), c"verbena_targets")?,
             xrcds: Mutex::try_new(Vec::new(), c"verbena_xrcds")?,
         };

@@ -57,6 +57,7 @@ mod mcast;
 mod mr;
 mod mw;
 pub mod node;
+mod node_cm;
 mod numbers;
 mod pages;
 mod pd;

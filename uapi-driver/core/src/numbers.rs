@@ -119,6 +119,15 @@ impl<T> Numbers<T> {
         Ok(())
     }
 
+    /// Gives everything away.
+    pub(crate) fn each(mut self, mut f: impl FnMut(T)) {
+        while let Some(entry) = self.entries.pop() {
+            if let Some((_, value)) = entry {
+                f(value);
+            }
+        }
+    }
+
     /// Forgets a number and returns what it stood for.
     pub(crate) fn remove(&mut self, kind: Kind, number: u32) -> Option<T> {
         let mut hole = self.find(key(kind, number))?;

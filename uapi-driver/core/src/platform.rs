@@ -7,6 +7,7 @@
 //! model alone (the caller's memory, descriptors, permissions, limits, the log) is [`Host`]'s, which the same type
 //! implements.
 
+use crate::node::NodeHost;
 use core::sync::atomic::{AtomicU64, Ordering};
 use rdma_uapi::{Errno, Failure, Host, Reason};
 
@@ -21,6 +22,8 @@ pub trait Platform: Host + Clone {
     type Pinned: Pinned;
     /// What a thread sleeps on.
     type Signal: Signal;
+    /// Where the system-wide node runs that lists such devices.
+    type Node: NodeHost<Self>;
     /// [`Platform::file`]. Two are equal if they are of one file.
     type File: PartialEq + Send + Sync + 'static;
 

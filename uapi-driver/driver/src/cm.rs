@@ -155,6 +155,8 @@ pub struct CmInfo {
     pub reason: u32,
     /// The peer's queue pair.
     pub peer_qpn: u32,
+    /// Of an id of the system-wide node that is on one device: [`crate::ListedDevice::arrival`].
+    pub device: Option<u64>,
 }
 
 /// A communication id: one end of a connection, or a listener, as an object that reports to an event queue.
@@ -168,7 +170,9 @@ pub struct CmId {
 }
 
 impl CmId {
-    /// A new one that reports to `events`, with `cookie`.
+    /// A new one that reports to `events`, with `cookie`. `context` may be the system-wide node's
+    /// ([`crate::DeviceList::context`]): then it is on no device until it is bound to an address or connects, and on every
+    /// device when it is bound to any; queue pairs of any context of the device that it is on serve it.
     ///
     /// # Errors
     ///
@@ -272,7 +276,7 @@ impl CmId {
     pub fn connect(&self, qp: &mut RcQp, peer: CmAddr, options: &CmOptions) -> Result<()> {
         self.call("connect", cm_id::CONNECT, &mut [0; MESSAGE], |m| {
             m.put(cm_id::PEER, &peer.wire());
-            put_options(m, qp, options);
+            put_options(m, self.context(), qp, options);
         })?;
         qp.moved(QpState::INIT);
         Ok(())
@@ -287,7 +291,7 @@ impl CmId {
     /// gone.
     pub fn accept(&self, qp: &mut RcQp, options: &CmOptions) -> Result<()> {
         self.call("accept a connection", cm_id::ACCEPT, &mut [0; MESSAGE], |m| {
-            put_options(m, qp, options);
+            put_options(m, self.context(), qp, options);
         })?;
         qp.moved(QpState::RTS);
         Ok(())
@@ -330,16 +334,18 @@ impl CmId {
                 .ask(cm_id::PEER)
                 .ask(cm_id::PARAMS);
             m.ask_array(cm_id::PRIVATE_DATA, cm_id::ACCEPT_PRIVATE_DATA);
-            m.ask(cm_id::REASON).ask(cm_id::PEER_QPN);
+            m.ask(cm_id::REASON).ask(cm_id::PEER_QPN).ask(cm_id::DEVICE);
         })?;
         Ok(CmInfo {
             state: answer.expect(DOING, cm_id::STATE)?,
             local: answer.expect(DOING, cm_id::LOCAL)?.into(),
-            peer: answer.expect(DOING, cm_id::PEER)?.into(),
-            params: answer.expect(DOING, cm_id::PARAMS)?,
+            // One that is on no device, or on all, has none of these.
+            peer: answer.get(cm_id::PEER).unwrap_or_default().into(),
+            params: answer.get(cm_id::PARAMS).unwrap_or_default(),
             private_data: answer.array(cm_id::PRIVATE_DATA).collect(),
-            reason: answer.expect(DOING, cm_id::REASON)?,
-            peer_qpn: answer.expect(DOING, cm_id::PEER_QPN)?,
+            reason: answer.get(cm_id::REASON).unwrap_or_default(),
+            peer_qpn: answer.get(cm_id::PEER_QPN).unwrap_or_default(),
+            device: answer.get(cm_id::DEVICE),
         })
     }
 
@@ -353,7 +359,10 @@ impl CmId {
     }
 }
 
-fn put_options(message: &mut Builder<'_>, qp: &RcQp, options: &CmOptions) {
+fn put_options(message: &mut Builder<'_>, context: &Context, qp: &RcQp, options: &CmOptions) {
+    if context.is_node() {
+        message.put_some(cm_id::DEVICE_FD, qp.context().descriptor());
+    }
     message
         .put(cm_id::QP, &qp.object().id())
         .put_some(cm_id::PARAMS, options.params);
@@ -407,8 +416,24 @@ impl Connection {
     ///
     /// [`crate::Error::Connect`]: what became of it; a parameter is out of range; too much private data; the device is gone.
     pub fn connect(qp: &mut RcQp, peer: CmAddr, options: &CmOptions, timeout: Duration) -> Result<Self> {
-        let events = qp.context().create_event_queue()?;
-        let id = CmId::new(qp.context(), &events, 0)?;
+        let context = qp.context().clone();
+        Self::connect_on(&context, qp, peer, options, timeout)
+    }
+
+    /// The same, with an id of this context, which may be the system-wide node's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::connect`].
+    pub fn connect_on(
+        context: &Context,
+        qp: &mut RcQp,
+        peer: CmAddr,
+        options: &CmOptions,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let events = context.create_event_queue()?;
+        let id = CmId::new(context, &events, 0)?;
         id.connect(qp, peer, options)?;
         let connection = Self { id, events };
         connection.wait_established(qp, timeout)?;
@@ -433,7 +458,7 @@ impl Connection {
                 },
                 EventKind::CmUnreachable => ConnectError::Unreachable,
                 EventKind::CmConnectError => ConnectError::NotReady,
-                EventKind::CmDisconnected => ConnectError::Disconnected,
+                EventKind::CmDisconnected | EventKind::CmDeviceRemoval => ConnectError::Disconnected,
                 _ => continue,
             };
         };
@@ -452,6 +477,7 @@ impl Connection {
             match self.events.next_event(Some(left))? {
                 None => return Ok(false),
                 Some(event) if event.kind == EventKind::CmDisconnected => return Ok(true),
+                Some(event) if event.kind == EventKind::CmDeviceRemoval => return Ok(true),
                 // It came earlier, and was read.
                 Some(event) if event.kind == EventKind::CmTimewaitExit => return Ok(true),
                 Some(_) => {}

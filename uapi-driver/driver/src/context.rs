@@ -68,6 +68,17 @@ impl Context {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Whether it is the system-wide node, which belongs to no device.
+    pub fn is_node(&self) -> bool {
+        self.descriptor().is_none()
+    }
+
+    /// What a call on the system-wide node names it by: its descriptor, or, directly attached, a number that stands for it. The
+    /// node has none.
+    pub fn descriptor(&self) -> Option<u32> {
+        self.inner.transport.descriptor()
+    }
+
     /// How it was opened.
     pub fn attachment(&self) -> &Attachment {
         &self.inner.attachment

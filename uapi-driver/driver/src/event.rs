@@ -74,6 +74,8 @@ pub enum EventKind {
     CmEstablished,
     /// The connection is over; its queue pair is in ERR.
     CmDisconnected,
+    /// The device that the id is on is gone: an id of the system-wide node hears it.
+    CmDeviceRemoval,
     /// No packet of the connection is on its way any more.
     CmTimewaitExit,
     /// Something that this version has no name for: one of [`rdma_uapi::class::event_queue::kind`].
@@ -109,6 +111,7 @@ impl From<u16> for EventKind {
             kind::CM_REJECTED => Self::CmRejected,
             kind::CM_ESTABLISHED => Self::CmEstablished,
             kind::CM_DISCONNECTED => Self::CmDisconnected,
+            kind::CM_DEVICE_REMOVAL => Self::CmDeviceRemoval,
             kind::CM_TIMEWAIT_EXIT => Self::CmTimewaitExit,
             other => Self::Other(other),
         }

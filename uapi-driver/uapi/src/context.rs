@@ -300,8 +300,12 @@ impl<D: Driver> Context<D> {
         give_back(call.finish()).map_err(|errno| Failed::Giving(not_given(errno)))
     }
 
-    /// Passes the gate of the calls.
-    pub(crate) fn enter(&self) -> Outcome<impl Sized + '_> {
+    /// Passes the gate of the calls: until the result is dropped, what removes the device or closes the context waits for it.
+    ///
+    /// # Errors
+    ///
+    /// ENODEV if the device is gone, or the context closes.
+    pub fn enter(&self) -> Outcome<impl Sized + '_> {
         self.gate.enter()
     }
 

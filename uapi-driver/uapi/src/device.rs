@@ -21,7 +21,7 @@ pub struct Device<D: Driver> {
     state: D::Device,
     host: D::Host,
     removed: AtomicBool,
-    /// Opens in progress.
+    /// Opens in progress, and calls that are on no context of the device.
     gate: Gate,
     contexts: Mutex<Vec<Arc<Context<D>>>>,
     /// Contexts opened so far.
@@ -47,6 +47,16 @@ impl<D: Driver> Device<D> {
             opened: AtomicU32::new(0),
             tracers: Tracers::try_new()?,
         })?)
+    }
+
+    /// Lets a caller in whose call is not one on a context of the device: until the result is dropped, [`Device::remove`] waits
+    /// for it as for any call.
+    ///
+    /// # Errors
+    ///
+    /// ENODEV if the device is gone.
+    pub fn enter(&self) -> Outcome<impl Sized + '_> {
+        self.gate.enter()
     }
 
     /// The driver's state.

@@ -47,6 +47,8 @@ errnos! {
     EBUSY = 16;
     /// Exists already.
     EEXIST = 17;
+    /// Of another device.
+    EXDEV = 18;
     /// The device is gone.
     ENODEV = 19;
     /// Invalid argument.

@@ -196,6 +196,7 @@ fn abi() -> String {
         event_queue::kind::CM_REJECTED,
         event_queue::kind::CM_ESTABLISHED,
         event_queue::kind::CM_DISCONNECTED,
+        event_queue::kind::CM_DEVICE_REMOVAL,
         event_queue::kind::CM_TIMEWAIT_EXIT,
         class::cm_id::state::IDLE,
         class::cm_id::state::BOUND,

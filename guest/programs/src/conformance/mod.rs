@@ -40,6 +40,7 @@ mod reassociate;
 mod reregister;
 mod retries;
 mod srq;
+mod system_cm;
 mod tracing;
 mod transfer;
 mod unreliable;
@@ -84,6 +85,7 @@ const AREAS: &[&[Case]] = &[
     epoll::CASES,
     reassociate::CASES,
     cm::CASES,
+    system_cm::CASES,
     mad::CASES,
     isolation::CASES,
     peers::CASES,

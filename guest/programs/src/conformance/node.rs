@@ -55,7 +55,7 @@ fn global_classes_only(fixture: &Fixture) -> Outcome {
     let list = DeviceList::beside(fixture.attachment(Side::Left))?;
     let node = list.context();
     let listing = Listing::of(node)?;
-    for class in [class::INTERFACE, class::EVENT_QUEUE, class::DEVICE_LIST] {
+    for class in [class::INTERFACE, class::EVENT_QUEUE, class::DEVICE_LIST, class::CM_ID] {
         ensure!(listing.classes.contains_key(&class), "class {class:#x} is not listed");
     }
     for record in listing

@@ -148,7 +148,7 @@ fn missing<D: Driver>(table: &Table<D>, class: &str, method: &str, attrs: &str) 
 fn u21_every_control_call_of_libibverbs_is_mapped() {
     let (device, node) = (
         reference::table::<Verbena<Bench>>(),
-        reference::table::<System<Bench, Bench>>(),
+        reference::table::<System<Bench>>(),
     );
     let lacks = |class: &str, method: &str, attrs: &str| {
         let on_device = missing(&device, class, method, attrs)?;

@@ -16,6 +16,7 @@ mod events;
 mod fidelity;
 mod mapping;
 mod node;
+mod node_cm;
 mod reference;
 mod ring_memory;
 mod xrc;

@@ -16,14 +16,14 @@ use std::sync::Arc;
 use verbena_core::node::{self, Node, NodeContext, System};
 
 /// Somebody who has the node open.
-struct Watcher {
+pub(crate) struct Watcher {
     host: Bench,
-    node: Arc<Node<Bench, Bench>>,
-    context: Arc<NodeContext<Bench, Bench>>,
+    pub(crate) node: Arc<Node<Bench>>,
+    context: Arc<NodeContext<Bench>>,
 }
 
 impl Watcher {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Its memory is what counts; no device is behind it.
         let host = Bench::new(Scripted::default());
         let node = node::try_new(host.clone()).unwrap();
@@ -38,8 +38,32 @@ impl Watcher {
         fill: impl FnOnce(&mut Builder<'_>),
         read: impl FnOnce(Reply<'_>) -> T,
     ) -> Result<T, Failure> {
+        self.call_on(method, class, 0, fill, read)
+    }
+
+    pub(crate) fn close(&self) {
+        NodeContext::close(&self.context);
+    }
+
+    /// An event queue: its id and its descriptor.
+    pub(crate) fn event_queue(&self) -> (u32, u32) {
+        let ask = |m: &mut Builder<'_>| {
+            m.ask(event_queue::ID);
+        };
+        let read = |reply: Reply<'_>| (reply.get(event_queue::ID).unwrap().0, reply.object());
+        self.call(method::CREATE_FD, class::EVENT_QUEUE, ask, read).unwrap()
+    }
+
+    pub(crate) fn call_on<T>(
+        &self,
+        method: u8,
+        class: u16,
+        object: u32,
+        fill: impl FnOnce(&mut Builder<'_>),
+        read: impl FnOnce(Reply<'_>) -> T,
+    ) -> Result<T, Failure> {
         let mut buffer = vec![0u64; 2048];
-        let mut message = Builder::new(&mut buffer, class, 0);
+        let mut message = Builder::new(&mut buffer, class, object);
         fill(&mut message);
         let message = message.finish().unwrap();
         match NodeContext::dispatch(&self.context, method.into(), message) {
@@ -69,7 +93,7 @@ impl Watcher {
         fd
     }
 
-    fn on<T>(&self, fd: u32, f: impl FnOnce(&FdObject<System<Bench, Bench>>) -> T) -> T {
+    fn on<T>(&self, fd: u32, f: impl FnOnce(&FdObject<System<Bench>>) -> T) -> T {
         let fds = self.host.0.fds.lock().unwrap();
         f(fds[fd as usize].downcast_ref().unwrap())
     }
@@ -88,7 +112,7 @@ impl Watcher {
         self.on(fd, |queue| queue.dispatch(method::MODIFY.into(), message))
     }
 
-    fn events(&self, fd: u32) -> Vec<(u16, u16, u64, u64)> {
+    pub(crate) fn events(&self, fd: u32) -> Vec<(u16, u16, u64, u64)> {
         let mut events = [Event::default(); 16];
         let n = self.on(fd, |queue| queue.queue().take(&mut events));
         events[..n]

@@ -295,7 +295,7 @@ impl Page<'_> {
 
 #[test]
 fn u07_the_reference_is_made_from_the_dispatch_tables() {
-    let (device, node) = (table::<Verbena<Bench>>(), table::<System<Bench, Bench>>());
+    let (device, node) = (table::<Verbena<Bench>>(), table::<System<Bench>>());
     let words = Words::read();
     let mut names: BTreeMap<u16, &'static str> = BTreeMap::new();
     names.extend(device.classes().map(|class| (class.schema().id, class.schema().name)));

@@ -17,6 +17,8 @@ use zerocopy::{FromBytes, IntoBytes};
 /// An open device node.
 pub(super) struct Kernel {
     file: File,
+    /// It is the system-wide node: what is gone is a device, never the node.
+    node: bool,
     gone: Arc<AtomicBool>,
 }
 
@@ -44,8 +46,14 @@ impl Kernel {
             })?;
         Ok(Self {
             file,
+            node: false,
             gone: Arc::default(),
         })
+    }
+
+    pub(super) fn open_node(path: &Path) -> Result<Self> {
+        let file = Self::open(path)?;
+        Ok(Self { node: true, ..file })
     }
 }
 
@@ -111,8 +119,16 @@ impl Transport for Kernel {
             .map_err(Error::system("allocate a buffer"))
     }
 
+    fn descriptor(&self) -> Option<u32> {
+        match self.node {
+            true => None,
+            // A descriptor is not negative.
+            false => u32::try_from(self.file.as_raw_fd()).ok(),
+        }
+    }
+
     fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        !self.node && self.gone.load(Ordering::Relaxed)
     }
 }
 

@@ -29,6 +29,9 @@ pub(crate) trait Transport: Send + Sync {
     /// Zeroed memory that can be registered.
     fn alloc(&self, len: usize) -> Result<Arc<Mapping>>;
 
+    /// The number that another file's call names this one by: its descriptor. The system-wide node has none to give.
+    fn descriptor(&self) -> Option<u32>;
+
     /// Whether the device is known to be gone.
     fn is_gone(&self) -> bool;
 }
@@ -66,7 +69,7 @@ pub(crate) fn open(attachment: &Attachment) -> Result<Box<dyn Transport>> {
 /// The system-wide node of the same kind: the kernel module's, or this process's own.
 pub(crate) fn open_node(attachment: &Attachment) -> Result<Box<dyn Transport>> {
     match attachment {
-        Attachment::Kernel(path) => Ok(Box::new(kernel::Kernel::open(path)?)),
+        Attachment::Kernel(path) => Ok(Box::new(kernel::Kernel::open_node(path)?)),
         Attachment::Direct(_) => Ok(Box::new(direct::DirectNode::open()?)),
     }
 }

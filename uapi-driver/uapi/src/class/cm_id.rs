@@ -9,6 +9,10 @@
 //! Everything that takes time is told by an event ([`event_queue::kind`](super::event_queue::kind), from CM on) on the queue
 //! that the object reports to. A listener's new connection is an object of its own, which reports where the listener
 //! does; its id is the data of the listener's CONNECT_REQUEST.
+//!
+//! On a device's own file an id is that device's. On the system-wide node it is no device's until it is bound to an address,
+//! connects, or is made by a request; one that is bound to all addresses is on every device, also on those that come. A
+//! queue pair is an object of a device's file, so there CONNECT and ACCEPT name that file, too: [`DEVICE_FD`].
 
 use super::{ASYNC_EVENTS, COOKIE, EVENT_QUEUE_OF};
 use crate::payload;
@@ -109,6 +113,13 @@ pub const STATE: Attr<u32> = Attr::new(8, "state");
 /// The peer's queue pair.
 pub const PEER_QPN: Attr<u32> = Attr::new(9, "peer_qpn");
 
+/// On the system-wide node, and only there, where it must be: a descriptor of the device's file that [`QP`] is an object of. EXDEV
+/// if the id is on another device.
+pub const DEVICE_FD: Attr<u32> = Attr::new(10, "device_fd");
+/// On the system-wide node: the device that the id is on, by its number in the list of devices. Not answered while it is on
+/// none, or on all.
+pub const DEVICE: Attr<u64> = Attr::new(11, "device");
+
 /// BIND: takes a port.
 pub const BIND: u8 = method::CLASS;
 /// LISTEN: takes connections from now on, on an object that is bound and reports to an event queue.
@@ -136,7 +147,7 @@ const fn on_object(number: u8, name: &'static str, attrs: &'static [crate::schem
 pub static SCHEMA: ClassSchema = ClassSchema {
     id: super::CM_ID,
     name: "cm_id",
-    flags: class_flags::EVENTS,
+    flags: class_flags::EVENTS | class_flags::GLOBAL,
     methods: &[
         MethodSchema {
             number: method::CREATE,
@@ -156,6 +167,7 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 REASON.output(),
                 STATE.output(),
                 PEER_QPN.output(),
+                DEVICE.output(),
             ],
         ),
         on_object(method::DESTROY, "destroy", &[ASYNC_EVENTS.output()]),
@@ -170,9 +182,14 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 PARAMS.input(),
                 PRIVATE_DATA.input(),
                 LOCAL.output(),
+                DEVICE_FD.input(),
             ],
         ),
-        on_object(ACCEPT, "accept", &[QP.required(), PARAMS.input(), PRIVATE_DATA.input()]),
+        on_object(
+            ACCEPT,
+            "accept",
+            &[QP.required(), PARAMS.input(), PRIVATE_DATA.input(), DEVICE_FD.input()],
+        ),
         on_object(REJECT, "reject", &[REASON.input(), PRIVATE_DATA.input()]),
         on_object(DISCONNECT, "disconnect", &[]),
     ],

@@ -121,6 +121,8 @@ pub mod kind {
     pub const CM_ESTABLISHED: u16 = CM + 9;
     /// The connection is over, whichever side began. The queue pair is in ERR.
     pub const CM_DISCONNECTED: u16 = CM + 10;
+    /// On the system-wide node: the device that the id is on is gone.
+    pub const CM_DEVICE_REMOVAL: u16 = CM + 11;
     /// No packet of the connection is on its way any more.
     pub const CM_TIMEWAIT_EXIT: u16 = CM + 15;
 }

@@ -17,9 +17,11 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
+use verbena_core::node::NodeHost;
 use verbena_core::platform::{Dma, PinError, Pinned, Platform, Signal, PAGE};
+use verbena_core::Context;
 
 const WORDS: usize = PAGE as usize / 8;
 /// DMA address of the memory's first byte: not 0, so that a forgotten address is seen.
@@ -107,6 +109,8 @@ pub struct Inner {
     pub allocations_left: AtomicUsize,
     pub log: Mutex<Vec<String>>,
     pub fds: Mutex<Vec<Box<dyn Any + Send>>>,
+    /// Open files of devices, by descriptor, for the system-wide node.
+    pub files: Mutex<Vec<Weak<Context<Bench>>>>,
     /// When the driver's work is due.
     work: Mutex<Option<Instant>>,
     start: Instant,
@@ -136,6 +140,7 @@ impl Bench {
             allocations_left: AtomicUsize::new(usize::MAX),
             log: Mutex::default(),
             fds: Mutex::default(),
+            files: Mutex::default(),
             work: Mutex::default(),
             start: Instant::now(),
         }))
@@ -296,6 +301,14 @@ impl Host for Bench {
     }
 }
 
+impl NodeHost<Bench> for Bench {
+    /// A descriptor is an index of [`Inner::files`].
+    fn context(&self, _: &(), fd: u32) -> Result<Arc<Context<Bench>>, Errno> {
+        let files = self.0.files.lock().unwrap();
+        files.get(fd as usize).and_then(Weak::upgrade).ok_or(Errno::EBADF)
+    }
+}
+
 pub struct Memory {
     ram: Arc<Ram>,
     first: usize,
@@ -344,6 +357,7 @@ impl Drop for Pages {
 }
 
 impl Platform for Bench {
+    type Node = Self;
     type Dma = Memory;
     type Pinned = Pages;
     type Signal = Signalled;

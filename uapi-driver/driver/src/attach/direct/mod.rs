@@ -21,10 +21,12 @@ use crate::error::{Error, Result};
 use crate::memory::Mapping;
 use rdma_uapi::class::event_queue::Event;
 use rdma_uapi::{wire, Errno};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use verbena_core::{Hardware, MmapTarget, Platform, RegisterMapping};
 use verbena_hw::doorbell::REG_RING;
 use vmm_sys_util::eventfd::{EventFd as RawEventFd, EFD_CLOEXEC, EFD_NONBLOCK};
@@ -155,9 +157,24 @@ impl Drop for Share {
     }
 }
 
+/// The contexts that are open, by what stands for their descriptors: never the number of an earlier one.
+static FILES: Mutex<BTreeMap<u32, Weak<Context>>> = Mutex::new(BTreeMap::new());
+static NUMBERS: AtomicU32 = AtomicU32::new(1);
+
+fn files() -> MutexGuard<'static, BTreeMap<u32, Weak<Context>>> {
+    FILES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The context that a number stands for.
+fn opened(number: u32) -> Option<Arc<Context>> {
+    files().get(&number)?.upgrade()
+}
+
 /// A context on a device behind a socket.
 pub(super) struct Direct {
     context: Arc<Context>,
+    /// What stands for its descriptor.
+    number: u32,
     share: Share,
 }
 
@@ -170,12 +187,15 @@ impl Direct {
             reason: failure.to_string(),
             errno: failure.errno,
         })?;
-        Ok(Self { context, share })
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        files().insert(number, Arc::downgrade(&context));
+        Ok(Self { context, number, share })
     }
 }
 
 impl Drop for Direct {
     fn drop(&mut self) {
+        files().remove(&self.number);
         Context::close(&self.context);
     }
 }
@@ -229,6 +249,10 @@ impl Transport for Direct {
         Ok(Arc::new(
             Mapping::part(Arc::new(part), 0, len).expect("the part has the length asked for"),
         ))
+    }
+
+    fn descriptor(&self) -> Option<u32> {
+        Some(self.number)
     }
 
     fn is_gone(&self) -> bool {

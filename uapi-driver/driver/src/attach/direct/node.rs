@@ -15,10 +15,10 @@ use rdma_uapi::{wire, Driver, Errno, Host};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use verbena_core::node::{self, Node, NodeContext};
+use verbena_core::node::{self, Node, NodeContext, NodeHost};
 use zerocopy::FromBytes;
 
-type SystemNode = Node<DirectPlatform, Process>;
+type SystemNode = Node<DirectPlatform>;
 
 /// The node. It stays: it costs a table, and who has it open may outlive every device.
 static NODE: OnceLock<Arc<SystemNode>> = OnceLock::new();
@@ -84,8 +84,14 @@ impl Host for Process {
     }
 }
 
+impl NodeHost<DirectPlatform> for Process {
+    fn context(&self, _owner: &Owner, fd: u32) -> Result<Arc<super::Context>, Errno> {
+        super::opened(fd).ok_or(Errno::EBADF)
+    }
+}
+
 /// A context on the node.
-pub(in crate::attach) struct DirectNode(Arc<NodeContext<DirectPlatform, Process>>);
+pub(in crate::attach) struct DirectNode(Arc<NodeContext<DirectPlatform>>);
 
 impl DirectNode {
     pub(in crate::attach) fn open() -> Result<Self> {
@@ -129,6 +135,10 @@ impl Transport for DirectNode {
 
     fn alloc(&self, _len: usize) -> Result<Arc<Mapping>> {
         Err(NO_DEVICE)
+    }
+
+    fn descriptor(&self) -> Option<u32> {
+        None
     }
 
     fn is_gone(&self) -> bool {

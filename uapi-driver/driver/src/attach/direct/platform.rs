@@ -96,6 +96,7 @@ impl DirectPlatform {
 }
 
 impl Platform for DirectPlatform {
+    type Node = super::node::Process;
     type Dma = Part;
     type Pinned = PinnedRange;
     type Signal = Semaphore;
