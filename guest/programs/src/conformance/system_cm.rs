@@ -3,7 +3,7 @@
 
 use super::kit::{check_eq, refused, Outcome, PASS};
 use super::raw::Message;
-use crate::harness::{Case, Fixture, Side, Wire};
+use crate::harness::{Case, Fixture, Side, Verdict, Wire};
 use crate::link::{Link, Spec, SOON};
 use anyhow::{ensure, Context as _, Result};
 use rdma_uapi::class::{self, cm_id};
@@ -17,6 +17,8 @@ use verbena::{
 pub const CASES: &[Case] = &[
     Case::single("u17_an_id_is_on_no_device_on_one_or_on_all", standing),
     Case::single("u17_ports_are_one_space_for_the_node_and_the_devices", ports),
+    Case::single("u17_the_first_connect_puts_an_id_for_all_on_one_device", settles),
+    Case::single("u18_a_queue_pair_of_another_device_is_refused", elsewhere),
     Case::single("u18_ids_of_the_node_connect_queue_pairs_of_a_device", connect_here),
     Case::single("u18_a_queue_pair_is_named_by_its_devices_file", names),
     Case::single("u18_whichever_file_closes_the_other_hears_the_end", closing),
@@ -101,6 +103,48 @@ fn ports(fixture: &Fixture) -> Outcome {
     refused(both, Errno::EADDRINUSE, "what a device's file has")?;
     drop(of_device);
     Listener::bind(list.context(), CmAddr::any(port), 1)?;
+    PASS
+}
+
+fn settles(fixture: &Fixture) -> Outcome {
+    let ctx = fixture.open()?;
+    let list = node(fixture)?;
+    let events = list.context().create_event_queue()?;
+    let id = CmId::new(list.context(), &events, 0)?;
+    let port = id.bind(CmAddr::any(0))?.port;
+    let mut link = Link::new(&ctx, &Spec::default())?;
+    // Nobody listens at its own port.
+    id.connect(&mut link.qp, CmAddr::new(ctx.gid(1, 0)?, port), &CmOptions::new())?;
+    let info = id.query()?;
+    check_eq!(
+        (info.local.port, info.device),
+        (port, Some(arrival(&list, &ctx)?)),
+        "the port, and the device of the queue pair"
+    );
+    check_eq!(event(&events, "a refusal")?.kind, EventKind::CmRejected, "the event");
+    // On the others the port is free again, on this one it is taken.
+    let all = Listener::bind(list.context(), CmAddr::any(port), 1);
+    refused(all, Errno::EADDRINUSE, "all devices, of which one has the port in use")?;
+    drop(id);
+    Listener::bind(list.context(), CmAddr::any(port), 1)?;
+    PASS
+}
+
+fn elsewhere(fixture: &Fixture) -> Outcome {
+    let (left, right) = (fixture.open()?, fixture.open_side(Side::Right)?);
+    let list = node(fixture)?;
+    if left.device()?.node_guid == right.device()?.node_guid {
+        return Ok(Verdict::Skip("there is one device only".to_owned()));
+    }
+    let events = list.context().create_event_queue()?;
+    let id = CmId::new(list.context(), &events, 0)?;
+    id.bind(CmAddr::new(left.gid(1, 0)?, 0))?;
+    let mut link = Link::new(&right, &Spec::default())?;
+    let to = CmAddr::new(right.gid(1, 0)?, 1);
+    let connecting = id.connect(&mut link.qp, to, &CmOptions::new());
+    refused(connecting, Errno::EXDEV, "an id of one device, a queue pair of another")?;
+    check_eq!(id.query()?.state, cm_state::BOUND, "the state of the id");
+    check_eq!(link.qp.query()?.state, QpState::RESET, "the state of the queue pair");
     PASS
 }
 
