@@ -518,6 +518,8 @@ pub(crate) fn recall<E: Env>(
             messages += done.messages;
             if pair.other {
                 regulars.refused(hcas, at);
+            } else {
+                regulars.used(hcas, at, worked);
             }
         }
         let Some(qp) = hcas.qp_mut(at) else { continue };

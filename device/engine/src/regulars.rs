@@ -3,6 +3,9 @@
 //! workers serve them beside each other.
 //!
 //! For one worker alone there is nothing to gain: it has the engine to itself, and what rings is looked up once a turn anyhow.
+//!
+//! A queue becomes one when a turn has emptied it, and is none any more when [`UNUSED`] loans in a row have brought it back without
+//! a message: those that have fallen silent make room for those that have not.
 
 use crate::engine::Hcas;
 use crate::env::HcaId;
@@ -11,6 +14,20 @@ use crate::watch::PASSED_OVER;
 
 /// Most of them in one loan.
 pub(crate) const MEMBERS: usize = 64;
+
+/// Loans without a message after which a queue is none of them any more.
+const UNUSED: u32 = 8;
+
+/// How a queue stands to them.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    /// It is one.
+    is_one: bool,
+    /// Turns before it may be one again.
+    passed_over: u32,
+    /// Loans in a row that had no message of it.
+    unused: u32,
+}
 
 /// Most loans that go by without them, once they have not been worth it.
 const LEFT_OUT: u32 = 256;
@@ -45,29 +62,41 @@ impl Regulars {
     /// A queue that is not watched had a turn, and emptied it.
     pub(crate) fn note(&mut self, hcas: &mut Hcas, at: QpRef) {
         let Some(qp) = hcas.qp_mut(at) else { return };
-        if qp.regular || qp.passed_over > 0 {
-            qp.passed_over = qp.passed_over.saturating_sub(1);
+        if qp.regular.is_one || qp.regular.passed_over > 0 {
+            qp.regular.passed_over = qp.regular.passed_over.saturating_sub(1);
             return;
         }
-        qp.regular = true;
+        qp.regular = Standing {
+            is_one: true,
+            ..Standing::default()
+        };
         if self.queues.len() < self.most {
             self.queues.push(at);
             return;
         }
         let before = core::mem::replace(&mut self.queues[self.oldest], at);
         self.oldest = (self.oldest + 1) % self.most;
-        if let Some(qp) = hcas.qp_mut(before) {
-            qp.regular = false;
+        end(hcas, before, 0);
+    }
+
+    /// One had something that a loan is not for. It may well go on so.
+    pub(crate) fn refused(&mut self, hcas: &mut Hcas, at: QpRef) {
+        self.remove(hcas, at, PASSED_OVER);
+    }
+
+    /// One has come back from a loan, in which it had messages or none.
+    pub(crate) fn used(&mut self, hcas: &mut Hcas, at: QpRef, worked: bool) {
+        let Some(qp) = hcas.qp_mut(at) else { return };
+        qp.regular.unused = if worked { 0 } else { qp.regular.unused + 1 };
+        if qp.regular.unused == UNUSED {
+            self.remove(hcas, at, 0);
         }
     }
 
-    /// A queue had something that a loan is not for. It may well go on so.
-    pub(crate) fn refused(&mut self, hcas: &mut Hcas, at: QpRef) {
+    fn remove(&mut self, hcas: &mut Hcas, at: QpRef, passed_over: u32) {
         self.queues.retain(|&queue| queue != at);
         self.oldest = 0;
-        if let Some(qp) = hcas.qp_mut(at) {
-            (qp.regular, qp.passed_over) = (false, PASSED_OVER);
-        }
+        end(hcas, at, passed_over);
     }
 
     /// Forgets the queues of an HCA that is gone.
@@ -82,14 +111,18 @@ impl Regulars {
             self.left_out -= 1;
             return;
         }
+        let before = self.queues.len();
         self.queues.retain(|&at| {
             let stays = serves(hcas, at);
-            if let (false, Some(qp)) = (stays, hcas.qp_mut(at)) {
-                qp.regular = false;
+            if !stays {
+                end(hcas, at, 0);
             }
             stays
         });
-        self.oldest = 0;
+        // Where there is room again, the next ones go behind the others.
+        if self.queues.len() < before {
+            self.oldest = 0;
+        }
     }
 
     /// Loans of so many of them have executed so many messages. Taking one out and putting it back costs about a message, so
@@ -104,5 +137,15 @@ impl Regulars {
             self.left_out = self.penalty;
             self.penalty = (2 * self.penalty).min(LEFT_OUT);
         }
+    }
+}
+
+/// The queue is none of them any more, nor for so many turns.
+fn end(hcas: &mut Hcas, at: QpRef, passed_over: u32) {
+    if let Some(qp) = hcas.qp_mut(at) {
+        qp.regular = Standing {
+            passed_over,
+            ..Standing::default()
+        };
     }
 }

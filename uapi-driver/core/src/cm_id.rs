@@ -271,17 +271,28 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     Ok(hardware.enlist(Kind::CmId, id.0, object)?)
 }
 
-/// Gives the id this port, with all our GIDs or with one.
+/// Gives the id this port of all our GIDs.
 pub(crate) fn take_port<P: Platform>(
     hardware: &Hardware<P>,
     cm: &Cm<P>,
     mine: &CmId<P>,
     port: u16,
+) -> Result<(), Error> {
+    let mut inner = mine.inner.lock();
+    claim_port(hardware, cm, mine.id, port, None)?;
+    inner.local = address(&[0; 16], port);
+    Ok(())
+}
+
+/// Has the manager give the id a port; the id's own record of it is the caller's to keep, under the id's lock.
+fn claim_port<P: Platform>(
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    id: Id,
+    port: u16,
     gid: Option<[u8; 16]>,
 ) -> Result<(), Error> {
-    cm.ask(hardware, |manager, _, _| manager.bind(mine.id, ip::service(port), gid))?;
-    mine.inner.lock().local = address(&gid.unwrap_or_default(), port);
-    Ok(())
+    cm.ask(hardware, |manager, _, _| manager.bind(id, ip::service(port), gid))
 }
 
 /// The ports that BIND may choose, from one that `first` chooses.
@@ -290,21 +301,35 @@ pub(crate) fn dynamic_ports(first: u32) -> impl Iterator<Item = u16> {
     (0..ports).map(move |n| DYNAMIC_PORTS + (first.wrapping_add(n) % ports) as u16)
 }
 
-/// Gives the id the port that is asked for, or, if that is 0, one that is free.
-pub(crate) fn take_wanted_port<P: Platform, D: Driver>(
+/// BIND to the address that is asked for; which port it is.
+pub(crate) fn bind_to<P: Platform, D: Driver>(
     call: &Call<'_, D>,
     hardware: &Hardware<P>,
     cm: &Cm<P>,
     mine: &CmId<P>,
     wanted: &CmAddress,
 ) -> Outcome<u16> {
+    let mut inner = mine.inner.lock();
+    let port = claim_wanted_port(call, hardware, cm, mine.id, wanted)?;
+    inner.local = address(&wanted.gid, port);
+    Ok(port)
+}
+
+/// [`claim_port`] of the port that is asked for, or, if that is 0, of one that is free.
+fn claim_wanted_port<P: Platform, D: Driver>(
+    call: &Call<'_, D>,
+    hardware: &Hardware<P>,
+    cm: &Cm<P>,
+    id: Id,
+    wanted: &CmAddress,
+) -> Outcome<u16> {
     let gid = (wanted.gid != [0; 16]).then_some(wanted.gid);
     if wanted.port != 0 {
-        take_port(hardware, cm, mine, wanted.port, gid).map_err(|error| failure(call, error, cm_id::LOCAL))?;
+        claim_port(hardware, cm, id, wanted.port, gid).map_err(|error| failure(call, error, cm_id::LOCAL))?;
         return Ok(wanted.port);
     }
     for port in dynamic_ports(cm.random()) {
-        match take_port(hardware, cm, mine, port, gid) {
+        match claim_port(hardware, cm, id, port, gid) {
             Ok(()) => return Ok(port),
             Err(Error::AddressInUse) => {}
             Err(error) => return Err(failure(call, error, cm_id::LOCAL)),
@@ -323,7 +348,7 @@ pub(crate) fn bind<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     if wanted.gid != [0; 16] && cm.gsi.gid_index(hardware, &Gid(wanted.gid)).is_none() {
         return Err(call.fail(cm_id::LOCAL, Errno::EADDRNOTAVAIL, Reason::OUT_OF_RANGE));
     }
-    wanted.port = take_wanted_port(call, hardware, &cm, &mine, &wanted)?;
+    wanted.port = bind_to(call, hardware, &cm, &mine, &wanted)?;
     call.put(cm_id::LOCAL, &wanted)
 }
 
@@ -433,11 +458,7 @@ pub(crate) fn connect_with<P: Platform, D: Driver>(
         }
         inner.qp = Some(take_qp(call, hardware, qp, id, params.access)?);
         if local.port == 0 {
-            // It takes the id's lock.
-            drop(inner);
-            let taken = take_wanted_port(call, hardware, cm, mine, &local);
-            inner = mine.inner.lock();
-            match taken {
+            match claim_wanted_port(call, hardware, cm, id, &local) {
                 Ok(port) => local.port = port,
                 Err(failure) => {
                     inner.forget_qp();

@@ -152,7 +152,7 @@ fn parts_everywhere<P: Platform>(
         // One that goes just now is not listed any more soon.
         let Ok(_pass) = device.enter() else { return Ok(()) };
         let new = part(object, context, arrival, device).map_err(Err)?;
-        if let Err(error) = cm_id::take_port(device.state(), &manager(device), &new.id, port, None) {
+        if let Err(error) = cm_id::take_port(device.state(), &manager(device), &new.id, port) {
             retire(&new);
             return Err(Ok(error));
         }
@@ -273,7 +273,7 @@ fn bind_to_address<P: Platform>(
             return Ok(());
         }
         let new = part(object, call.context(), arrival, device)?;
-        match cm_id::take_wanted_port(call, hardware, &manager(device), &new.id, wanted) {
+        match cm_id::bind_to(call, hardware, &manager(device), &new.id, wanted) {
             Ok(port) => found = Some((new, port)),
             Err(failure) => {
                 retire(&new);
@@ -507,7 +507,7 @@ fn extend<P: Platform>(
     let new = part(&everywhere.object, &everywhere.context, arrival, device)?;
     let hardware = device.state();
     let cm = manager(device);
-    let mut ready = cm_id::take_port(hardware, &cm, &new.id, everywhere.port, None);
+    let mut ready = cm_id::take_port(hardware, &cm, &new.id, everywhere.port);
     if let (Ok(()), Some(backlog)) = (ready, standing.backlog) {
         ready = cm_id::listen_on(hardware, &cm, &new.id, backlog);
     }

@@ -13,6 +13,7 @@ use crate::limits;
 use crate::qp::xrc::Domain;
 use crate::qp::{modify, Qp, Requester, Responder, Wait};
 use crate::ram;
+use crate::regulars::Standing;
 use crate::ring::Ring;
 use core::mem::offset_of;
 use verbena_hw::admin::Status;
@@ -399,8 +400,7 @@ pub(crate) fn new_qp(req: &CreateQpReq, number: u32, sq: Ring, rq: Option<Ring>)
         rescans: 0,
         last_wqe: false,
         windows: 0,
-        regular: false,
-        passed_over: 0,
+        regular: Standing::default(),
         counter_set: 0,
         xrc: Domain {
             xrcdn: req.xrcdn,

@@ -35,6 +35,7 @@ use crate::env::{Dma, GuestRam, HcaId};
 use crate::hca::Side;
 use crate::packet::Wire;
 use crate::ram;
+use crate::regulars::Standing;
 use crate::ring::Ring;
 use crate::time::Time;
 use core::sync::atomic::Ordering;
@@ -101,10 +102,7 @@ pub(crate) struct Qp {
     pub(crate) last_wqe: bool,
     /// Memory windows that it has bound.
     pub(crate) windows: u32,
-    /// It is one of [`crate::regulars`].
-    pub(crate) regular: bool,
-    /// Turns before it may be one again.
-    pub(crate) passed_over: u32,
+    pub(crate) regular: Standing,
     /// The counter set that it is bound to; 0: none.
     pub(crate) counter_set: u32,
     pub(crate) xrc: xrc::Domain,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Queue pairs on loan to workers: who gets what, and that nothing is different for it.
 
-use verbena_engine::testing::{End, Pair, SendWr, World};
+use verbena_engine::testing::{End, Pair, Qp, QpShape, SendWr, World};
 use verbena_hw::cqe::{CqRecord, Status};
 use verbena_hw::doorbell::WATCH_SEATS;
 use verbena_hw::eqe::Event;
@@ -305,6 +305,51 @@ fn p03_a_member_whose_next_message_is_not_ordinary_stays_at_home_for_a_while() {
     assert_eq!(a.completion(&w).wr_id, 1);
     let away = (0..100).take_while(|_| !is_on_loan(&mut w, (a, b))).count();
     assert!((16..64).contains(&away), "{away} turns");
+}
+
+#[test]
+fn p03_queues_that_have_fallen_silent_make_room_in_the_loan() {
+    // More than a loan takes, all of one worker's page, and as many again that are busy later.
+    const MANY: usize = 100;
+    const LATER: usize = 20;
+    let shape = QpShape {
+        sq_log: 3,
+        rq_log: 3,
+        sq_log_stride: 7,
+        rq_log_stride: 7,
+        max_sge: 1,
+        max_inline: 0,
+    };
+    let Pair {
+        world: mut w,
+        mut a,
+        mut b,
+    } = Pair::within(World::for_workers(1, 2), shape, 8, |_| {});
+    let mut queues: Vec<_> = (0..MANY)
+        .map(|_| Pair::reconnect(&mut w, &mut a, &mut b, shape).0)
+        .collect();
+    let (silent, busy) = queues.split_at_mut(MANY - LATER);
+    let send = |w: &World, qp: &mut Qp, a: &End| {
+        let wr = SendWr::write(1, &[a.sge(0, 8)], b.addr(0), b.rkey());
+        qp.post(w, wr);
+    };
+    for qp in silent {
+        send(&w, qp, &a);
+        whole(&mut w);
+        a.completion(&w);
+    }
+    let alone = (0..10_000).position(|_| {
+        w.lend();
+        busy.iter_mut().for_each(|qp| send(&w, qp, &a));
+        w.run_loan(0);
+        let early = std::iter::from_fn(|| a.cq.poll(&w)).count();
+        w.recall();
+        whole(&mut w);
+        let late = std::iter::from_fn(|| a.cq.poll(&w)).count();
+        assert_eq!(early + late, LATER);
+        late == 0
+    });
+    assert!(alone.is_some(), "they are never all on loan");
 }
 
 #[test]

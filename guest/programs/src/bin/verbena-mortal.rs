@@ -49,14 +49,23 @@ impl Dice {
     }
 }
 
+/// Cases in a row that may come to a bad end: one may meet others of its kind, all do only where nothing works.
+const BAD_ENDS: u32 = 20;
+
 /// Opens, creates, connects, sends, waits, destroys, closes, and again, for ever; every other process in the ways of cases of
 /// the conformance suite, chosen at random.
 fn live(options: &Options, number: u64) -> Result<()> {
     let mut dice = Dice(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let fixture = Fixture::new(options.device.attach.clone(), options.device.attach.clone());
+    let mut bad_ends = 0;
     loop {
         if number % 2 == 1 {
-            conformance::begin_mortal(dice.throw(conformance::mortals() as u64) as usize, &fixture);
+            match conformance::begin_mortal(dice.throw(conformance::mortals() as u64) as usize, &fixture) {
+                Some(true) => bad_ends = 0,
+                Some(false) => bad_ends += 1,
+                None => {}
+            }
+            ensure!(bad_ends < BAD_ENDS, "{bad_ends} cases in a row came to a bad end");
             continue;
         }
         let ctx = Context::open(&options.device.attach)?;

@@ -11,6 +11,7 @@ use rdma_uapi::client::Builder;
 use rdma_uapi::wire::method;
 use rdma_uapi::Errno;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use std::sync::Barrier;
 use std::time::Duration;
 use verbena::{
     cm_params, cm_state, Access, CmAddr, CmId, CmOptions, ConnectError, Connection, Context, Error, Event, EventKind,
@@ -23,6 +24,7 @@ pub const CASES: &[Case] = &[
     Case::single("u18_a_port_has_one_listener", ports),
     Case::single("u18_calls_in_the_wrong_state_are_refused", states),
     Case::single("u18_a_connected_queue_pair_is_moved_by_nobody_else", tampering),
+    Case::single("u18_one_id_connects_one_of_two_queue_pairs_at_once", racing),
     Case::single(
         "u18_who_does_not_exist_is_unreachable_when_the_retries_are_over",
         unreachable,
@@ -531,6 +533,46 @@ fn tampering(fixture: &Fixture) -> Outcome {
     drop(id);
     qp.reset(&mut [send_cq, recv_cq])?;
     qp.init()?;
+    PASS
+}
+
+fn racing(fixture: &Fixture) -> Outcome {
+    const ROUNDS: usize = 100;
+    let ctx = fixture.open()?;
+    let events = ctx.create_event_queue()?;
+    let spec = Spec::default();
+    for _ in 0..ROUNDS {
+        let id = CmId::new(&ctx, &events, 0)?;
+        let mut links = [Link::new(&ctx, &spec)?, Link::new(&ctx, &spec)?];
+        let start = Barrier::new(links.len());
+        let connected = std::thread::scope(|scope| {
+            let threads: Vec<_> = links
+                .iter_mut()
+                .map(|link| {
+                    let (id, start) = (&id, &start);
+                    scope.spawn(move || {
+                        start.wait();
+                        id.connect(&mut link.qp, to_nobody(), &CmOptions::new()).is_ok()
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .filter_map(|thread| thread.join().ok())
+                .filter(|&ok| ok)
+                .count()
+        });
+        check_eq!(connected, 1, "queue pairs that one id connects");
+        // When it ends, neither is anybody's.
+        drop(id);
+        for link in &mut links {
+            let Link {
+                qp, send_cq, recv_cq, ..
+            } = link;
+            qp.reset(&mut [send_cq, recv_cq])?;
+            qp.init()?;
+        }
+    }
     PASS
 }
 
