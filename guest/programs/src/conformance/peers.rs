@@ -441,6 +441,7 @@ fn foreign_keys(side: Side, ctx: &Context, wire: &mut Wire) -> Outcome {
         None,
         "the first byte that has changed"
     );
+    wire.barrier("looked")?;
     // Where it belongs the key is good.
     if side == Side::Left {
         check_eq!(
