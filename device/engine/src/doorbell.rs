@@ -185,6 +185,11 @@ impl Doorbell {
         ram::word(&page, SUMMARY).is_ok_and(|summary| summary.load(Ordering::SeqCst) != 0)
     }
 
+    /// How many slots are watched.
+    pub(crate) fn watched(&self) -> u32 {
+        self.lanes.count_ones()
+    }
+
     /// A lane of the word that says which slots are watched, and says none.
     pub(crate) fn free_lane(&self) -> Option<usize> {
         (0..WATCH_SEATS).find(|lane| self.lanes & 1 << lane == 0)

@@ -47,10 +47,48 @@ pub(crate) const PORT: u8 = 1;
 /// The largest MTU, and the active one.
 pub(crate) const MTU: Mtu = Mtu::B4096;
 
-/// A protection domain: what uses it.
+/// A protection domain: how many objects are in it, by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Pd {
-    pub(crate) users: u32,
+    pub(crate) qps: u32,
+    pub(crate) srqs: u32,
+    /// And registrations under way.
+    pub(crate) mrs: u32,
+    pub(crate) mws: u32,
+}
+
+/// What can be in a protection domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InPd {
+    Qp,
+    Srq,
+    Mr,
+    Mw,
+}
+
+impl Pd {
+    pub(crate) fn users(&self) -> u32 {
+        self.qps + self.srqs + self.mrs + self.mws
+    }
+
+    fn count(&mut self, kind: InPd) -> &mut u32 {
+        match kind {
+            InPd::Qp => &mut self.qps,
+            InPd::Srq => &mut self.srqs,
+            InPd::Mr => &mut self.mrs,
+            InPd::Mw => &mut self.mws,
+        }
+    }
+
+    /// An object is in it from now on.
+    pub(crate) fn enter(&mut self, kind: InPd) {
+        *self.count(kind) += 1;
+    }
+
+    /// An object is in it no longer.
+    pub(crate) fn leave(&mut self, kind: InPd) {
+        *self.count(kind) -= 1;
+    }
 }
 
 /// The two switches of the port.

@@ -116,20 +116,28 @@ open_enum! {
         CREATE_PD = 0x10,
         /// Frees a protection domain: [`crate::cmd::HandleReq`].
         DESTROY_PD = 0x11,
+        /// What is in a protection domain: [`crate::cmd::QueryPdRsp`].
+        QUERY_PD = 0x16,
         /// Allocates an XRC domain: [`crate::cmd::HandleRsp`].
         CREATE_XRCD = 0x12,
         /// Frees an XRC domain. Its shared receive queues and queue pairs must be destroyed first: [`crate::cmd::HandleReq`].
         DESTROY_XRCD = 0x13,
+        /// What is in an XRC domain: [`crate::cmd::QueryXrcdRsp`].
+        QUERY_XRCD = 0x17,
 
         /// Attaches a doorbell page: [`crate::cmd::CreateDoorbellReq`].
         CREATE_DOORBELL = 0x14,
         /// Detaches a doorbell page: [`crate::cmd::HandleReq`].
         DESTROY_DOORBELL = 0x15,
+        /// How a doorbell page is used: [`crate::cmd::QueryDoorbellRsp`].
+        QUERY_DOORBELL = 0x1c,
 
         /// Creates an event queue: [`crate::cmd::CreateEqReq`].
         CREATE_EQ = 0x18,
         /// Destroys an event queue: [`crate::cmd::HandleReq`].
         DESTROY_EQ = 0x19,
+        /// State of an event queue: [`crate::cmd::QueryEqRsp`].
+        QUERY_EQ = 0x1a,
 
         /// Creates a completion queue: [`crate::cmd::CreateCqReq`].
         CREATE_CQ = 0x20,
@@ -189,6 +197,8 @@ open_enum! {
         ATTACH_MCAST = 0x50,
         /// Detaches it: [`crate::cmd::McastReq`].
         DETACH_MCAST = 0x51,
+        /// An attachment: [`crate::cmd::McastReq`], [`crate::cmd::QueryMcastRsp`].
+        QUERY_MCAST = 0x52,
 
         /// Makes a flow rule: [`crate::cmd::CreateFlowReq`].
         CREATE_FLOW = 0x58,

@@ -75,7 +75,9 @@ regs! {
     CTRL @ 0x01c: 4, Rw, reset 0;
     /// Why STATUS has its FATAL bit: one of `HEALTH_*`.
     HEALTH @ 0x020: 4, Ro, reset 0;
-    /// Register accesses of a wrong size, alignment, offset or direction since reset.
+    /// Register accesses since reset that had no other effect: of a wrong size, alignment, offset or direction; writes to a
+    /// register while it is not writable, and of unknown bits to CTRL; writes to EQ_DB for an event queue that is not there,
+    /// or with a counter that is ahead of the device's or behind the last one.
     ACCESS_ERRORS @ 0x024: 4, Ro, reset 0;
     /// Physical state of the port in bits 7:0 (`PORT_DOWN` or `PORT_ACTIVE`), its maximum MTU code in bits 15:8.
     PORT_STATE @ 0x028: 4, Ro, reset 0;
@@ -117,7 +119,7 @@ pub const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"VRBN");
 /// Major version of the programming interface, the upper half of [`VERSION`].
 pub const VERSION_MAJOR: u16 = 1;
 /// Minor version of the programming interface, the lower half of [`VERSION`].
-pub const VERSION_MINOR: u16 = 3;
+pub const VERSION_MINOR: u16 = 4;
 /// Value of [`VERSION`].
 pub const VERSION_VALUE: u32 = (VERSION_MAJOR as u32) << 16 | VERSION_MINOR as u32;
 

@@ -7,7 +7,7 @@
 use arbitrary::Arbitrary;
 use core::time::Duration;
 use libfuzzer_sys::fuzz_target;
-use verbena_engine_fuzz::requests::{request, work, Ask, OPCODES};
+use verbena_engine_fuzz::requests::{opcode, request, work, Ask};
 use verbena_engine_fuzz::{Arena, SECOND, SECOND_LEN};
 use verbena_hw::admin::{Command, Opcode, Status, LINK_BEGIN, PAYLOAD};
 use verbena_hw::regs;
@@ -95,14 +95,14 @@ fn perform(arena: &mut Arena, state: &mut State, act: &Act) {
     let hca = arena.evil.guest.hca;
     match act {
         Act::Nearly {
-            opcode,
+            opcode: code,
             object,
             other,
             kind,
             indirect,
             spoils,
         } => {
-            let opcode = OPCODES[usize::from(*opcode) % OPCODES.len()];
+            let opcode = opcode(*code);
             let ask = state.ask(*object, *other, *kind, *indirect);
             let mut request = request(arena, opcode, ask);
             for (at, byte) in spoils.iter().take(4) {
@@ -118,8 +118,8 @@ fn perform(arena: &mut Arena, state: &mut State, act: &Act) {
                 .iter()
                 .take(8)
                 .enumerate()
-                .map(|(n, (opcode, object, kind))| {
-                    let opcode = OPCODES[usize::from(*opcode) % OPCODES.len()];
+                .map(|(n, (code, object, kind))| {
+                    let opcode = opcode(*code);
                     let ask = state.ask(*object, *object ^ 1, *kind, false);
                     let mut command = command(opcode, &request(arena, opcode, ask));
                     command.link = *link;

@@ -7,10 +7,11 @@ use verbena_engine::testing::{attrs, QpShape, SendWr};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{
     BindCounterReq, BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateFlowReq, CreateMrReq, CreateMwReq,
-    HandleReq, ModifyCqReq, ModifyMrReq, ModifyPortReq, ModifyQpReq, ModifySrqReq, CQ_COUNTER, MR_FAST,
+    HandleReq, McastReq, ModifyCqReq, ModifyMrReq, ModifyPortReq, ModifyQpReq, ModifySrqReq, SetGidReq, CQ_COUNTER,
+    MR_FAST,
 };
 use verbena_hw::flow::FlowType;
-use verbena_hw::id::{Cqn, Key, Qpn, Srqn};
+use verbena_hw::id::{Cqn, Gid, Key, Qpn, Srqn};
 use verbena_hw::mw::MwType;
 use verbena_hw::qp::{access, QpType};
 use verbena_hw::ring::PageList;
@@ -18,56 +19,10 @@ use verbena_hw::srq::SrqType;
 use verbena_hw::wqe::{BindArgs, Sge};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Every opcode.
-pub const OPCODES: &[Opcode] = &[
-    Opcode::NOP,
-    Opcode::QUERY_DEVICE,
-    Opcode::QUERY_PORT,
-    Opcode::SET_GID,
-    Opcode::QUERY_GID,
-    Opcode::DUMP,
-    Opcode::CREATE_PD,
-    Opcode::DESTROY_PD,
-    Opcode::CREATE_DOORBELL,
-    Opcode::DESTROY_DOORBELL,
-    Opcode::CREATE_EQ,
-    Opcode::DESTROY_EQ,
-    Opcode::CREATE_CQ,
-    Opcode::DESTROY_CQ,
-    Opcode::QUERY_CQ,
-    Opcode::CREATE_MR,
-    Opcode::DESTROY_MR,
-    Opcode::QUERY_MR,
-    Opcode::REVOKE_MR,
-    Opcode::CREATE_SRQ,
-    Opcode::DESTROY_SRQ,
-    Opcode::MODIFY_SRQ,
-    Opcode::QUERY_SRQ,
-    Opcode::CREATE_MW,
-    Opcode::DESTROY_MW,
-    Opcode::BIND_MW,
-    Opcode::QUERY_MW,
-    Opcode::CREATE_QP,
-    Opcode::DESTROY_QP,
-    Opcode::MODIFY_QP,
-    Opcode::QUERY_QP,
-    Opcode::ATTACH_MCAST,
-    Opcode::DETACH_MCAST,
-    Opcode::CREATE_FLOW,
-    Opcode::DESTROY_FLOW,
-    Opcode::QUERY_FLOW,
-    Opcode::QUERY_COUNTERS,
-    Opcode::CREATE_COUNTER,
-    Opcode::DESTROY_COUNTER,
-    Opcode::QUERY_COUNTER,
-    Opcode::BIND_COUNTER,
-    Opcode::MODIFY_PORT,
-    Opcode::QUERY_CLOCK,
-    Opcode::CREATE_XRCD,
-    Opcode::DESTROY_XRCD,
-    Opcode::MODIFY_CQ,
-    Opcode::MODIFY_MR,
-];
+/// One of all opcodes.
+pub fn opcode(n: u8) -> Opcode {
+    Opcode::ALL[usize::from(n) % Opcode::ALL.len()].0
+}
 
 /// What a request is made of beside its opcode.
 #[derive(Clone, Copy)]
@@ -207,6 +162,16 @@ pub fn request(arena: &mut Arena, opcode: Opcode, ask: Ask) -> Vec<u8> {
                 attrs,
             })
         }
+        Opcode::ATTACH_MCAST | Opcode::DETACH_MCAST | Opcode::QUERY_MCAST => bytes(McastReq {
+            qpn: Qpn::truncate(number),
+            reserved: 0,
+            gid: group(kind),
+        }),
+        Opcode::SET_GID => bytes(SetGidReq {
+            index: (kind % 4).into(),
+            reserved: 0,
+            gid: Gid::from_ipv4([10, 0, 0, kind]),
+        }),
         Opcode::MODIFY_PORT => bytes(ModifyPortReq {
             state: 1 + u32::from(kind % 2),
             reserved: 0,
@@ -220,6 +185,11 @@ pub fn request(arena: &mut Arena, opcode: Opcode, ask: Ask) -> Vec<u8> {
             bytes
         }
     }
+}
+
+/// One of a few multicast groups.
+fn group(n: u8) -> Gid {
+    Gid::from_ipv4([239, 0, 0, n % 4])
 }
 
 /// A region of any kind, made or changed.

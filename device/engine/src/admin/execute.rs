@@ -2,7 +2,7 @@
 //! Which opcode is which function.
 
 use crate::admin::memory::{self, Registration};
-use crate::admin::{counter, cq, device, flow, multicast, mw, objects, srq, xrcd, Failure, Reply};
+use crate::admin::{counter, cq, device, doorbell, eq, flow, multicast, mw, objects, pd, srq, xrcd, Failure, Reply};
 use crate::env::Env;
 use crate::hca::{Cx, Hca};
 use crate::qp::modify;
@@ -61,14 +61,18 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
         Opcode::QUERY_CLOCK => request::<[u8; 0]>(command).map(|_| device::query_clock(cx)),
         Opcode::DUMP => device::dump(hca, cx, &request(command)?),
 
-        Opcode::CREATE_PD => request::<[u8; 0]>(command).and_then(|_| objects::create_pd(hca)),
-        Opcode::DESTROY_PD => objects::destroy_pd(hca, &request(command)?),
+        Opcode::CREATE_PD => request::<[u8; 0]>(command).and_then(|_| pd::create(hca)),
+        Opcode::DESTROY_PD => pd::destroy(hca, &request(command)?),
+        Opcode::QUERY_PD => pd::query(hca, &request(command)?),
         Opcode::CREATE_XRCD => request::<[u8; 0]>(command).and_then(|_| xrcd::create(hca)),
         Opcode::DESTROY_XRCD => xrcd::destroy(hca, &request(command)?),
-        Opcode::CREATE_DOORBELL => objects::create_doorbell(hca, cx, &request(command)?),
-        Opcode::DESTROY_DOORBELL => objects::destroy_doorbell(hca, &request(command)?),
-        Opcode::CREATE_EQ => objects::create_eq(hca, cx, &request(command)?),
-        Opcode::DESTROY_EQ => objects::destroy_eq(hca, &request(command)?),
+        Opcode::QUERY_XRCD => xrcd::query(hca, &request(command)?),
+        Opcode::CREATE_DOORBELL => doorbell::create(hca, cx, &request(command)?),
+        Opcode::DESTROY_DOORBELL => doorbell::destroy(hca, &request(command)?),
+        Opcode::QUERY_DOORBELL => doorbell::query(hca, &request(command)?),
+        Opcode::CREATE_EQ => eq::create(hca, cx, &request(command)?),
+        Opcode::DESTROY_EQ => eq::destroy(hca, &request(command)?),
+        Opcode::QUERY_EQ => eq::query(hca, &request(command)?),
         Opcode::CREATE_CQ => objects::create_cq(hca, cx, &request(command)?),
         Opcode::DESTROY_CQ => objects::destroy_cq(hca, cx, &request(command)?),
         Opcode::MODIFY_CQ => cq::modify(hca, cx, &request(command)?),
@@ -95,6 +99,7 @@ fn at_once<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, command: &Command) -> Resu
         Opcode::QUERY_QP => objects::query_qp(hca, &request(command)?),
         Opcode::ATTACH_MCAST => multicast::attach(hca, cx, &request(command)?),
         Opcode::DETACH_MCAST => multicast::detach(hca, cx, &request(command)?),
+        Opcode::QUERY_MCAST => multicast::query(hca, cx, &request(command)?),
 
         Opcode::CREATE_FLOW => flow::create(hca, &request(command)?),
         Opcode::DESTROY_FLOW => flow::destroy(hca, &request(command)?),

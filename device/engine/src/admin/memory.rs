@@ -2,11 +2,10 @@
 //! Memory registration, and registering anew. A list of millions of pages is read over several polls, while messages and other commands go on.
 
 use crate::admin::execute::Executed;
-use crate::admin::objects::release_pd;
-use crate::admin::{Failure, Reply};
+use crate::admin::{pd, Failure, Reply};
 use crate::env::{Dma, Env};
 use crate::fast::Fast;
-use crate::hca::{Cx, Hca};
+use crate::hca::{Cx, Hca, InPd};
 use crate::limits;
 use crate::mr::{Kind, Mr, LOCAL};
 use crate::pages::{Extents, PageFault, Walk};
@@ -117,7 +116,7 @@ fn walk(hca: &Hca, shape: &Shape, rights: u32, at: &Offsets) -> Result<Walk, Fai
 /// Holds a protection domain from now on: it cannot go while the region comes.
 fn hold_pd(hca: &mut Hca, pdn: Pdn, at: u32) -> Result<(), Failure> {
     let pd = hca.pds.get_mut(pdn.0).ok_or(Failure::no_such_object(at))?;
-    pd.users += 1;
+    pd.enter(InPd::Mr);
     Ok(())
 }
 
@@ -304,7 +303,7 @@ fn exchange(hca: &mut Hca, req: &ModifyMrReq, memory: Option<(Shape, Extents)>) 
         .remove(req.index)
         .expect("whoever exchanges a region has looked it up");
     if req.mask & change::PD != 0 {
-        release_pd(hca, mr.pdn);
+        pd::release(hca, mr.pdn, InPd::Mr);
         mr.pdn = req.pdn;
     }
     if req.mask & change::ACCESS != 0 {
@@ -346,8 +345,8 @@ impl Registration {
     /// Gives the domain back that it holds.
     fn let_go(&self, hca: &mut Hca) {
         match &self.then {
-            Then::Create(pdn, _) => release_pd(hca, *pdn),
-            Then::Modify(req) if req.mask & change::PD != 0 => release_pd(hca, req.pdn),
+            Then::Create(pdn, _) => pd::release(hca, *pdn, InPd::Mr),
+            Then::Modify(req) if req.mask & change::PD != 0 => pd::release(hca, req.pdn, InPd::Mr),
             Then::Modify(_) => {}
         }
     }
@@ -415,7 +414,7 @@ fn remove(hca: &mut Hca, index: u32) -> Result<Reply, Failure> {
     hca.fast_free(index);
     let mr = hca.mrs.remove(index).ok_or(Failure::no_such_object(0))?;
     hca.extents -= mr.extents.cost();
-    release_pd(hca, mr.pdn);
+    pd::release(hca, mr.pdn, InPd::Mr);
     Ok(Reply::empty())
 }
 

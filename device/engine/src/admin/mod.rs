@@ -6,9 +6,13 @@
 //! | this one | the two rings |
 //! | [`execute`] | which opcode is which function |
 //! | [`device`] | commands about the device and its port |
+//! | [`pd`] | commands about protection domains |
+//! | [`doorbell`] | commands about doorbell pages |
+//! | [`eq`] | commands about event queues |
+//! | [`objects`] | commands about completion queues and queue pairs |
 //! | [`cq`] | changing completion queues |
-//! | [`objects`] | commands about queues, domains and doorbell pages |
 //! | [`srq`] | commands about shared receive queues |
+//! | [`xrcd`] | commands about XRC domains, and about the targets in them |
 //! | [`mw`] | commands about memory windows |
 //! | [`multicast`] | commands about multicast groups |
 //! | [`flow`] | commands about flow rules |
@@ -18,12 +22,15 @@
 pub(crate) mod counter;
 pub(crate) mod cq;
 pub(crate) mod device;
+pub(crate) mod doorbell;
+pub(crate) mod eq;
 pub(crate) mod execute;
 pub(crate) mod flow;
 pub(crate) mod memory;
 pub(crate) mod multicast;
 pub(crate) mod mw;
 pub(crate) mod objects;
+pub(crate) mod pd;
 pub(crate) mod srq;
 pub(crate) mod xrcd;
 

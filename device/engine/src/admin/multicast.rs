@@ -8,7 +8,7 @@ use crate::limits;
 use crate::multicast::AttachFault;
 use crate::schedule::QpRef;
 use core::mem::offset_of;
-use verbena_hw::cmd::McastReq;
+use verbena_hw::cmd::{McastReq, QueryMcastRsp};
 use verbena_hw::qp::QpType;
 
 const QPN: u32 = offset_of!(McastReq, qpn) as u32;
@@ -60,4 +60,19 @@ pub(crate) fn detach<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &McastReq) 
         qp.groups -= 1;
     }
     Ok(Reply::empty())
+}
+
+/// QUERY_MCAST.
+pub(crate) fn query<E: Env>(hca: &Hca, cx: &Cx<'_, E>, req: &McastReq) -> Result<Reply, Failure> {
+    let member = checked(hca, req)?;
+    let members = cx.fabric.groups.members(&req.gid);
+    if !members.contains(&member) {
+        return Err(Failure::no_such_object(GID));
+    }
+    // Who else listens on the fabric is nobody's business here.
+    let own = members.iter().filter(|qp| qp.hca == hca.id).count();
+    Ok(Reply::new(&QueryMcastRsp {
+        members: own as u32,
+        reserved: 0,
+    }))
 }

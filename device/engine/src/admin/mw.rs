@@ -2,9 +2,9 @@
 //! Commands about memory windows.
 
 use crate::admin::memory::handle_reserved;
-use crate::admin::objects::{release_pd, HANDLE};
-use crate::admin::{Failure, Reply};
-use crate::hca::Hca;
+use crate::admin::objects::HANDLE;
+use crate::admin::{pd, Failure, Reply};
+use crate::hca::{Hca, InPd};
 use crate::mr::{KeyFault, Kind};
 use crate::mw::{Binding, Window};
 use core::mem::offset_of;
@@ -27,7 +27,7 @@ pub(crate) fn create(hca: &mut Hca, req: &CreateMwReq) -> Result<Reply, Failure>
     let Some(pd) = hca.pds.get_mut(req.pdn.0) else {
         return Err(Failure::no_such_object(offset_of!(CreateMwReq, pdn) as u32));
     };
-    pd.users += 1;
+    pd.enter(InPd::Mw);
     let mut rkey = Key(0);
     hca.mrs.insert_with(|key| {
         rkey = key;
@@ -75,7 +75,7 @@ pub(crate) fn destroy(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> 
     let window = window(hca, req.handle)?;
     hca.unbind(req.handle);
     hca.mrs.remove(req.handle);
-    release_pd(hca, window.pdn);
+    pd::release(hca, window.pdn, InPd::Mw);
     Ok(Reply::empty())
 }
 

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Commands about protection domains, doorbell pages, and queues of every kind.
+//! Commands about completion queues and queue pairs.
 //!
 //! Each checks its whole request before it changes anything, and counts itself among the users of what it refers to.
 
 use crate::admin::memory::{handle_reserved, page_failure};
-use crate::admin::{xrcd, Failure, Reply};
+use crate::admin::{eq, pd, xrcd, Failure, Reply};
 use crate::cq::Cq;
 use crate::env::{Dma, Env};
-use crate::eq::Eq;
-use crate::hca::{Cx, Hca, Pd};
+use crate::hca::{Cx, Hca, InPd};
 use crate::limits;
 use crate::qp::xrc::Domain;
 use crate::qp::{modify, Qp, Requester, Responder, Wait};
@@ -18,16 +17,13 @@ use crate::ring::Ring;
 use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::{
-    CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateQpReq, HandleReq, HandleRsp, ModifyQpReq, QueryCqRsp,
-    QueryQpRsp, CQ_COUNTER, QP_SIGNAL_ALL,
+    CreateCqReq, CreateQpReq, HandleReq, HandleRsp, ModifyQpReq, QueryCqRsp, QueryQpRsp, CQ_COUNTER, QP_SIGNAL_ALL,
 };
 use verbena_hw::cqe::{self, CounterRecord, CqRecord, Cqe};
-use verbena_hw::doorbell::{PAGES, PAGE_SIZE, SLOTS};
+use verbena_hw::doorbell::SLOTS;
 use verbena_hw::eqe::{self, Eqe};
-use verbena_hw::id::{Cqn, Eqn, Pdn, Qpn, Srqn};
-use verbena_hw::pci::MSIX_VECTORS;
+use verbena_hw::id::{Cqn, Qpn, Srqn};
 use verbena_hw::qp::{attr, QpAttrs, QpState, QpType};
-use verbena_hw::regs::EVENT_QUEUES;
 use verbena_hw::ring::PageList;
 use verbena_hw::wqe::{
     send_head, RecvHeader, Sge, MAX_INLINE, MAX_LOG_ENTRIES, MAX_LOG_STRIDE, MAX_SGE, RECV_MIN_LOG_STRIDE,
@@ -55,104 +51,6 @@ pub(crate) fn ring<E: Env>(
     let room = limits::EXTENTS.saturating_sub(hca.extents + held);
     let log_stride = entry.trailing_zeros() as u8;
     Ring::new(cx.env.ram(hca.id), list, log_entries, log_stride, dma, room).map_err(|fault| page_failure(fault, offset))
-}
-
-/// CREATE_PD.
-pub(crate) fn create_pd(hca: &mut Hca) -> Result<Reply, Failure> {
-    if !hca.pds.has_room() {
-        return Err(Failure::limit(hca.pds.limit()));
-    }
-    Ok(created(hca.pds.insert_with(|_| Pd::default())))
-}
-
-/// DESTROY_PD.
-pub(crate) fn destroy_pd(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
-    handle_reserved(req)?;
-    let pd = hca.pds.get(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
-    if pd.users > 0 {
-        return Err(Failure::in_use(pd.users));
-    }
-    hca.pds.remove(req.handle);
-    Ok(Reply::empty())
-}
-
-/// CREATE_DOORBELL.
-pub(crate) fn create_doorbell<E: Env>(
-    hca: &mut Hca,
-    cx: &mut Cx<'_, E>,
-    req: &CreateDoorbellReq,
-) -> Result<Reply, Failure> {
-    let mapped = ram::whole(cx.env.ram(hca.id), req.addr, PAGE_SIZE as usize, Dma::Write).is_ok();
-    if req.addr % PAGE_SIZE != 0 || !mapped {
-        return Err(Failure::bad_address(offset_of!(CreateDoorbellReq, addr) as u32));
-    }
-    let index = hca.doorbells.insert(req.addr).ok_or(Failure::limit(PAGES))?;
-    if let Some(page) = hca.doorbells.get_mut(index) {
-        // Whatever the memory held: nothing is watched.
-        page.set_watched(cx.env.ram(hca.id), 0, None);
-    }
-    Ok(created(index))
-}
-
-/// DESTROY_DOORBELL.
-pub(crate) fn destroy_doorbell(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
-    handle_reserved(req)?;
-    let page = hca.doorbells.get(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
-    if page.users > 0 {
-        return Err(Failure::in_use(page.users));
-    }
-    hca.doorbells.remove(req.handle);
-    Ok(Reply::empty())
-}
-
-/// CREATE_EQ.
-pub(crate) fn create_eq<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateEqReq) -> Result<Reply, Failure> {
-    macro_rules! at {
-        ($field:ident) => {
-            offset_of!(CreateEqReq, $field) as u32
-        };
-    }
-    if req.reserved != [0; 3] {
-        return Err(Failure::reserved(at!(reserved)));
-    }
-    if req.log_entries > eqe::MAX_LOG_ENTRIES {
-        return Err(Failure::bad_field(at!(log_entries)));
-    }
-    if req.vector >= MSIX_VECTORS {
-        return Err(Failure::bad_field(at!(vector)));
-    }
-    let async_default = req.async_default != 0;
-    if async_default && hca.eqs.iter().flatten().any(|eq| eq.async_default) {
-        return Err(Failure::bad_field(at!(async_default)));
-    }
-    let Some(eqn) = hca.eqs.iter().position(Option::is_none) else {
-        return Err(Failure::limit(EVENT_QUEUES));
-    };
-    let ring = ring(
-        hca,
-        cx,
-        req.ring,
-        req.log_entries,
-        size_of::<Eqe>(),
-        Dma::Write,
-        0,
-        at!(ring),
-    )?;
-    hca.extents += ring.cost();
-    hca.eqs[eqn] = Some(Box::new(Eq::new(ring, req.vector, async_default)));
-    Ok(created(eqn as u32))
-}
-
-/// DESTROY_EQ.
-pub(crate) fn destroy_eq(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
-    handle_reserved(req)?;
-    let eq = hca.eq(Eqn(req.handle)).ok_or(Failure::no_such_object(HANDLE))?;
-    if eq.users > 0 {
-        return Err(Failure::in_use(eq.users));
-    }
-    hca.extents -= eq.ring.cost();
-    hca.eqs[req.handle as usize] = None;
-    Ok(Reply::empty())
 }
 
 /// CREATE_CQ.
@@ -209,23 +107,8 @@ pub(crate) fn destroy_cq<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &Handle
         cx.schedule.disarm_cq(hca.id, req.handle, &mut cq.timer);
     }
     hca.extents -= cost;
-    release_eq(hca, eqn, |eqe| is_of_cq(eqe, req.handle));
+    eq::release(hca, eqn, |eqe| is_of_cq(eqe, req.handle));
     Ok(Reply::empty())
-}
-
-/// An object no longer uses its event queue, and its events that still wait there are void.
-pub(crate) fn release_eq(hca: &mut Hca, eqn: Eqn, its_own: impl Fn(&Eqe) -> bool) {
-    if let Some(eq) = hca.eq_mut(eqn) {
-        eq.users -= 1;
-        eq.forget(its_own);
-    }
-}
-
-/// An object no longer uses its protection domain.
-pub(crate) fn release_pd(hca: &mut Hca, pdn: Pdn) {
-    if let Some(pd) = hca.pds.get_mut(pdn.0) {
-        pd.users -= 1;
-    }
 }
 
 fn is_of_cq(eqe: &Eqe, cqn: u32) -> bool {
@@ -348,7 +231,7 @@ fn create_with_queues<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateQpR
 
     hca.extents += sq.cost() + rq.as_ref().map_or(0, Ring::cost);
     if let Some(pd) = hca.pds.get_mut(req.pdn.0) {
-        pd.users += 1;
+        pd.enter(InPd::Qp);
     }
     count_cq(hca, req.send_cqn, 1);
     count_cq(hca, req.recv_cqn, 1);
@@ -521,13 +404,13 @@ pub(crate) fn destroy_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &Handle
         hca.gsi = None;
     }
     hca.extents -= qp.sq.cost() + qp.rq.as_ref().map_or(0, Ring::cost);
-    release_pd(hca, qp.pdn);
+    pd::release(hca, qp.pdn, InPd::Qp);
     if let Some(srq) = hca.srqs.get_mut(qp.srqn.get()) {
         srq.users -= 1;
     }
     count_cq(hca, qp.send_cqn, -1);
     count_cq(hca, qp.recv_cqn, -1);
-    release_eq(hca, qp.eqn, |eqe| is_of_qp(eqe, req.handle));
+    eq::release(hca, qp.eqn, |eqe| is_of_qp(eqe, req.handle));
     Ok(Reply::empty())
 }
 

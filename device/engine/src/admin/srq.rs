@@ -2,10 +2,10 @@
 //! Commands about shared receive queues.
 
 use crate::admin::memory::{handle_reserved, page_failure};
-use crate::admin::objects::{count_cq, created, release_eq, release_pd, ring, HANDLE};
-use crate::admin::{xrcd, Failure, Reply};
+use crate::admin::objects::{count_cq, created, ring, HANDLE};
+use crate::admin::{eq, pd, Failure, Reply};
 use crate::env::{Dma, Env};
-use crate::hca::{Cx, Hca};
+use crate::hca::{Cx, Hca, InPd};
 use crate::pages::PageFault;
 use crate::ram;
 use crate::srq::{MoveFault, Srq};
@@ -76,13 +76,15 @@ pub(crate) fn create<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &CreateSrqR
 
     hca.extents += ring.cost();
     if let Some(pd) = hca.pds.get_mut(req.pdn.0) {
-        pd.users += 1;
+        pd.enter(InPd::Srq);
     }
     if let Some(eq) = hca.eq_mut(req.eqn) {
         eq.users += 1;
     }
     count_cq(hca, req.cqn, 1);
-    xrcd::count(hca, req.xrcdn, 1);
+    if let Some(xrcd) = hca.xrcds.get_mut(req.xrcdn) {
+        xrcd.srqs += 1;
+    }
     let number = hca.srqs.insert_with(|_| {
         Box::new(Srq {
             ring,
@@ -172,10 +174,12 @@ pub(crate) fn destroy(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> 
     let (cqn, xrcdn) = (srq.cqn, srq.xrcdn);
     hca.srqs.remove(req.handle);
     hca.extents -= cost;
-    release_pd(hca, pdn);
+    pd::release(hca, pdn, InPd::Srq);
     count_cq(hca, cqn, -1);
-    xrcd::count(hca, xrcdn, -1);
-    release_eq(hca, eqn, |eqe| {
+    if let Some(xrcd) = hca.xrcds.get_mut(xrcdn) {
+        xrcd.srqs -= 1;
+    }
+    eq::release(hca, eqn, |eqe| {
         matches!(Event(eqe.event), Event::SRQ_ERR | Event::SRQ_LIMIT_REACHED) && eqe.number == req.handle
     });
     Ok(Reply::empty())

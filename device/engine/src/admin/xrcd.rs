@@ -2,14 +2,14 @@
 //! Commands about XRC domains, and about the targets in them.
 
 use crate::admin::memory::handle_reserved;
-use crate::admin::objects::{created, is_of_qp, new_qp, release_eq, HANDLE};
-use crate::admin::{Failure, Reply};
+use crate::admin::objects::{created, is_of_qp, new_qp, HANDLE};
+use crate::admin::{eq, Failure, Reply};
 use crate::hca::Hca;
 use crate::qp::xrc::Xrcd;
 use crate::qp::Qp;
 use crate::ring::Ring;
 use core::mem::offset_of;
-use verbena_hw::cmd::{CreateQpReq, HandleReq};
+use verbena_hw::cmd::{CreateQpReq, HandleReq, QueryXrcdRsp};
 use verbena_hw::id::{Cqn, Pdn, Srqn};
 use verbena_hw::ring::PageList;
 
@@ -25,18 +25,22 @@ pub(crate) fn create(hca: &mut Hca) -> Result<Reply, Failure> {
 pub(crate) fn destroy(hca: &mut Hca, req: &HandleReq) -> Result<Reply, Failure> {
     handle_reserved(req)?;
     let xrcd = hca.xrcds.get(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
-    if xrcd.users > 0 {
-        return Err(Failure::in_use(xrcd.users));
+    if xrcd.users() > 0 {
+        return Err(Failure::in_use(xrcd.users()));
     }
     hca.xrcds.remove(req.handle);
     Ok(Reply::empty())
 }
 
-/// Counts what uses a domain; 0 is none.
-pub(crate) fn count(hca: &mut Hca, xrcdn: u32, by: i32) {
-    if let Some(xrcd) = hca.xrcds.get_mut(xrcdn) {
-        xrcd.users = xrcd.users.wrapping_add_signed(by);
-    }
+/// QUERY_XRCD.
+pub(crate) fn query(hca: &Hca, req: &HandleReq) -> Result<Reply, Failure> {
+    handle_reserved(req)?;
+    let xrcd = hca.xrcds.get(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
+    Ok(Reply::new(&QueryXrcdRsp {
+        srqs: xrcd.srqs,
+        targets: xrcd.targets,
+        reserved: [0; 2],
+    }))
 }
 
 /// CREATE_QP of an XRC target, in RESET: its number.
@@ -81,7 +85,9 @@ pub(crate) fn create_target(hca: &mut Hca, req: &CreateQpReq) -> Result<u32, Fai
     if !hca.qps.has_room() {
         return Err(Failure::limit(hca.qps.limit()));
     }
-    count(hca, req.xrcdn, 1);
+    if let Some(xrcd) = hca.xrcds.get_mut(req.xrcdn) {
+        xrcd.targets += 1;
+    }
     if let Some(eq) = hca.eq_mut(req.eqn) {
         eq.users += 1;
     }
@@ -90,6 +96,8 @@ pub(crate) fn create_target(hca: &mut Hca, req: &CreateQpReq) -> Result<u32, Fai
 
 /// DESTROY_QP of an XRC target, which is out of the table already.
 pub(crate) fn release_target(hca: &mut Hca, qp: &Qp) {
-    count(hca, qp.xrc.xrcdn, -1);
-    release_eq(hca, qp.eqn, |eqe| is_of_qp(eqe, qp.qpn.get()));
+    if let Some(xrcd) = hca.xrcds.get_mut(qp.xrc.xrcdn) {
+        xrcd.targets -= 1;
+    }
+    eq::release(hca, qp.eqn, |eqe| is_of_qp(eqe, qp.qpn.get()));
 }

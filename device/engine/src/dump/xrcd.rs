@@ -11,8 +11,10 @@ use serde::Serialize;
 pub struct XrcdDump {
     /// Its number.
     pub xrcdn: u32,
-    /// Shared receive queues and targets in it.
-    pub users: u32,
+    /// Shared receive queues in it.
+    pub srqs: u32,
+    /// XRC targets in it.
+    pub targets: u32,
 }
 
 /// All of them, with everything; none otherwise.
@@ -22,7 +24,8 @@ pub(super) fn xrcds(hca: &Hca, select: Select) -> Vec<XrcdDump> {
     }
     let show = |(xrcdn, xrcd): (u32, &crate::qp::xrc::Xrcd)| XrcdDump {
         xrcdn,
-        users: xrcd.users,
+        srqs: xrcd.srqs,
+        targets: xrcd.targets,
     };
     hca.xrcds.iter().map(show).collect()
 }
@@ -31,8 +34,8 @@ impl Display for XrcdDump {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "XRCD {:#x}, {} shared receive queues and targets",
-            self.xrcdn, self.users
+            "XRCD {:#x}, {} shared receive queues, {} targets",
+            self.xrcdn, self.srqs, self.targets
         )
     }
 }

@@ -22,11 +22,17 @@ use verbena_hw::id::{Qpn, Srqn};
 use verbena_hw::qp::{QpState, QpType};
 use verbena_hw::wire::PacketOpcode;
 
-/// An XRC domain: what uses it.
+/// An XRC domain: what is in it.
 #[derive(Debug, Default)]
 pub(crate) struct Xrcd {
-    /// Shared receive queues and targets.
-    pub(crate) users: u32,
+    pub(crate) srqs: u32,
+    pub(crate) targets: u32,
+}
+
+impl Xrcd {
+    pub(crate) fn users(&self) -> u32 {
+        self.srqs + self.targets
+    }
 }
 
 /// What a target has, and nobody else.

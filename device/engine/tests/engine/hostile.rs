@@ -44,7 +44,7 @@ fn act() -> impl Strategy<Value = Act> {
             s,
             if v % 2 == 0 { v % 8 } else { v }
         )),
-        (0u8..0x36, spoils.clone()).prop_map(|(o, b)| Act::Command(o, b)),
+        (0u8..0x62, spoils.clone()).prop_map(|(o, b)| Act::Command(o, b)),
         (0u8..6, any::<u16>(), prop::collection::vec(any::<u8>(), 1..32)).prop_map(|(w, o, b)| Act::Memory(w, o, b)),
         (0u8..8, spoils).prop_map(|(k, b)| Act::Send(k, b)),
         any::<bool>().prop_map(Act::Remap),

@@ -19,6 +19,7 @@ mod memory;
 mod multicast;
 mod operations;
 mod port_counters;
+mod queries;
 mod raw_ethernet;
 mod registers;
 mod reregistration;

@@ -76,3 +76,45 @@ fn h02_the_hardware_reference_is_the_declaration() {
         differs.map(|n| n + 1)
     );
 }
+
+#[test]
+fn h03_every_object_has_its_commands() {
+    use verbena_hw::admin::Opcode;
+    let doc = read::module("", &source().join("cmd.rs")).doc;
+    let rows: Vec<Vec<&str>> = doc
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| object"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let known = |word: &str| Opcode::ALL.iter().any(|(_, name)| *name == word);
+    let commands = |cell: &str| -> Vec<String> {
+        let words = cell.split(", ").map(str::to_owned);
+        words.filter(|word| known(word)).collect()
+    };
+    let mut named = Vec::new();
+    for row in &rows {
+        let [object, make, show, change, end] = row[..] else {
+            panic!("{row:?} has other columns")
+        };
+        assert!(!commands(show).is_empty(), "{object} cannot be asked about");
+        assert_eq!(make.is_empty(), end.is_empty(), "{object}: what is made can be ended");
+        for cell in [make, show, change, end] {
+            let all = commands(cell);
+            let reason = cell.is_empty() || cell.strip_prefix("nothing: ").is_some_and(|why| !why.is_empty());
+            assert!(
+                reason || all.join(", ") == cell,
+                "{object}: '{cell}' is neither commands nor a reason"
+            );
+            named.extend(all);
+        }
+    }
+    let of = |name: &str| named.iter().filter(|word| *word == name).count();
+    for (_, name) in Opcode::ALL {
+        let times = match *name {
+            "NOP" => 0,
+            "SET_GID" => 3,
+            _ => 1,
+        };
+        assert_eq!(of(name), times, "{name} in the table of commands");
+    }
+}

@@ -62,19 +62,30 @@ pub struct Register {
     pub reset: Expr,
 }
 
-/// Reads a file of the crate.
+/// Reads a module of the crate, and what it takes from private modules in files of their own: that has its name.
 pub fn module(title: &str, path: &Path) -> Module {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut items = Vec::new();
-    for item in &file.items {
-        part(item, &mut items);
-    }
+    let (file, items) = items(path);
     Module {
         title: title.to_owned(),
         doc: doc(&file.attrs),
         items,
     }
+}
+
+fn items(path: &Path) -> (syn::File, Vec<Part>) {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut items = Vec::new();
+    for item in &file.items {
+        match item {
+            Item::Mod(module) if module.content.is_none() && !is_public(&module.vis) => {
+                let below = path.with_extension("").join(format!("{}.rs", module.ident));
+                items.extend(self::items(&below).1);
+            }
+            item => part(item, &mut items),
+        }
+    }
+    (file, items)
 }
 
 fn part(item: &Item, parts: &mut Vec<Part>) {
