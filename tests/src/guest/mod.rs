@@ -283,8 +283,8 @@ pub fn traffic(guest: &Guest, more: &[&str]) -> Result<Running> {
     }
 }
 
-/// Waits for the end of a program that must succeed.
-fn must_end_well(guest: &Guest, running: Running, what: &str) -> Result<()> {
+/// Waits for the end of a program that must succeed. What it printed.
+fn must_end_well(guest: &Guest, running: Running, what: &str) -> Result<String> {
     let done = guest
         .wait(running, Duration::from_secs(90))?
         .with_context(|| format!("{what} does not end"))?;
@@ -295,7 +295,7 @@ fn must_end_well(guest: &Guest, running: Running, what: &str) -> Result<()> {
         done.stdout,
         done.stderr
     );
-    Ok(())
+    Ok(done.stdout)
 }
 
 fn lspci(world: &mut World) -> Result<()> {

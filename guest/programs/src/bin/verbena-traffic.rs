@@ -5,15 +5,16 @@ use anyhow::Result;
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use verbena::EventKind;
 use verbena_guest::link::Spec;
 use verbena_guest::program::stream::{Kind, Stream, Traffic};
-use verbena_guest::program::{self, bytes_text, exit_code, is_gone, parse_size, EndsOptions};
+use verbena_guest::program::{self, bytes_text, exit_code, is_gone, mappings, parse_size, EndsOptions};
 
 /// Keep an RC connection busy and compare every byte, until the time is over or somebody ends it.
 ///
 /// It says once a second how far it is. Its exit code is 0 if every byte was right until the time was over; 1 if one was
 /// wrong or the device or the other end went away; with --expect-loss, 0 exactly if the device or the other end went away and
-/// every byte had been right until then.
+/// every byte had been right until then. If it was the device, each page that is mapped of it is then loaded from and stored to.
 #[derive(Parser)]
 #[command(name = "verbena-traffic", version)]
 struct Options {
@@ -28,6 +29,10 @@ struct Options {
     /// WRITE and READ instead of SENDs.
     #[arg(long)]
     rdma: bool,
+    /// Connect both ends, which are in this process, by communication ids of the system-wide node. With --expect-loss the ids must
+    /// hear that the device is gone.
+    #[arg(long)]
+    ids: bool,
     /// The device or the other end will be taken away: that it is noticed is success.
     #[arg(long)]
     expect_loss: bool,
@@ -48,7 +53,13 @@ fn run(options: &Options) -> Result<ExitCode> {
         ..Spec::default()
     };
     let task = format!("verbena-traffic size={} rdma={}", options.size, options.rdma);
-    let meeting = options.ends.meet(&spec, &task)?;
+    let (meeting, ids) = match options.ids {
+        true => {
+            let (meeting, ids) = options.ends.meet_by_ids(&spec)?;
+            (meeting, Some(ids))
+        }
+        false => (options.ends.meet(&spec, &task)?, None),
+    };
     let traffic = Traffic {
         kind,
         size: options.size,
@@ -106,6 +117,15 @@ fn run(options: &Options) -> Result<ExitCode> {
             let who = if is_gone(&error) { "the device" } else { "the other end" };
             let after = last.elapsed().as_secs_f64();
             println!("verbena-traffic: {who} went away, noticed after {after:.3} s ({error:#}); {summary}");
+            if options.expect_loss && is_gone(&error) {
+                if let Some(ids) = &ids {
+                    ids.hear(EventKind::CmDeviceRemoval)?;
+                }
+                println!(
+                    "verbena-traffic: {} pages of the device can still be touched",
+                    mappings::touch()?
+                );
+            }
             Ok(if options.expect_loss {
                 exit_code(tally.errors)
             } else {

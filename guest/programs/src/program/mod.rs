@@ -2,6 +2,7 @@
 //! What the programs share: options, how they end, numbers as people write and read them.
 
 pub mod ends;
+pub mod mappings;
 pub mod measure;
 mod pipe;
 pub mod spin;
