@@ -376,7 +376,7 @@ impl Context {
         let result = self
             .inner
             .transport
-            .call(method, &mut whole.as_mut_bytes()[..stated.max(wire::HEADER)]);
+            .raw_call(method, &mut whole.as_mut_bytes()[..stated.max(wire::HEADER)]);
         message[..copied].copy_from_slice(&whole.as_bytes()[..copied]);
         result
     }

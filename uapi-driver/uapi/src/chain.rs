@@ -201,7 +201,10 @@ impl<D: Driver> Chain<'_, D> {
         let bad = |errno| Unfetched::Command(Failure::new(errno, Reason::BAD_POINTER));
         let no_memory = |_| Unfetched::Command(Failure::NO_MEMORY);
         // To the end of the page: if there is a header, then that is there.
-        let guess = GUESS.min((PAGE - command.message % PAGE) as usize);
+        let guess = match D::Host::READS_AHEAD {
+            true => GUESS.min((PAGE - command.message % PAGE) as usize),
+            false => HEADER,
+        };
         self.buffer.at_least(GUESS).map_err(no_memory)?;
         let mut here = guess;
         if guess < HEADER || host.copy_in(owner, command.message, &mut self.buffer[..guess]).is_err() {

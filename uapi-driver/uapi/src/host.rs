@@ -24,6 +24,10 @@ pub trait Host: Sized + Send + Sync + 'static {
     /// Pinned memory accounted for; dropping it gives it back.
     type Charge: Send + Sync;
 
+    /// Whether [`copy_in`](Self::copy_in) may be asked for what stands behind a message on its page, which saves a call for
+    /// its length. Where a copy is one call into a kernel, and what is there is nobody's business, it may.
+    const READS_AHEAD: bool = true;
+
     /// Reads the calling process's memory.
     ///
     /// # Errors

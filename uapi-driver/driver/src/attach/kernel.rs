@@ -88,6 +88,11 @@ impl Transport for Kernel {
         ioctl(self.file.as_fd(), &self.gone, method, message)
     }
 
+    fn raw_call(&self, method: u8, message: &mut [u8]) -> Result<(), Errno> {
+        // The kernel believes no address.
+        self.call(method, message)
+    }
+
     fn create_fd(&self, method: u8, message: &mut [u8]) -> Result<Box<dyn EventFd>, Errno> {
         self.call(method, message)?;
         let (header, _) = wire::Header::read_from_prefix(message).map_err(|_| Errno::EBADMSG)?;

@@ -14,10 +14,14 @@ use std::sync::Arc;
 
 /// An open device.
 pub(crate) trait Transport: Send + Sync {
-    /// Sends a message to the device's own descriptor; what the object model answers is in it afterwards.
+    /// Sends a message to the device's own descriptor; what the object model answers is in it afterwards. What it names by
+    /// address is memory that the caller has borrowed for the call, its provenance exposed.
     fn call(&self, method: u8, message: &mut [u8]) -> Result<(), Errno>;
 
-    /// The same for CREATE_FD.
+    /// Sends a message that may name any address.
+    fn raw_call(&self, method: u8, message: &mut [u8]) -> Result<(), Errno>;
+
+    /// The same as `call` for CREATE_FD.
     fn create_fd(&self, method: u8, message: &mut [u8]) -> Result<Box<dyn EventFd>, Errno>;
 
     /// The memory behind an offset that a CREATE answered.
@@ -41,7 +45,7 @@ pub(crate) trait EventFd: Send + Sync {
     /// What poll and epoll watch: readable when there are events.
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// Sends a message to it.
+    /// Sends a message to it, as [`Transport::call`] does.
     fn call(&self, method: u8, message: &mut [u8]) -> Result<(), Errno>;
 
     /// Takes events, as many as there are and fit, without waiting. EAGAIN if there is none, ENODEV if there never will

@@ -5,6 +5,7 @@
 //! context of the object model of its own, as several opens of a device node have. When the last one goes the device is
 //! reset and the socket closed.
 
+mod copy;
 mod interrupts;
 mod memory;
 mod node;
@@ -202,6 +203,10 @@ impl Drop for Direct {
 
 impl Transport for Direct {
     fn call(&self, method: u8, message: &mut [u8]) -> Result<(), Errno> {
+        copy::of_borrowed(|| self.raw_call(method, message))
+    }
+
+    fn raw_call(&self, method: u8, message: &mut [u8]) -> Result<(), Errno> {
         Context::dispatch(&self.context, method.into(), message)
     }
 
@@ -280,7 +285,7 @@ impl EventFd for DirectEventFd {
     }
 
     fn call(&self, method: u8, message: &mut [u8]) -> Result<(), Errno> {
-        self.0.ioctl(method, message)
+        copy::of_borrowed(|| self.0.ioctl(method, message))
     }
 
     fn read(&self, events: &mut [Event]) -> Result<usize, Errno> {

@@ -3,7 +3,7 @@
 //! process is attached to.
 
 use super::platform::{self, DirectPlatform, Owner, Waiters};
-use super::{Device, DirectEventFd};
+use super::{copy, Device, DirectEventFd};
 use crate::attach::{EventFd, Register, Transport};
 use crate::error::{Error, Result};
 use crate::memory::Mapping;
@@ -49,13 +49,14 @@ impl Host for Process {
     type Owner = Owner;
     type Wait = Waiters;
     type Charge = ();
+    const READS_AHEAD: bool = copy::READS_AHEAD;
 
     fn copy_in(&self, _owner: &Owner, addr: u64, into: &mut [u8]) -> Result<(), Errno> {
-        platform::copy_in(addr, into)
+        copy::copy_in(addr, into)
     }
 
     fn copy_out(&self, _owner: &Owner, addr: u64, from: &[u8]) -> Result<(), Errno> {
-        platform::copy_out(addr, from)
+        copy::copy_out(addr, from)
     }
 
     fn may(&self, _owner: &Owner, _access: Access) -> bool {
@@ -115,6 +116,10 @@ const NO_DEVICE: Error = Error::Argument("the system-wide node is no device: it 
 
 impl Transport for DirectNode {
     fn call(&self, method: u8, message: &mut [u8]) -> Result<(), Errno> {
+        copy::of_borrowed(|| self.raw_call(method, message))
+    }
+
+    fn raw_call(&self, method: u8, message: &mut [u8]) -> Result<(), Errno> {
         NodeContext::dispatch(&self.0, method.into(), message)
     }
 

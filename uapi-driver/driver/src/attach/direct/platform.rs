@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `verbena-core`'s platform, and the object model's host, in this very process.
 
+use super::copy;
 use super::memory::{GuestMemory, Part};
 use super::socket::{errno, Socket};
 use rdma_uapi::class::event_queue::Event;
@@ -352,13 +353,14 @@ impl Host for DirectPlatform {
     type Owner = Owner;
     type Wait = Waiters;
     type Charge = ();
+    const READS_AHEAD: bool = copy::READS_AHEAD;
 
     fn copy_in(&self, _owner: &Owner, addr: u64, into: &mut [u8]) -> Result<(), Errno> {
-        copy_in(addr, into)
+        copy::copy_in(addr, into)
     }
 
     fn copy_out(&self, _owner: &Owner, addr: u64, from: &[u8]) -> Result<(), Errno> {
-        copy_out(addr, from)
+        copy::copy_out(addr, from)
     }
 
     fn may(&self, _owner: &Owner, _access: Access) -> bool {
@@ -425,47 +427,6 @@ pub(super) fn pause() {
 
 pub(super) fn log(line: fmt::Arguments<'_>) {
     log::info!(target: "verbena", "{line}");
-}
-
-/// Reads this process's memory at an address that anybody may have chosen.
-pub(super) fn copy_in(addr: u64, into: &mut [u8]) -> Result<(), Errno> {
-    let local = libc::iovec {
-        iov_base: into.as_mut_ptr().cast(),
-        iov_len: into.len(),
-    };
-    let remote = libc::iovec {
-        iov_base: addr as *mut _,
-        iov_len: into.len(),
-    };
-    // SAFETY: the kernel copies into `into`, which is ours, from an address that it checks as it does for any system
-    // call: what is not mapped is EFAULT.
-    let copied = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
-    check_copy(copied, into.len())
-}
-
-/// Writes this process's memory at an address that belongs to a message.
-pub(super) fn copy_out(addr: u64, from: &[u8]) -> Result<(), Errno> {
-    let local = libc::iovec {
-        iov_base: from.as_ptr().cast_mut().cast(),
-        iov_len: from.len(),
-    };
-    let remote = libc::iovec {
-        iov_base: addr as *mut _,
-        iov_len: from.len(),
-    };
-    // SAFETY: the kernel reads `from` and writes to an address that it checks. That it belongs to the message is the
-    // promise of whoever made the message: the API's own calls, or `raw_call`, which is unsafe for this reason.
-    let copied = unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
-    check_copy(copied, from.len())
-}
-
-fn check_copy(copied: isize, wanted: usize) -> Result<(), Errno> {
-    match usize::try_from(copied) {
-        Ok(copied) if copied == wanted => Ok(()),
-        // Short: the rest is not mapped.
-        Ok(_) => Err(Errno::EFAULT),
-        Err(_) => Err(errno(&std::io::Error::last_os_error())),
-    }
 }
 
 #[cfg(test)]

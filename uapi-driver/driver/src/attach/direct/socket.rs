@@ -205,17 +205,21 @@ impl Socket {
 
     /// Writes to BAR 0.
     pub(super) fn write(&self, offset: u32, data: &[u8]) {
-        let region = pci::BAR_REGS as u32;
-        let _lost_if_gone = self.with(|client| client.region_write(region, offset.into(), data));
+        let _lost_if_gone = self.store(pci::BAR_REGS as u32, offset.into(), data);
     }
 
-    /// Writes a doorbell register: `offset` in BAR 2. As on a bus, the write is posted: whoever rings goes on at once.
+    /// Writes a doorbell register: `offset` in BAR 2.
     pub(super) fn ring(&self, offset: u64, value: u32) -> Option<()> {
-        let region = pci::BAR_DOORBELL as u32;
+        self.store(pci::BAR_DOORBELL as u32, offset, &value.to_le_bytes())
+    }
+
+    /// Writes to a region. As on a bus, the write is posted: whoever writes goes on at once, and who reads afterwards reads what
+    /// the writes before it have made.
+    fn store(&self, region: u32, offset: u64, data: &[u8]) -> Option<()> {
         self.with(|client| match &self.stream {
             // The client is ours meanwhile: nobody else's message is half written.
-            Some(stream) => post(stream, region, offset, value).map_err(vfio_user::Error::StreamWrite),
-            None => client.region_write(region, offset, &value.to_le_bytes()),
+            Some(stream) => post(stream, region, offset, data).map_err(vfio_user::Error::StreamWrite),
+            None => client.region_write(region, offset, data),
         })
     }
 }
@@ -223,22 +227,25 @@ impl Socket {
 /// The message REGION_WRITE, and the flag that says that no reply is wanted (vfio-user, "Header").
 const REGION_WRITE: u16 = 10;
 const NO_REPLY: u32 = 1 << 4;
-/// Bytes of it with four of data.
-const POST: usize = 36;
+/// Bytes of it before the data.
+const POST: usize = 32;
+/// The widest register's.
+const WIDEST: usize = 8;
 
-/// Writes four bytes to a region without waiting for the answer, which `vfio_user::Client` cannot.
-fn post(mut stream: &UnixStream, region: u32, offset: u64, value: u32) -> io::Result<()> {
-    let mut message = [0; POST];
+/// Writes to a register without waiting for the answer, which `vfio_user::Client` cannot.
+fn post(mut stream: &UnixStream, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
+    let mut message = [0; POST + WIDEST];
+    let message = &mut message[..POST + data.len()];
     // Message id 0: without a reply, nobody asks for it. The protocol is in the machine's byte order, the data in the
     // device's.
     message[2..4].copy_from_slice(&REGION_WRITE.to_ne_bytes());
-    message[4..8].copy_from_slice(&(POST as u32).to_ne_bytes());
+    message[4..8].copy_from_slice(&((POST + data.len()) as u32).to_ne_bytes());
     message[8..12].copy_from_slice(&NO_REPLY.to_ne_bytes());
     message[16..24].copy_from_slice(&offset.to_ne_bytes());
     message[24..28].copy_from_slice(&region.to_ne_bytes());
-    message[28..32].copy_from_slice(&4u32.to_ne_bytes());
-    message[32..].copy_from_slice(&value.to_le_bytes());
-    stream.write_all(&message)
+    message[28..32].copy_from_slice(&(data.len() as u32).to_ne_bytes());
+    message[POST..].copy_from_slice(data);
+    stream.write_all(message)
 }
 
 impl Drop for Socket {
@@ -347,19 +354,22 @@ mod tests {
     }
 
     #[test]
-    fn h02_a_doorbell_write_does_not_wait_for_an_answer() {
+    fn h02_a_write_does_not_wait_for_an_answer() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        post(&ours, 2, 0x1_2000, 7).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let mut message = [0; POST + 1];
-        let n = io::Read::read(&mut &theirs, &mut message).unwrap();
-        let words: Vec<u32> = message[..n]
-            .chunks(4)
-            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
-            .collect();
-        assert_eq!(words, [10 << 16, 36, 0x10, 0, 0x1_2000, 0, 2, 4, 7]);
+        let written = || {
+            let mut message = [0; POST + WIDEST + 1];
+            let n = io::Read::read(&mut &theirs, &mut message).unwrap();
+            let words = message[..n].chunks(4);
+            let words = words.map(|word| u32::from_le_bytes(word.try_into().unwrap()));
+            words.collect::<Vec<_>>()
+        };
+        post(&ours, 2, 0x1_2000, &7u32.to_le_bytes()).unwrap();
+        assert_eq!(written(), [10 << 16, 36, 0x10, 0, 0x1_2000, 0, 2, 4, 7]);
+        post(&ours, 0, 0x40, &(9u64 << 32 | 8).to_le_bytes()).unwrap();
+        assert_eq!(written(), [10 << 16, 40, 0x10, 0, 0x40, 0, 0, 8, 8, 9]);
         drop(theirs);
-        assert!(post(&ours, 2, 0, 0).is_err(), "nobody is there");
+        assert!(post(&ours, 2, 0, &[0; 4]).is_err(), "nobody is there");
     }
 
     fn faulty() -> (tempfile::TempDir, Socket) {
