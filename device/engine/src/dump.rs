@@ -255,7 +255,7 @@ pub struct MrDump {
     pub access: Vec<&'static str>,
     /// Page size in bytes.
     pub page: u64,
-    /// Stretches of memory.
+    /// Stretches of memory; none of a null region.
     pub stretches: usize,
 }
 
@@ -617,7 +617,7 @@ fn mrs(hca: &Hca, select: Select) -> Vec<MrDump> {
         len: mr.len,
         access: rights(mr.access),
         page: 1 << mr.page_shift,
-        stretches: mr.extents.cost().max(1),
+        stretches: if mr.is_null() { 0 } else { mr.extents.cost().max(1) },
     };
     match select {
         Select::All | Select::Mr(u32::MAX) => {

@@ -38,6 +38,8 @@ pub(crate) struct Mr {
 pub(crate) enum Kind {
     /// Memory that a command has registered.
     Memory,
+    /// None: what is read from it is zero, what is written to it is gone. It has a key, but extents that mean nothing.
+    Null,
     /// Memory that a work request registers.
     Fast(Fast),
     /// A memory window.
@@ -59,10 +61,15 @@ impl Mr {
         !matches!(self.kind, Kind::Window(_))
     }
 
+    /// Whether it has no memory, and never will.
+    pub(crate) fn is_null(&self) -> bool {
+        matches!(self.kind, Kind::Null)
+    }
+
     /// Its index and the tag that it has, or had last.
     pub(crate) fn name(&self) -> Key {
         match &self.kind {
-            Kind::Memory => self.key,
+            Kind::Memory | Kind::Null => self.key,
             Kind::Fast(fast) => fast.key,
             Kind::Window(window) => window.key,
         }
@@ -82,6 +89,24 @@ impl Mr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyFault(pub(crate) u32);
 
+/// The next bytes of a range.
+#[derive(Clone, Copy)]
+pub(crate) struct Stretch {
+    /// The DMA address of the first; `None`: they are of a null region.
+    pub(crate) addr: Option<u64>,
+    /// How many.
+    pub(crate) len: u64,
+}
+
+impl Stretch {
+    /// Goes on behind its first `n` bytes.
+    #[inline]
+    pub(crate) fn pass(&mut self, n: u64) {
+        self.addr = self.addr.map(|addr| addr + n);
+        self.len -= n;
+    }
+}
+
 /// A checked range of a region.
 #[derive(Clone, Copy)]
 pub(crate) struct Range<'a> {
@@ -97,9 +122,9 @@ impl Range<'_> {
     }
 
     /// The whole stretch of the region in which the range begins: the address of its first byte in the region's own address
-    /// space, its DMA address, its length.
+    /// space, its DMA address, its length. A null region has none.
     pub(crate) fn stretch(&self) -> Option<(u64, u64, u64)> {
-        if self.offset >= self.mr.len {
+        if self.offset >= self.mr.len || self.mr.is_null() {
             return None;
         }
         let (start, addr, len) = self.mr.extents.stretch(self.offset, self.mr.len);
@@ -116,10 +141,24 @@ impl Range<'_> {
         Extents::from_list(list)
     }
 
-    /// The next stretch of the range, at most `max` bytes, as DMA address and length; `None` at the end.
+    /// The next stretch of the range, at most `max` bytes; `None` at the end.
+    #[inline]
+    pub(crate) fn next_stretch(&mut self, max: u64) -> Option<Stretch> {
+        if let Some((addr, len)) = self.next(max) {
+            return Some(Stretch { addr: Some(addr), len });
+        }
+        // Of a null region nothing has been taken yet.
+        let len = self.left.min(max);
+        self.offset += len;
+        self.left -= len;
+        (len > 0).then_some(Stretch { addr: None, len })
+    }
+
+    /// The next stretch of memory of the range, at most `max` bytes, as DMA address and length; `None` at the end. A null
+    /// region has none.
     #[inline]
     pub(crate) fn next(&mut self, max: u64) -> Option<(u64, u64)> {
-        if self.left == 0 {
+        if self.left == 0 || self.mr.is_null() {
             return None;
         }
         let (addr, run) = self.mr.extents.locate(self.offset, self.mr.len);

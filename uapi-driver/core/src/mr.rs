@@ -12,7 +12,7 @@ use rdma_uapi::sys::Mutex;
 use rdma_uapi::{Cause, Dependence, Ending, Errno, Failure, Reason, Reservation};
 use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{
-    mr_modify as change, CreateMrReq, CreateMrRsp, HandleReq, ModifyMrReq, QueryDeviceRsp, QueryMrRsp, MR_FAST,
+    mr_modify as change, CreateMrReq, CreateMrRsp, HandleReq, ModifyMrReq, QueryDeviceRsp, QueryMrRsp, MR_FAST, MR_NULL,
 };
 use verbena_hw::id::{Key, Pdn};
 use verbena_hw::ring::PageList;
@@ -22,8 +22,18 @@ use verbena_hw::wqe::SendOpcode;
 pub struct Mr<P: Platform> {
     /// Held while the region is registered anew.
     state: Mutex<State<P>>,
-    /// Of a region that work requests register: the most elements. What it is at the moment only the device knows.
-    max_elements: Option<u32>,
+    kind: Kind,
+}
+
+/// What a region has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Memory of its process.
+    Memory,
+    /// What work requests give it: so many elements at most. What it is at the moment only the device knows.
+    Fast(u32),
+    /// Nothing.
+    Null,
 }
 
 /// What a region is at the moment.
@@ -34,7 +44,7 @@ struct State<P: Platform> {
     place: Place,
     /// `None`: it has ended.
     pd: Option<Dependence<Verbena<P>>>,
-    /// Dropped when the device has given the memory up; `None` if work requests register it.
+    /// Dropped when the device has given the memory up; `None` if it has none of its own.
     memory: Option<Memory<P>>,
 }
 
@@ -60,7 +70,7 @@ const HINTS: u32 = access::RELAXED_ORDERING | access::HUGE_TLB;
 impl<P: Platform> Mr<P> {
     /// Whether it keeps memory of its own.
     pub(crate) fn is_pinned(&self) -> bool {
-        self.max_elements.is_none()
+        self.kind == Kind::Memory
     }
 
     /// The key by which its owner's work requests name it now; its index never changes.
@@ -117,7 +127,13 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let hardware = call.device();
     let pd = call.require_object(mr::PD)?;
     if let Some(max_elements) = call.get(mr::MAX_ELEMENTS)? {
-        return create_empty(call, &pd, max_elements);
+        return create_fast(call, &pd, max_elements);
+    }
+    if let Some(null) = call.get(mr::NULL)? {
+        if null != 1 {
+            return Err(call.out_of_range(mr::NULL));
+        }
+        return create_empty(call, &pd, Kind::Null);
     }
     let access = call.require(mr::ACCESS)?;
     check_access(call, access)?;
@@ -144,7 +160,7 @@ pub(crate) fn create<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         pd: Some(pd.depend()),
         memory: Some(memory),
     };
-    let created = finish(call, reservation, state, &request, None);
+    let created = finish(call, reservation, state, &request, Kind::Memory);
     drop(pages);
     created
 }
@@ -155,7 +171,7 @@ fn finish<'c, P: Platform>(
     reservation: Reservation<'c, Verbena<P>>,
     state: State<P>,
     request: &CreateMrReq,
-    max_elements: Option<u32>,
+    kind: Kind,
 ) -> Outcome {
     let state = Mutex::try_new(state, c"verbena_mr")?;
     let response: CreateMrRsp = call.device().command(Opcode::CREATE_MR, request)?;
@@ -164,7 +180,7 @@ fn finish<'c, P: Platform>(
         let mut state = state.lock();
         (state.lkey, state.rkey) = (lkey, rkey);
     }
-    let region = Mr { state, max_elements };
+    let region = Mr { state, kind };
     call.publish(reservation, Some(Payload::Mr(region)), &[]);
     call.put(mr::LKEY, &lkey.0)?;
     call.put(mr::RKEY, &rkey.0)
@@ -183,29 +199,39 @@ pub(crate) fn max_fast_elements(limits: &QueryDeviceRsp) -> u32 {
 }
 
 /// A region that work requests give memory to.
-fn create_empty<P: Platform>(call: &mut Handling<'_, P>, pd: &Reference<P>, max_elements: u32) -> Outcome {
-    for (given, attr) in [
-        (call.has(mr::ADDR), mr::ADDR.id()),
-        (call.has(mr::LENGTH), mr::LENGTH.id()),
-        (call.has(mr::IOVA), mr::IOVA.id()),
-        (call.has(mr::ACCESS), mr::ACCESS.id()),
-    ] {
-        if given {
-            return Err(Failure::new(Errno::EINVAL, Reason::CONFLICT).at(attr, 0));
-        }
+fn create_fast<P: Platform>(call: &mut Handling<'_, P>, pd: &Reference<P>, max_elements: u32) -> Outcome {
+    if call.has(mr::NULL) {
+        return Err(call.fail(mr::NULL, Errno::EINVAL, Reason::CONFLICT));
     }
     if max_elements == 0 || max_elements > max_fast_elements(&call.device().limits) {
         return Err(call.out_of_range(mr::MAX_ELEMENTS));
+    }
+    create_empty(call, pd, Kind::Fast(max_elements))
+}
+
+/// A region without memory of its own.
+fn create_empty<P: Platform>(call: &mut Handling<'_, P>, pd: &Reference<P>, kind: Kind) -> Outcome {
+    let (len, flags) = match kind {
+        Kind::Fast(max_elements) => (max_elements, MR_FAST),
+        _ => (0, MR_NULL),
+    };
+    for attr in [mr::ADDR, mr::LENGTH, mr::IOVA] {
+        if call.has(attr) {
+            return Err(call.fail(attr, Errno::EINVAL, Reason::CONFLICT));
+        }
+    }
+    if call.has(mr::ACCESS) {
+        return Err(call.fail(mr::ACCESS, Errno::EINVAL, Reason::CONFLICT));
     }
     let reservation = call.reserve()?;
     let request = CreateMrReq {
         pages: PageList::default(),
         iova: 0,
-        len: max_elements.into(),
+        len: len.into(),
         first_offset: 0,
         pdn: pdn(pd),
         access: 0,
-        flags: MR_FAST,
+        flags,
         reserved: 0,
     };
     let state = State {
@@ -216,7 +242,7 @@ fn create_empty<P: Platform>(call: &mut Handling<'_, P>, pd: &Reference<P>, max_
         pd: Some(pd.depend()),
         memory: None,
     };
-    finish(call, reservation, state, &request, Some(max_elements))
+    finish(call, reservation, state, &request, kind)
 }
 
 fn check_access<P: Platform>(call: &Handling<'_, P>, access: u32) -> Outcome {
@@ -319,7 +345,7 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let Payload::Mr(region) = call.payload() else {
         unreachable!("the dispatcher checked the class")
     };
-    let max_elements = region.max_elements;
+    let kind = region.kind;
     let state = region.state.lock();
     let (lkey, rkey, access, place) = (state.lkey, state.rkey, state.access, state.place);
     let pd = state.pd.as_ref().map(Dependence::id);
@@ -327,7 +353,12 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     if let Some(pd) = pd {
         call.put(mr::PD, &pd)?;
     }
-    if let Some(max_elements) = max_elements {
+    if kind == Kind::Null {
+        call.put(mr::NULL, &1)?;
+        call.put(mr::LKEY, &lkey.0)?;
+        return call.put(mr::RKEY, &rkey.0);
+    }
+    if let Kind::Fast(max_elements) = kind {
         let request = HandleReq {
             handle: lkey.index(),
             reserved: 0,

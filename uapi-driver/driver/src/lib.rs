@@ -61,6 +61,7 @@ mod interface;
 mod mad;
 mod memory;
 mod mw;
+mod null;
 mod object;
 mod pd;
 mod qp;
@@ -86,6 +87,7 @@ pub use interface::{AttrListing, ClassListing, Interface, MethodListing};
 pub use mad::{Mad, MadClient, MadOptions, MadStatus, MadTo};
 pub use memory::Buffer;
 pub use mw::{MemoryWindow, WindowType};
+pub use null::NullRegion;
 pub use pd::{Access, MemoryRegion, ProtectionDomain, Reregistration};
 pub use qp::{
     path_to, AddressError, AddressHandle, Batched, CheckedAddress, ConnectOptions, Connected, Destination, Plain, Qp,

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::memory::Buffer;
 use crate::object::Object;
 use crate::ring::work::Remote;
-use crate::{Context, FastRegion, MemoryWindow, WindowType};
+use crate::{Context, FastRegion, MemoryWindow, NullRegion, WindowType};
 use bitflags::bitflags;
 use rdma_uapi::class::{self, mr, pd};
 use rdma_uapi::client::Builder;
@@ -200,6 +200,15 @@ impl ProtectionDomain {
     /// It may not have so many elements, or none; the device has no more regions, or is gone.
     pub fn alloc_fast_region(&self, max_elements: u32) -> Result<FastRegion> {
         FastRegion::new(self, max_elements)
+    }
+
+    /// A region without memory, for elements that are not worth any.
+    ///
+    /// # Errors
+    ///
+    /// The device has no more regions, or is gone.
+    pub fn alloc_null_region(&self) -> Result<NullRegion> {
+        NullRegion::new(self)
     }
 
     /// Destroys it. Dropping it does the same, when everything made on it is gone.

@@ -8,7 +8,7 @@ use verbena_hw::admin::Opcode;
 use verbena_hw::cmd::{
     BindCounterReq, BindMwReq, CreateCqReq, CreateDoorbellReq, CreateEqReq, CreateFlowReq, CreateMrReq, CreateMwReq,
     HandleReq, McastReq, ModifyCqReq, ModifyMrReq, ModifyPortReq, ModifyQpReq, ModifySrqReq, SetGidReq, CQ_COUNTER,
-    MR_FAST,
+    MR_FAST, MR_NULL,
 };
 use verbena_hw::flow::FlowType;
 use verbena_hw::id::{Cqn, Gid, Key, Qpn, Srqn};
@@ -205,6 +205,13 @@ fn memory(arena: &Arena, opcode: Opcode, ask: Ask) -> Vec<u8> {
             pdn: evil.guest.pdn,
             access: 0xf | access::MW_BIND,
             ..ModifyMrReq::new_zeroed()
+        });
+    }
+    if ask.kind % 8 == 4 {
+        return bytes(CreateMrReq {
+            pdn: evil.guest.pdn,
+            flags: MR_NULL,
+            ..CreateMrReq::new_zeroed()
         });
     }
     if ask.kind % 2 == 1 {

@@ -13,7 +13,7 @@ use crate::Budget;
 use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::{
-    mr_modify as change, CreateMrReq, CreateMrRsp, HandleReq, ModifyMrReq, QueryMrRsp, MR_DMA, MR_FAST,
+    mr_modify as change, CreateMrReq, CreateMrRsp, HandleReq, ModifyMrReq, QueryMrRsp, MR_DMA, MR_FAST, MR_NULL,
 };
 use verbena_hw::id::Pdn;
 use verbena_hw::qp::access;
@@ -132,7 +132,7 @@ pub(crate) fn create(hca: &mut Hca, req: &CreateMrReq) -> Result<Executed, Failu
     }
     match req.flags {
         0 => {}
-        MR_DMA => return create_dma(hca, req).map(|reply| Executed::Now(Ok(reply))),
+        MR_DMA | MR_NULL => return create_everywhere(hca, req).map(|reply| Executed::Now(Ok(reply))),
         MR_FAST => return create_fast(hca, req).map(|reply| Executed::Now(Ok(reply))),
         _ => return Err(Failure::bad_field(at!(flags))),
     }
@@ -185,19 +185,24 @@ fn create_fast(hca: &mut Hca, req: &CreateMrReq) -> Result<Reply, Failure> {
     }))
 }
 
-/// A region of all DMA addresses.
-fn create_dma(hca: &mut Hca, req: &CreateMrReq) -> Result<Reply, Failure> {
+/// A region of all addresses: the DMA ones, or such as nothing is at.
+fn create_everywhere(hca: &mut Hca, req: &CreateMrReq) -> Result<Reply, Failure> {
     macro_rules! at {
         ($field:ident) => {
             offset_of!(CreateMrReq, $field) as u32
         };
     }
+    // A null region may be written, whoever asks for it: nothing comes of it.
+    let (kind, allowed, rights) = match req.flags {
+        MR_NULL => (Kind::Null, 0, access::LOCAL_WRITE),
+        _ => (Kind::Memory, access::LOCAL_WRITE, req.access),
+    };
     for (zero, offset) in [
         (req.pages == PageList::default(), at!(pages)),
         (req.iova == 0, at!(iova)),
         (req.len == 0, at!(len)),
         (req.first_offset == 0, at!(first_offset)),
-        (req.access & !access::LOCAL_WRITE == 0, at!(access)),
+        (req.access & !allowed == 0, at!(access)),
     ] {
         if !zero {
             return Err(Failure::bad_field(offset));
@@ -210,7 +215,7 @@ fn create_dma(hca: &mut Hca, req: &CreateMrReq) -> Result<Reply, Failure> {
     let mr = hca.mrs.insert_with(|key| Mr {
         key,
         pdn: req.pdn,
-        access: req.access | LOCAL,
+        access: rights | LOCAL,
         iova: 0,
         // Every address but the last, which nothing ends at.
         len: u64::MAX,
@@ -218,7 +223,7 @@ fn create_dma(hca: &mut Hca, req: &CreateMrReq) -> Result<Reply, Failure> {
         pages: 0,
         extents: Extents::One(0),
         users: 0,
-        kind: Kind::Memory,
+        kind,
     });
     Ok(keys(mr))
 }
@@ -247,7 +252,7 @@ pub(crate) fn modify(hca: &mut Hca, req: &ModifyMrReq) -> Result<Executed, Failu
     let mr = idle(hca, req.index)
         .and_then(|mr| match mr.kind {
             Kind::Memory => Ok(mr),
-            // A work request does that.
+            // A work request does that, or there is nothing to be done.
             _ => Err(Failure::bad_field(at!(index))),
         })
         .map_err(|failure| match failure.status {

@@ -48,7 +48,7 @@ pub(super) fn mws(hca: &Hca, select: Select) -> Vec<MwDump> {
                 len: mr.len,
                 access: rights(mr.access),
             }),
-            Kind::Memory | Kind::Fast(_) => None,
+            Kind::Memory | Kind::Null | Kind::Fast(_) => None,
         })
         .collect();
     mws.sort_by_key(|mw| mw.index);

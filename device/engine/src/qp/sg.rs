@@ -2,7 +2,7 @@
 //! Scatter lists, and the one copy from guest memory to guest memory.
 
 use crate::env::{Dma, GuestRam};
-use crate::mr::{KeyFault, MrTable, Range, LOCAL};
+use crate::mr::{KeyFault, MrTable, Range, Stretch, LOCAL};
 use crate::qp::message::SgeList;
 use core::sync::atomic::{fence, Ordering};
 use verbena_hw::cqe::vendor;
@@ -90,16 +90,16 @@ impl<'a> Stretches<'a> {
 
     /// The next stretch, at most `max` bytes; `None` at the end.
     #[inline]
-    fn next(&mut self, max: u64) -> Result<Option<(u64, u64)>, KeyFault> {
+    fn next(&mut self, max: u64) -> Result<Option<Stretch>, KeyFault> {
         match self {
             Stretches::One { addr, left } => {
                 let n = max.min(*left);
                 let at = *addr;
                 *addr += n;
                 *left -= n;
-                Ok((n > 0).then_some((at, n)))
+                Ok((n > 0).then_some(Stretch { addr: Some(at), len: n }))
             }
-            Stretches::Range(range) => Ok(range.next(max)),
+            Stretches::Range(range) => Ok(range.next_stretch(max)),
             Stretches::List {
                 mrs,
                 pdn,
@@ -109,7 +109,7 @@ impl<'a> Stretches<'a> {
                 skip,
                 range,
             } => loop {
-                if let Some(stretch) = range.as_mut().and_then(|range| range.next(max)) {
+                if let Some(stretch) = range.as_mut().and_then(|range| range.next_stretch(max)) {
                     return Ok(Some(stretch));
                 }
                 if *next == list.len {
@@ -170,6 +170,27 @@ pub(crate) fn copy_whole(from: &VolatileSlice<'_>, to: &VolatileSlice<'_>) {
         .copy_to_volatile_slice(to.subslice(head, TAIL).expect(split));
 }
 
+/// Stores zeros, in the order of [`copy_whole`].
+#[cold]
+fn zero(to: &VolatileSlice<'_>) {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let (head, tail) = to
+        .split_at(to.len().saturating_sub(TAIL))
+        .expect("no slice ends before its length");
+    let mut at = 0;
+    while let Ok(rest) = head.offset(at) {
+        let n = rest.len().min(ZEROS.len());
+        if n == 0 {
+            break;
+        }
+        rest.copy_from(&ZEROS[..n]);
+        at += n;
+    }
+    // Release: the tail is visible only after the rest.
+    fence(Ordering::Release);
+    tail.copy_from(&ZEROS[..tail.len()]);
+}
+
 /// Copies `len` bytes, once, from stretches of one guest's memory to stretches of another's. `last`: these are the
 /// message's last bytes.
 #[inline]
@@ -182,51 +203,85 @@ pub(crate) fn copy<S: GuestRam, D: GuestRam>(
     last: bool,
 ) -> Result<(), CopyFault> {
     let mut left = len;
-    let (mut from, mut from_len) = (0, 0);
-    let (mut to, mut to_len) = (0, 0);
+    let nothing = Stretch { addr: None, len: 0 };
+    let (mut from, mut to) = (nothing, nothing);
     while left > 0 {
-        if from_len == 0 {
-            (from, from_len) = src
+        if from.len == 0 {
+            from = src
                 .next(left)
                 .map_err(CopyFault::Source)?
                 .ok_or(CopyFault::Source(UNREACHABLE))?;
         }
-        if to_len == 0 {
-            (to, to_len) = dst
+        if to.len == 0 {
+            to = dst
                 .next(left)
                 .map_err(CopyFault::Destination)?
                 .ok_or(CopyFault::Destination(UNREACHABLE))?;
         }
-        let max = from_len.min(to_len) as usize;
-        let s = src_ram
-            .slice(from, max, Dma::Read)
-            .ok_or(CopyFault::Source(UNREACHABLE))?;
-        let d = dst_ram
-            .slice(to, max.min(s.len()), Dma::Write)
-            .ok_or(CopyFault::Destination(UNREACHABLE))?;
-        let n = d.len().min(s.len()).min(max);
-        if last && n as u64 == left {
-            copy_whole(&s, &d);
-        } else {
-            // The shorter of the two decides: `d` was asked for no more than `s` has.
-            s.copy_to_volatile_slice(d);
-        }
-        let n = n as u64;
-        from += n;
-        from_len -= n;
-        to += n;
-        to_len -= n;
-        left -= n;
+        let max = from.len.min(to.len) as usize;
+        let n = match (from.addr, to.addr) {
+            (Some(from), Some(to)) => {
+                let s = src_ram
+                    .slice(from, max, Dma::Read)
+                    .ok_or(CopyFault::Source(UNREACHABLE))?;
+                let d = dst_ram
+                    .slice(to, max.min(s.len()), Dma::Write)
+                    .ok_or(CopyFault::Destination(UNREACHABLE))?;
+                let n = d.len().min(s.len()).min(max);
+                if last && n as u64 == left {
+                    copy_whole(&s, &d);
+                } else {
+                    // The shorter of the two decides: `d` was asked for no more than `s` has.
+                    s.copy_to_volatile_slice(d);
+                }
+                n
+            }
+            _ => copy_null(src_ram, from, dst_ram, to)?,
+        };
+        from.pass(n as u64);
+        to.pass(n as u64);
+        left -= n as u64;
     }
     Ok(())
+}
+
+/// What [`copy`] does where one of the two is of a null region. Answers how many bytes that were.
+#[cold]
+fn copy_null<S: GuestRam, D: GuestRam>(
+    src_ram: &S,
+    from: Stretch,
+    dst_ram: &D,
+    to: Stretch,
+) -> Result<usize, CopyFault> {
+    let max = from.len.min(to.len) as usize;
+    match (from.addr, to.addr) {
+        (None, Some(to)) => {
+            let d = dst_ram
+                .slice(to, max, Dma::Write)
+                .ok_or(CopyFault::Destination(UNREACHABLE))?;
+            let n = d.len().min(max);
+            zero(&d.subslice(0, n).expect("it has at least n bytes"));
+            Ok(n)
+        }
+        // A source that is not there is an error wherever its bytes were to go.
+        (Some(from), _) => {
+            let s = src_ram
+                .slice(from, max, Dma::Read)
+                .ok_or(CopyFault::Source(UNREACHABLE))?;
+            Ok(s.len().min(max))
+        }
+        (None, None) => Ok(max),
+    }
 }
 
 /// Whether `len` bytes of the stretches are mapped, for a message that must not leave in part. Holds for the rest of a poll.
 pub(crate) fn reachable<S: GuestRam>(ram: &S, mut stretches: Stretches<'_>, len: u64) -> Result<(), KeyFault> {
     let mut left = len;
     while left > 0 {
-        let (mut addr, mut here) = stretches.next(left)?.ok_or(UNREACHABLE)?;
+        let stretch = stretches.next(left)?.ok_or(UNREACHABLE)?;
+        let mut here = stretch.len;
         left -= here;
+        let Some(mut addr) = stretch.addr else { continue };
         while here > 0 {
             let slice = ram.slice(addr, here as usize, Dma::Read).ok_or(UNREACHABLE)?;
             let n = here.min(slice.len() as u64);
@@ -240,7 +295,14 @@ pub(crate) fn reachable<S: GuestRam>(ram: &S, mut stretches: Stretches<'_>, len:
 /// Reads bytes of guest memory for the device itself: the operand of an atomic write.
 pub(crate) fn load<S: GuestRam>(src_ram: &S, mut src: Stretches<'_>, mut bytes: &mut [u8]) -> Result<(), KeyFault> {
     while !bytes.is_empty() {
-        let (mut from, mut from_len) = src.next(bytes.len() as u64)?.ok_or(UNREACHABLE)?;
+        let stretch = src.next(bytes.len() as u64)?.ok_or(UNREACHABLE)?;
+        let mut from_len = stretch.len;
+        let Some(mut from) = stretch.addr else {
+            let (zeros, rest) = bytes.split_at_mut(from_len as usize);
+            zeros.fill(0);
+            bytes = rest;
+            continue;
+        };
         while from_len > 0 {
             let s = src_ram.slice(from, from_len as usize, Dma::Read).ok_or(UNREACHABLE)?;
             let n = s.copy_to(&mut bytes[..s.len().min(from_len as usize)]);
@@ -256,7 +318,12 @@ pub(crate) fn load<S: GuestRam>(src_ram: &S, mut src: Stretches<'_>, mut bytes: 
 #[inline]
 pub(crate) fn store<D: GuestRam>(dst_ram: &D, mut dst: Stretches<'_>, mut bytes: &[u8]) -> Result<(), KeyFault> {
     while !bytes.is_empty() {
-        let (mut to, mut to_len) = dst.next(bytes.len() as u64)?.ok_or(UNREACHABLE)?;
+        let stretch = dst.next(bytes.len() as u64)?.ok_or(UNREACHABLE)?;
+        let mut to_len = stretch.len;
+        let Some(mut to) = stretch.addr else {
+            bytes = &bytes[to_len as usize..];
+            continue;
+        };
         while to_len > 0 {
             let d = dst_ram.slice(to, to_len as usize, Dma::Write).ok_or(UNREACHABLE)?;
             let n = d.len().min(to_len as usize);

@@ -17,6 +17,7 @@ mod links;
 mod loans;
 mod memory;
 mod multicast;
+mod null_region;
 mod operations;
 mod port_counters;
 mod queries;

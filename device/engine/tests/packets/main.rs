@@ -17,6 +17,8 @@ mod loss;
 mod memory;
 #[path = "../engine/multicast.rs"]
 mod multicast;
+#[path = "../engine/null_region.rs"]
+mod null_region;
 #[path = "../engine/operations.rs"]
 mod operations;
 mod partitions;

@@ -39,7 +39,7 @@ payload! {
         pub pdn: Pdn,
         /// Access rights ([`crate::qp::access`]).
         pub access: u32,
-        /// [`MR_DMA`], [`MR_FAST`] or 0.
+        /// [`MR_DMA`], [`MR_FAST`], [`MR_NULL`] or 0.
         pub flags: u32,
         /// Zero.
         pub reserved: u32,
@@ -52,6 +52,10 @@ pub const MR_DMA: u32 = 1 << 0;
 /// consist of; `pages`, `iova`, `first_offset` and `access` are zero. The response's keys have the region's index, and are
 /// valid when a FAST_REGISTER has said so.
 pub const MR_FAST: u32 = 1 << 1;
+/// [`CreateMrReq::flags`]: no memory: what its L_Key reads is zero, what its L_Key writes is gone. Every address but the last is in
+/// it. `pages`, `iova`, `len`, `first_offset` and `access` are zero; it has no R_Key, no window is bound to it, no work request makes
+/// a part of it a part of another, and MODIFY_MR does not move it.
+pub const MR_NULL: u32 = 1 << 2;
 
 payload! {
     /// Request of MODIFY_MR: what `mask` names is as in [`CreateMrReq`], the rest stays.

@@ -30,6 +30,7 @@ mod kit;
 mod mad;
 mod memory;
 mod node;
+mod null;
 mod objects;
 mod pcie;
 mod peers;
@@ -64,6 +65,7 @@ const AREAS: &[&[Case]] = &[
     access::CASES,
     tracing::CASES,
     memory::CASES,
+    null::CASES,
     reregister::CASES,
     qp_state::CASES,
     qp_life::CASES,
@@ -99,6 +101,7 @@ const MORTAL: &[&[Case]] = &[
     batch_kinds::CASES,
     tracing::CASES,
     memory::CASES,
+    null::CASES,
     reregister::CASES,
     cq::CASES,
     cq_modify::CASES,

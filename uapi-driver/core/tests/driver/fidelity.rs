@@ -60,7 +60,7 @@ const CALLS: &[(&str, Said)] = &[
     ("ibv_alloc_dmah, ibv_dealloc_dmah", Never("hints to a processor's cache that go with PCIe transactions; the device makes none that carry them")),
     ("ibv_reg_mr_ex", By("mr", "create", "pd addr length iova access lkey rkey", "its dma-buf and its hints: as ibv_reg_dmabuf_mr and ibv_alloc_dmah")),
     ("ibv_reg_dmabuf_mr", Never("the device has no peer memory: guest memory alone is mapped for it")),
-    ("ibv_alloc_null_mr", Later("mr", "create", "null", "")),
+    ("ibv_alloc_null_mr", By("mr", "create", "pd null lkey", "ibv_rereg_mr and ibv_bind_mw of it are refused, as there")),
     ("ibv_advise_mr", Never("pages are pinned, there is nothing to prefetch")),
     ("ibv_alloc_dm, ibv_free_dm, ibv_memcpy_to_dm, ibv_memcpy_from_dm, ibv_reg_dm_mr", Never("the device has no memory of its own")),
     ("ibv_alloc_mw", Later("mw", "create", "pd type rkey", "")),

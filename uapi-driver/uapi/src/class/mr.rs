@@ -5,7 +5,7 @@
 //! MODIFY registers a region anew: other memory (`addr` and `length` together, and `iova`), another domain, other rights, or
 //! several of them. It has other keys then; if it fails, it is what it was. Nothing may stand on it.
 //!
-//! CREATE names memory (`addr`, `length` and `access` are required then), or `max_elements`.
+//! CREATE names memory (`addr`, `length` and `access` are required then), or `max_elements`, or `null`.
 
 use crate::schema::{Access, Attr, ClassSchema, MethodSchema, Target};
 use crate::wire::{method, ObjectId};
@@ -27,6 +27,9 @@ pub const RKEY: Attr<u32> = Attr::new(7, "rkey");
 /// The region has no memory: work requests give it some, from so many elements at most, and say what `addr`, `length`, `iova`
 /// and `access` say otherwise. Its keys tell the numbers that those of work requests begin with.
 pub const MAX_ELEMENTS: Attr<u32> = Attr::new(8, "max_elements");
+/// 1: the region has no memory, and never will. What its local key reads is zero, what its local key writes is gone, at any
+/// address and any length. It has no remote key, and is no part of anything else.
+pub const NULL: Attr<u32> = Attr::new(9, "null");
 
 /// Access rights, of memory regions and of queue pairs; numbers as in libibverbs.
 pub mod access {
@@ -76,6 +79,7 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 LKEY.output(),
                 RKEY.output(),
                 MAX_ELEMENTS.input(),
+                NULL.input(),
             ],
         },
         MethodSchema {
@@ -92,6 +96,7 @@ pub static SCHEMA: ClassSchema = ClassSchema {
                 LKEY.output(),
                 RKEY.output(),
                 MAX_ELEMENTS.output(),
+                NULL.output(),
             ],
         },
         MethodSchema {
