@@ -493,7 +493,7 @@ fn raw_as_nobody(world: &mut World) -> Result<()> {
     );
     let rules = conformance("u23_")?;
     ensure!(
-        rules.is_success() && rules.stdout.contains("an ordinary user: 7 refusals"),
+        rules.is_success() && rules.stdout.contains("an ordinary user: 8 refusals"),
         "what an ordinary user may: {}{}",
         rules.stdout,
         rules.stderr

@@ -6,15 +6,15 @@ use crate::driver::Handling;
 use crate::hardware::Hardware;
 use crate::mr;
 use crate::platform::{Dma, Platform};
-use crate::schema::DUMP;
+use crate::schema::{EventRingState, DUMP, EVENT_RINGS};
 use rdma_uapi::class::device::{DeviceAttrs, ATTRS, CLOCK, NAME};
 use rdma_uapi::class::port::{self, gid_type, link_layer, Counter, GidEntry, PortAttrs};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::{Errno, Failure, Reason};
 use verbena_hw::admin::{Opcode, Status};
 use verbena_hw::cmd::{
-    DumpReq, DumpRsp, ModifyPortReq, QueryClockRsp, QueryCountersReq, QueryCountersRsp, QueryPortRsp, COUNTERS,
-    COUNTERS_AT_ONCE, DUMP_ALL,
+    DumpReq, DumpRsp, HandleReq, ModifyPortReq, QueryClockRsp, QueryCountersReq, QueryCountersRsp, QueryEqRsp,
+    QueryPortRsp, COUNTERS, COUNTERS_AT_ONCE, DUMP_ALL,
 };
 use verbena_hw::qp::{Mtu, QpType};
 use verbena_hw::ring::PageList;
@@ -34,6 +34,9 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     }
     if call.has(DUMP) {
         dump(call)?;
+    }
+    if call.has(EVENT_RINGS) {
+        event_rings(call)?;
     }
     call.replaced()
 }
@@ -130,6 +133,35 @@ fn dump<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         for at in (0..written).step_by(piece.len()) {
             buffer.read(at, &mut piece);
             answer.push(&piece[..piece.len().min(written - at)])?;
+        }
+        answer.finish();
+    }
+    Ok(())
+}
+
+/// What each event queue is like, from one command each.
+fn event_rings<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let hardware = call.device();
+    if let Some(mut answer) = call.stream(EVENT_RINGS) {
+        for ring in hardware.events.iter() {
+            let request = HandleReq {
+                handle: ring.eqn.0,
+                reserved: 0,
+            };
+            let state: QueryEqRsp = hardware.command(Opcode::QUERY_EQ, &request)?;
+            let ring = EventRingState {
+                raised: state.raised,
+                eqn: ring.eqn.0,
+                vector: state.vector.into(),
+                entries: state.entries,
+                producer: state.producer,
+                consumer: state.consumer,
+                waiting: state.waiting,
+                users: state.users,
+                armed: u32::from(state.armed != 0),
+                reserved: 0,
+            };
+            answer.push(ring.as_bytes())?;
         }
         answer.finish();
     }

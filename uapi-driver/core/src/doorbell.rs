@@ -5,7 +5,7 @@
 use crate::driver::{end, Handling, Payload};
 use crate::platform::{Dma, Platform, PAGE};
 use crate::ring::{memory_offset, register_offset, shared};
-use crate::schema::{DoorbellMaps, DOORBELL_MAPS};
+use crate::schema::{DoorbellMaps, DoorbellUse, DOORBELL_MAPS, DOORBELL_USE};
 use crate::Verbena;
 use core::sync::atomic::{AtomicU32, Ordering};
 use rdma_uapi::failure::Outcome;
@@ -13,7 +13,7 @@ use rdma_uapi::sys::{arc_bytes, Arc, ArcRoom, Mutex};
 use rdma_uapi::wire::ObjectId;
 use rdma_uapi::{Cause, Ending, Errno, Failure, Reason};
 use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::{CreateDoorbellReq, HandleRsp};
+use verbena_hw::cmd::{CreateDoorbellReq, HandleReq, HandleRsp, QueryDoorbellRsp};
 use verbena_hw::doorbell::SLOTS;
 
 /// A doorbell page.
@@ -104,6 +104,18 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         unreachable!("the dispatcher checked the class")
     };
     let maps = maps(doorbell, call.object().id());
+    if call.has(DOORBELL_USE) {
+        let request = HandleReq {
+            handle: maps.index,
+            reserved: 0,
+        };
+        let state: QueryDoorbellRsp = call.device().command(Opcode::QUERY_DOORBELL, &request)?;
+        let taken = DoorbellUse {
+            slots: state.users,
+            watched: state.watched,
+        };
+        call.put(DOORBELL_USE, &taken)?;
+    }
     call.put(DOORBELL_MAPS, &maps)
 }
 

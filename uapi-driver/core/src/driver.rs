@@ -311,7 +311,10 @@ impl<P: Platform> Driver for Verbena<P> {
             Extension {
                 class: class::DEVICE,
                 method: method::QUERY,
-                attrs: &[schema::DUMP.output().by_pointer().needs(Access::NetAdmin)],
+                attrs: &[
+                    schema::DUMP.output().by_pointer().needs(Access::NetAdmin),
+                    schema::EVENT_RINGS.output().by_pointer().needs(Access::NetAdmin),
+                ],
             },
             extension(class::CQ, method::CREATE, NEW_CQ),
             extension(class::CQ, method::QUERY, CQ),

@@ -5,12 +5,12 @@
 use crate::driver::{end_with, Handling, Payload};
 use crate::platform::Platform;
 use crate::Verbena;
-use rdma_uapi::class::mcast::{GID, QP};
+use rdma_uapi::class::mcast::{GID, MEMBERS, QP};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::wire::ObjectId;
 use rdma_uapi::{Ending, Errno, Reason};
 use verbena_hw::admin::{Opcode, Status};
-use verbena_hw::cmd::McastReq;
+use verbena_hw::cmd::{McastReq, QueryMcastRsp};
 use verbena_hw::id::{Gid, Qpn};
 
 /// A membership.
@@ -63,7 +63,11 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let Payload::Mcast(membership) = call.payload() else {
         unreachable!("the dispatcher checked the class")
     };
-    let (qp, gid) = (membership.qp, membership.gid.0);
+    let (qp, gid, request) = (membership.qp, membership.gid.0, membership.request());
+    if call.has(MEMBERS) {
+        let state: QueryMcastRsp = call.device().command(Opcode::QUERY_MCAST, &request)?;
+        call.put(MEMBERS, &state.members)?;
+    }
     call.put(QP, &qp)?;
     call.put(GID, &gid)
 }

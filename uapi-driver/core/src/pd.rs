@@ -5,11 +5,11 @@
 use crate::driver::{end, Handling, Payload};
 use crate::platform::Platform;
 use crate::Verbena;
-use rdma_uapi::class::pd::PDN;
+use rdma_uapi::class::pd::{PdMembers, MEMBERS, PDN};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::Ending;
 use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::HandleRsp;
+use verbena_hw::cmd::{HandleReq, HandleRsp, QueryPdRsp};
 use verbena_hw::id::Pdn;
 
 /// A protection domain.
@@ -35,6 +35,20 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         unreachable!("the dispatcher checked the class")
     };
     let pdn = pd.pdn.0;
+    if call.has(MEMBERS) {
+        let request = HandleReq {
+            handle: pdn,
+            reserved: 0,
+        };
+        let state: QueryPdRsp = call.device().command(Opcode::QUERY_PD, &request)?;
+        let members = PdMembers {
+            queue_pairs: state.qps,
+            srqs: state.srqs,
+            regions: state.mrs,
+            windows: state.mws,
+        };
+        call.put(MEMBERS, &members)?;
+    }
     call.put(PDN, &pdn)
 }
 

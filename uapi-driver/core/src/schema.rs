@@ -104,6 +104,40 @@ payload! {
     }
 }
 
+payload! {
+    /// How a doorbell page is used, as the device counts.
+    pub struct DoorbellUse (8) {
+        /// Slots that queue pairs have.
+        slots: u32,
+        /// Of these, slots whose queues the device looks at without being rung for.
+        watched: u32,
+    }
+
+    /// An event queue of the device: a ring in the driver's memory, and the interrupt that tells of it.
+    pub struct EventRingState (48) {
+        /// Events that the device has raised, also those that wait.
+        raised: u64,
+        /// Its number: 0 takes what belongs to no completion queue, `n + 1` the events of completion vector `n`.
+        eqn: u32,
+        /// Its MSI-X vector.
+        vector: u32,
+        /// Entries.
+        entries: u32,
+        /// Entries that the device has written.
+        producer: u32,
+        /// Entries that the driver has said it has consumed, modulo 2^31.
+        consumer: u32,
+        /// Events that wait until the ring has room.
+        waiting: u32,
+        /// Queue pairs, completion queues and shared receive queues of all contexts that report here.
+        users: u32,
+        /// 1: the next event interrupts.
+        armed: u32,
+        /// Zero.
+        reserved: u64,
+    }
+}
+
 /// A doorbell page's two faces.
 pub const DOORBELL_MAPS: Attr<DoorbellMaps> = Attr::new(driver_attr(ID, 1), "verbena_doorbell_maps");
 /// The doorbell page that a queue pair rings.
@@ -127,6 +161,10 @@ pub const RING_MEMORY: Attr<ObjectId> = Attr::object(driver_attr(ID, 8), "verben
 pub const RING_MEMORY_LENGTH: Attr<u64> = Attr::new(driver_attr(ID, 9), "verbena_ring_memory_length");
 /// Where a ring memory is.
 pub const RING_MEMORY_MAP: Attr<RingMemoryMap> = Attr::new(driver_attr(ID, 10), "verbena_ring_memory_map");
+/// How a doorbell page is used.
+pub const DOORBELL_USE: Attr<DoorbellUse> = Attr::new(driver_attr(ID, 11), "verbena_doorbell_use");
+/// The device's event queues, as the device answers. Of all contexts.
+pub const EVENT_RINGS: Attr<[EventRingState]> = Attr::array(driver_attr(ID, 12), "verbena_event_rings");
 
 /// Bytes of a ring memory at most: what the kernel has in one stretch (x86: 2^10 pages).
 pub const RING_MEMORY_MAX: u64 = 4 << 20;
@@ -149,7 +187,7 @@ pub static DOORBELL_SCHEMA: ClassSchema = ClassSchema {
             name: "query",
             target: Target::Object,
             access: Access::Any,
-            attrs: &[DOORBELL_MAPS.output()],
+            attrs: &[DOORBELL_MAPS.output(), DOORBELL_USE.output()],
         },
         MethodSchema {
             number: method::DESTROY,

@@ -5,11 +5,11 @@
 use crate::driver::{end, Handling, Payload};
 use crate::platform::Platform;
 use crate::Verbena;
-use rdma_uapi::class::xrcd::{flag, FILE, FLAGS, XRCDN};
+use rdma_uapi::class::xrcd::{flag, XrcdMembers, FILE, FLAGS, MEMBERS, XRCDN};
 use rdma_uapi::failure::Outcome;
 use rdma_uapi::{Ending, Errno, Reason};
 use verbena_hw::admin::Opcode;
-use verbena_hw::cmd::HandleRsp;
+use verbena_hw::cmd::{HandleReq, HandleRsp, QueryXrcdRsp};
 
 /// A context's part in a domain.
 pub struct Xrcd {
@@ -77,6 +77,18 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         unreachable!("the dispatcher checked the class")
     };
     let xrcdn = xrcd.xrcdn;
+    if call.has(MEMBERS) {
+        let request = HandleReq {
+            handle: xrcdn,
+            reserved: 0,
+        };
+        let state: QueryXrcdRsp = call.device().command(Opcode::QUERY_XRCD, &request)?;
+        let members = XrcdMembers {
+            srqs: state.srqs,
+            targets: state.targets,
+        };
+        call.put(MEMBERS, &members)?;
+    }
     call.put(XRCDN, &xrcdn)
 }
 

@@ -18,7 +18,7 @@ use rdma_uapi::wire::{self, method};
 use rdma_uapi::Errno;
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
-use verbena_core::schema::DUMP;
+use verbena_core::schema::{DoorbellUse, EventRingState, DOORBELL_CLASS, DOORBELL_USE, DUMP, EVENT_RINGS};
 use verbena_hw::id::Gid;
 use zerocopy::IntoBytes;
 
@@ -283,6 +283,33 @@ impl Context {
             doing: DOING,
             what: "it is not UTF-8",
         })
+    }
+
+    /// The device's event queues, in the order of their numbers: how full each is, what it is armed for, how many report to it.
+    ///
+    /// # Errors
+    ///
+    /// Not permitted: it takes CAP_NET_ADMIN, because everybody's events come there. The device is gone.
+    pub fn event_rings(&self) -> Result<Vec<EventRingState>> {
+        self.array("query the event queues", class::DEVICE, 0, EVENT_RINGS)
+    }
+
+    /// How the context's doorbell pages are used, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn doorbell_use(&self) -> Result<Vec<DoorbellUse>> {
+        const DOING: &str = "query a doorbell page";
+        let objects = self.objects()?;
+        let pages = objects.iter().filter(|object| object.class == DOORBELL_CLASS);
+        let ask = |page: &ObjectInfo| {
+            let mut words = [0; MESSAGE];
+            let mut message = Builder::new(&mut words, DOORBELL_CLASS, page.object.0);
+            message.ask(DOORBELL_USE);
+            self.call(DOING, method::QUERY, message)?.expect(DOING, DOORBELL_USE)
+        };
+        pages.map(ask).collect()
     }
 
     /// Memory for data: `len` bytes that can be registered, zeroed.

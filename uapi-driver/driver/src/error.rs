@@ -8,7 +8,9 @@ use rdma_uapi::describe::explain_with;
 use rdma_uapi::{class, Errno, Failure, Reason};
 use std::fmt;
 use std::path::PathBuf;
-use verbena_core::schema::{CQE_COOKIE, CQ_RING, DOORBELL, DOORBELL_MAPS, DOORBELL_SCHEMA, DUMP, QP_RINGS};
+use verbena_core::schema::{
+    CQE_COOKIE, CQ_RING, DOORBELL, DOORBELL_MAPS, DOORBELL_SCHEMA, DOORBELL_USE, DUMP, EVENT_RINGS, QP_RINGS,
+};
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -200,6 +202,8 @@ fn own_attribute(attr: u16) -> Option<&'static str> {
         QP_RINGS.spec,
         CQE_COOKIE.spec,
         DUMP.spec,
+        DOORBELL_USE.spec,
+        EVENT_RINGS.spec,
     ];
     own.iter().find(|spec| spec.id == attr).map(|spec| spec.name)
 }

@@ -102,8 +102,11 @@ pub use xrcd::{OpenXrc, XrcDomain};
 
 pub use rdma_uapi::class::cm_id::{state as cm_state, CmParams};
 pub use rdma_uapi::class::flow::FlowFields;
+pub use rdma_uapi::class::pd::PdMembers;
 pub use rdma_uapi::class::qp::{Path, QpCaps};
+pub use rdma_uapi::class::xrcd::XrcdMembers;
 pub use rdma_uapi::{Errno, Failure, Reason};
+pub use verbena_core::schema::{DoorbellUse, EventRingState};
 pub use verbena_hw::cqe::{Opcode as WcOpcode, Status as WcStatus};
 pub use verbena_hw::id::{Gid, Key, Psn, Qpn};
 pub use verbena_hw::qp::QpState;

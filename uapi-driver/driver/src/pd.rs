@@ -8,6 +8,7 @@ use crate::object::Object;
 use crate::ring::work::Remote;
 use crate::{Context, FastRegion, MemoryWindow, NullRegion, WindowType};
 use bitflags::bitflags;
+use rdma_uapi::class::pd::PdMembers;
 use rdma_uapi::class::{self, mr, pd};
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::{method, ObjectId};
@@ -83,6 +84,20 @@ impl ProtectionDomain {
     /// The number that the device knows it by.
     pub fn pdn(&self) -> u32 {
         self.pdn
+    }
+
+    /// What is in it, as the device counts.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn members(&self) -> Result<PdMembers> {
+        const DOING: &str = "query a protection domain";
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::PD, self.object.id().0);
+        message.ask(pd::MEMBERS);
+        let answer = self.context().call(DOING, method::QUERY, message)?;
+        answer.expect(DOING, pd::MEMBERS)
     }
 
     /// Registers all of `buffer`. The region's addresses are the buffer's, or begin at 0 with [`Access::ZERO_BASED`].

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::Context;
 use rdma_uapi::class;
-use rdma_uapi::class::xrcd::{flag, FILE, FLAGS, XRCDN};
+use rdma_uapi::class::xrcd::{flag, XrcdMembers, FILE, FLAGS, MEMBERS, XRCDN};
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::method;
 use std::fmt;
@@ -96,6 +96,20 @@ impl XrcDomain {
     /// The number that the device knows it by: the same in all contexts that share it.
     pub fn xrcdn(&self) -> u32 {
         self.xrcdn
+    }
+
+    /// What is in it, as the device counts, of all contexts that share it.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn members(&self) -> Result<XrcdMembers> {
+        const DOING: &str = "query an XRC domain";
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::XRCD, self.object.id().0);
+        message.ask(MEMBERS);
+        let answer = self.context().call(DOING, method::QUERY, message)?;
+        answer.expect(DOING, MEMBERS)
     }
 
     /// Gives up this context's part in it. Dropping it does the same, when the last object in it is gone.

@@ -36,6 +36,7 @@ const GUARDED: &[Guarded] = &[
     ("a flow rule", 0, |ctx| ctx.drop_frames(&Flow::new()).map(drop)),
     ("switching a port", 0, |ctx| ctx.switch_port(1, true)),
     ("the device's dump", DRIVERS, |ctx| ctx.dump().map(drop)),
+    ("the device's event queues", DRIVERS, |ctx| ctx.event_rings().map(drop)),
     ("a privileged Q_Key", qp::QKEY.id(), |ctx| {
         let (pd, cq) = (ctx.alloc_pd()?, ctx.create_cq(16)?);
         let ready = QpAttr::to(QpState::INIT).port(1).pkey_index(0).qkey(0x8000_0001);

@@ -5,16 +5,21 @@ use super::kit::{check_eq, quiet, Outcome, PASS};
 use super::raw::Message;
 use crate::harness::{Case, Fixture};
 use crate::link::{Link, Region, Spec};
-use anyhow::{bail, ensure, Context as _};
+use anyhow::{bail, ensure, Context as _, Result};
 use rdma_uapi::class::{self, mr, qp};
 use rdma_uapi::wire::{self, method, ObjectId};
 use rdma_uapi::{Errno, Reason};
-use verbena::{Access, ConnectOptions, QpAttr, QpState, RecvWr, Remote, SendWr};
+use std::collections::HashSet;
+use verbena::{
+    Access, CmId, CompletionCounter, ConnectOptions, Context, Flow, Gid, QpAttr, QpState, RawQp, RcQp, RecvWr, Remote,
+    SendWr, SharedReceiveQueue, UcQp, UdQp, WindowType, XrcDomain, XrcInitiator, XrcTarget,
+};
 use verbena_hw::cqe::{vendor, Status};
 use verbena_hw::id::Key;
 
 pub const CASES: &[Case] = &[
     Case::single("h14_object_ids_of_another_context", object_ids),
+    Case::single("h14_an_object_of_any_class_is_nothing_to_another_context", every_class),
     Case::single("h14_objects_of_another_context_as_parents", parents),
     Case::single("h14_local_keys_of_another_context", local_keys),
     Case::single("h14_remote_keys_of_another_context", remote_keys),
@@ -46,6 +51,93 @@ fn object_ids(fixture: &Fixture) -> Outcome {
             .call(&mine, method::QUERY)
             .context("the owner's own call")?;
     }
+    PASS
+}
+
+/// Everything that a program can make of a device, once, alive as long as the answer is.
+fn everything(ctx: &Context) -> Result<Vec<Box<dyn std::any::Any>>> {
+    let (pd, cq, events) = (ctx.alloc_pd()?, ctx.create_cq(16)?, ctx.create_event_queue()?);
+    let mut all: Vec<Box<dyn std::any::Any>> = Vec::new();
+    let domain = XrcDomain::new(ctx)?;
+    all.push(Box::new(XrcTarget::builder(&domain).build()?));
+    all.push(Box::new(XrcInitiator::initiator(&pd, &cq).build()?));
+    let srq = SharedReceiveQueue::builder(&pd).depth(16);
+    all.push(Box::new(srq.xrc(&domain, &cq).build()?));
+    all.push(Box::new(domain));
+    all.push(Box::new(Region::new(&pd, 4096, Access::ALL_REMOTE)?));
+    all.push(Box::new(pd.alloc_window(WindowType::Type2)?));
+    all.push(Box::new(ctx.create_counter_set()?));
+    all.push(Box::new(CompletionCounter::new(ctx, 4, None)?));
+    all.push(Box::new(CmId::new(ctx, &events, 1)?));
+    all.push(Box::new(RcQp::builder(&pd, &cq, &cq).build()?));
+    all.push(Box::new(UcQp::builder(&pd, &cq, &cq).build()?));
+    let mut datagrams = UdQp::builder(&pd, &cq, &cq).build()?;
+    let mut group = Gid::default();
+    (group.0[0], group.0[1], group.0[15]) = (0xff, 0x0e, 0x14);
+    datagrams.attach(group)?;
+    all.push(Box::new(datagrams));
+    let mut frames = RawQp::builder(&pd, &cq, &cq).build()?;
+    frames.steer(&Flow::new().ethertype(0x88b6))?;
+    all.push(Box::new(frames));
+    all.push(Box::new((pd, cq, events)));
+    Ok(all)
+}
+
+fn every_class(fixture: &Fixture) -> Outcome {
+    let (mine, theirs) = (fixture.open()?, fixture.open()?);
+    let all = everything(&mine)?;
+    let objects = mine.objects()?;
+    let classes: HashSet<u16> = objects.iter().map(|object| object.class).collect();
+    for class in [
+        class::PD,
+        class::MR,
+        class::MW,
+        class::CQ,
+        class::SRQ,
+        class::XRCD,
+        class::FLOW,
+        class::MCAST,
+        class::COUNTER,
+        class::COUNTER_SET,
+        class::QP_RC,
+        class::QP_UC,
+        class::QP_UD,
+        class::QP_XRC_INI,
+        class::QP_XRC_TGT,
+        class::QP_RAW,
+        class::EVENT_QUEUE,
+        class::CM_ID,
+    ] {
+        ensure!(classes.contains(&class), "the cases of class {class} are missing");
+    }
+    ensure!(
+        classes.iter().any(|class| class & wire::CLASS_DRIVER != 0),
+        "no doorbell page among {classes:?}"
+    );
+    for object in &objects {
+        for number in [method::QUERY, method::MODIFY, method::DESTROY] {
+            let message = Message::new(object.class, object.object.0, |_| {});
+            let Err(failure) = message.call(&theirs, number) else {
+                bail!(
+                    "method {number} of class {:#x} took another context's object",
+                    object.class
+                )
+            };
+            // An event queue is asked by its own descriptor; a MODIFY that says nothing, or is not there, is refused for that.
+            let own_words = number == method::MODIFY || object.class == class::EVENT_QUEUE;
+            let no_object = (failure.errno, failure.reason) == (Errno::ENOENT, Reason::NO_OBJECT);
+            ensure!(
+                no_object || own_words,
+                "method {number} of class {:#x}: {failure}",
+                object.class
+            );
+        }
+    }
+    let alive: Vec<_> = mine.objects()?.iter().map(|object| object.object).collect();
+    for object in &objects {
+        ensure!(alive.contains(&object.object), "{object:?} is gone");
+    }
+    drop(all);
     PASS
 }
 
@@ -165,14 +257,14 @@ fn neighbouring_keys(fixture: &Fixture) -> Outcome {
     let pd = ctx.alloc_pd()?;
     let regions: Vec<Region> = (0..16)
         .map(|_| Region::new(&pd, 64, Access::ALL_REMOTE))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_>>()?;
     let keys: Vec<Key> = regions.iter().map(|r| r.lkey()).collect();
-    let steps: std::collections::HashSet<u32> = keys
+    let steps: HashSet<u32> = keys
         .windows(2)
         .map(|pair| pair[1].index().wrapping_sub(pair[0].index()))
         .collect();
     ensure!(steps.len() > 8, "the keys follow each other in steps of {steps:?}");
-    let tags: std::collections::HashSet<u8> = keys.iter().map(|key| key.tag()).collect();
+    let tags: HashSet<u8> = keys.iter().map(|key| key.tag()).collect();
     ensure!(tags.len() > 4, "the keys' tags are {tags:?}");
     // Around each key there is nothing, but what happens to be another of these.
     for &key in keys.iter().take(3) {

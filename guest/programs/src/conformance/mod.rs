@@ -36,6 +36,7 @@ mod pcie;
 mod peers;
 mod qp_life;
 mod qp_state;
+mod queries;
 mod raw;
 mod reassociate;
 mod reregister;
@@ -56,6 +57,7 @@ const AREAS: &[&[Case]] = &[
     control::CASES,
     interface::CASES,
     commands::CASES,
+    queries::CASES,
     objects::CASES,
     discovery::CASES,
     batch::CASES,

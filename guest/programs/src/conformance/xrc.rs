@@ -220,16 +220,16 @@ fn in_use(fixture: &Fixture) -> Outcome {
 }
 
 /// A file of this process's own, removed in the end.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Result<Self> {
+    pub(super) fn new(name: &str) -> Result<Self> {
         let path = std::env::temp_dir().join(format!("verbena-{name}-{}", std::process::id()));
         File::create(&path)?;
         Ok(Self(path))
     }
 
-    fn open(&self) -> Result<File> {
+    pub(super) fn open(&self) -> Result<File> {
         Ok(File::open(&self.0)?)
     }
 }

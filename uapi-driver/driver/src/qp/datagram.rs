@@ -202,6 +202,8 @@ impl CheckedAddress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination(UdArgs);
 
+const NOT_ATTACHED: Error = Error::Argument("the queue pair is not attached to the group");
+
 impl Qp<Ud> {
     /// Attaches it to a multicast group: it receives what any queue pair of the fabric sends there with its Q_Key, itself
     /// included. Ends with [`UdQp::detach`], or with the queue pair.
@@ -225,6 +227,22 @@ impl Qp<Ud> {
         Ok(())
     }
 
+    /// Queue pairs of the device that are attached to a group which this one is attached to.
+    ///
+    /// # Errors
+    ///
+    /// It is not attached; the device is gone.
+    pub fn members(&self, gid: Gid) -> Result<u32> {
+        const DOING: &str = "query a multicast group";
+        let mut attached = self.groups.iter();
+        let (_, membership) = attached.find(|(group, _)| *group == gid).ok_or(NOT_ATTACHED)?;
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::MCAST, membership.id().0);
+        message.ask(mcast::MEMBERS);
+        let answer = membership.context().call(DOING, method::QUERY, message)?;
+        answer.expect(DOING, mcast::MEMBERS)
+    }
+
     /// Detaches it from a multicast group.
     ///
     /// # Errors
@@ -232,7 +250,7 @@ impl Qp<Ud> {
     /// It is not attached; the device is gone.
     pub fn detach(&mut self, gid: Gid) -> Result<()> {
         let at = self.groups.iter().position(|(group, _)| *group == gid);
-        let at = at.ok_or(Error::Argument("the queue pair is not attached to the group"))?;
+        let at = at.ok_or(NOT_ATTACHED)?;
         self.groups.swap_remove(at).1.destroy()
     }
 

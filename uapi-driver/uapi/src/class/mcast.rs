@@ -9,6 +9,8 @@ use crate::wire::{method, ObjectId};
 pub const QP: Attr<ObjectId> = Attr::object(1, "qp", &[super::QP_UD]);
 /// The group's GID: an IPv6 multicast address, or an IPv4-mapped one.
 pub const GID: Attr<[u8; 16]> = Attr::new(2, "gid");
+/// Queue pairs of this device in the group, this one included, as the device counts: of all contexts.
+pub const MEMBERS: Attr<u32> = Attr::new(3, "members");
 
 /// The class.
 pub static SCHEMA: ClassSchema = ClassSchema {
@@ -28,7 +30,7 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             name: "query",
             target: Target::Object,
             access: Access::Any,
-            attrs: &[QP.output(), GID.output()],
+            attrs: &[QP.output(), GID.output(), MEMBERS.output()],
         },
         MethodSchema {
             number: method::DESTROY,

@@ -6,6 +6,7 @@
 //! and the domain lives until the last of them is destroyed. The file stands for the right to share, so its permissions are
 //! the domain's; what is in it does not matter.
 
+use crate::payload;
 use crate::schema::{Access, Attr, ClassSchema, MethodSchema, Target};
 use crate::wire::method;
 
@@ -26,6 +27,18 @@ pub const FILE: Attr<u32> = Attr::new(1, "file");
 pub const FLAGS: Attr<u32> = Attr::new(2, "flags");
 /// The number that the device knows it by.
 pub const XRCDN: Attr<u32> = Attr::new(3, "xrcdn");
+/// What is in it, as the device counts: of all contexts that share it.
+pub const MEMBERS: Attr<XrcdMembers> = Attr::new(4, "members");
+
+payload! {
+    /// Objects in an XRC domain, by kind.
+    pub struct XrcdMembers (8) {
+        /// Shared receive queues.
+        srqs: u32,
+        /// XRC targets, each counted once, however many objects stand for it.
+        targets: u32,
+    }
+}
 
 /// The class.
 pub static SCHEMA: ClassSchema = ClassSchema {
@@ -45,7 +58,7 @@ pub static SCHEMA: ClassSchema = ClassSchema {
             name: "query",
             target: Target::Object,
             access: Access::Any,
-            attrs: &[XRCDN.output()],
+            attrs: &[XRCDN.output(), MEMBERS.output()],
         },
         MethodSchema {
             number: method::DESTROY,
