@@ -248,12 +248,29 @@ pub(crate) mod work {
     use verbena_hw::wqe::{BindArgs, SendOpcode, Sge, MAX_FAST_ELEMENTS};
     use zerocopy::{FromZeros, IntoBytes};
 
-    /// Executes one. It takes no PSN and waits for nobody: everything before it in its queue is complete.
+    /// Executes one of a reliable queue pair. It takes no PSN and waits for nobody: everything before it in its queue is complete.
     pub(crate) fn execute<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Message) {
+        match perform(hca, cx, at, message) {
+            Ok(()) => done(hca, cx, at, message),
+            Err(bad) => fail(hca, cx, at, message, bad),
+        }
+    }
+
+    /// Does what one asks for.
+    ///
+    /// # Errors
+    ///
+    /// How it ends instead.
+    pub(crate) fn perform<E: Env>(
+        hca: &mut Hca,
+        cx: &Cx<'_, E>,
+        at: QpRef,
+        message: &Message,
+    ) -> Result<(), BadRequest> {
         let Some(qp) = hca.qps.get(at.qpn.get()) else {
-            return;
+            return Ok(());
         };
-        let (pdn, signaled) = (qp.pdn, qp.signal_all || message.is_signaled());
+        let pdn = qp.pdn;
         let header = &message.header;
         let (result, status) = match message.operation {
             Operation::BindWindow => {
@@ -267,22 +284,22 @@ pub(crate) mod work {
                 };
                 (hca.bind(Some((at.qpn, pdn)), binding), Status::MW_BIND_ERR)
             }
-            Operation::FastRegister => match register(hca, cx, pdn, message) {
-                Ok(result) => (result, Status::LOC_QP_OP_ERR),
-                Err(bad) => return fail(hca, cx, at, message, bad),
-            },
+            Operation::FastRegister => (register(hca, cx, pdn, message)?, Status::LOC_QP_OP_ERR),
             _ => (hca.invalidate(at.qpn, Key(header.imm)), Status::LOC_QP_OP_ERR),
         };
-        if let Err(KeyFault(reason)) = result {
-            return fail(hca, cx, at, message, BadRequest { status, reason });
-        }
-        if let Some(qp) = hca.qps.get_mut(at.qpn.get()) {
-            qp.req.consumer = qp.req.consumer.wrapping_add(1);
-        }
-        if signaled {
+        result.map_err(|KeyFault(reason)| BadRequest { status, reason })
+    }
+
+    /// One has been performed.
+    pub(crate) fn done<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, message: &Message) {
+        let Some(qp) = hca.qps.get_mut(at.qpn.get()) else {
+            return;
+        };
+        qp.req.consumer = qp.req.consumer.wrapping_add(1);
+        if qp.signal_all || message.is_signaled() {
             let cqe = Cqe {
                 opcode: message.operation.completion().0,
-                wr_id: header.wr_id,
+                wr_id: message.header.wr_id,
                 ..Cqe::default()
             };
             hca.complete(cx, at.qpn, Side::Send, cqe);

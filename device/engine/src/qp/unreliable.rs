@@ -12,6 +12,7 @@ use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
 use crate::limits::{SLICE, TURN};
 use crate::mr::KeyFault;
+use crate::mw::work;
 use crate::packet;
 use crate::qp::message::{BadRequest, Message, Operation, Receive, SendLimits, Tail, Unsent};
 use crate::qp::requester::{self, Turn};
@@ -54,7 +55,10 @@ pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budge
         let Some((mut message, checked)) = take(hca, cx, at) else {
             return Turn::Idle;
         };
-        let sent = checked.and_then(|()| send(hcas, cx, at, &mut message, budget));
+        let sent = checked.and_then(|does| match does {
+            Does::Send => send(hcas, cx, at, &mut message, budget),
+            Does::Locally => locally(hcas, cx, at, &message),
+        });
         budget.operations = budget.operations.saturating_sub(1);
         let Some(hca) = hcas.get_mut(at.hca) else {
             return Turn::Idle;
@@ -67,6 +71,7 @@ pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budge
                 }
                 return Turn::More;
             }
+            Ok(true) if message.packets == 0 => work::done(hca, cx, at, &message),
             Ok(true) => hca.sent(cx, at.qpn, &message),
             Err(bad) => hca.send_failed(cx, at.qpn, &message, bad),
         }
@@ -78,11 +83,26 @@ pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budge
     Turn::More
 }
 
-/// The message in flight, or the next one, and whether it can be sent.
-fn take<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Option<(Box<Message>, Result<(), BadRequest>)> {
+/// What a work request does.
+enum Does {
+    Send,
+    /// It is about this side's own keys, and takes no packet.
+    Locally,
+}
+
+/// Executes a work request that nobody but the device takes part in.
+fn locally<E: Env>(hcas: &mut Hcas, cx: &Cx<'_, E>, at: QpRef, message: &Message) -> Result<bool, BadRequest> {
+    match hcas.get_mut(at.hca) {
+        Some(hca) => work::perform(hca, cx, at, message).map(|()| true),
+        None => Ok(true),
+    }
+}
+
+/// The message in flight, or the next one, and what it does, if it can be executed.
+fn take<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Option<(Box<Message>, Result<Does, BadRequest>)> {
     let qp = hca.qps.get_mut(at.qpn.get())?;
     if let Some(message) = qp.req.current.take() {
-        return Some((message, Ok(())));
+        return Some((message, Ok(Does::Send)));
     }
     let mut message = cx.pool.message();
     let fetched = message.fetch(cx.env.ram(at.hca), (&qp.sq, qp.kind), qp.req.consumer);
@@ -97,7 +117,14 @@ fn take<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Option<(Box<Mes
     }
     let known = matches!(
         SendOpcode(message.header.opcode),
-        SendOpcode::SEND | SendOpcode::SEND_WITH_IMM | SendOpcode::WRITE | SendOpcode::WRITE_WITH_IMM
+        SendOpcode::SEND
+            | SendOpcode::SEND_WITH_IMM
+            | SendOpcode::WRITE
+            | SendOpcode::WRITE_WITH_IMM
+            | SendOpcode::LOCAL_INVALIDATE
+            | SendOpcode::BIND_MW
+            | SendOpcode::FAST_REGISTER
+            | SendOpcode::FAST_REGISTER_LIST
     );
     let limits = SendLimits {
         max_sge: qp.max_send_sge,
@@ -105,12 +132,16 @@ fn take<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) -> Option<(Box<Mes
         rd_atomic: 0,
     };
     let checked = match known.then(|| message.check(limits)) {
-        Some(Ok(())) => Ok(()),
+        Some(Ok(())) => Ok(Does::Send),
         Some(Err(Unsent::Bad(bad))) => Err(bad),
-        Some(Err(Unsent::Local)) | None => Err(BadRequest::operation(vendor::OPCODE)),
+        Some(Err(Unsent::Local)) => Ok(Does::Locally),
+        None => Err(BadRequest::operation(vendor::OPCODE)),
     };
     message.psn = qp.req.psn;
-    message.packets = packets(message.len, mtu(qp.attrs.path_mtu));
+    message.packets = match checked {
+        Ok(Does::Locally) => 0,
+        _ => packets(message.len, mtu(qp.attrs.path_mtu)),
+    };
     Some((message, checked))
 }
 

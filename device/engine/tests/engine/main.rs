@@ -9,6 +9,7 @@ mod datagrams;
 mod dump;
 mod errors;
 mod event_queues;
+mod every_operation;
 mod fast_registration;
 mod hostile;
 mod inspect;

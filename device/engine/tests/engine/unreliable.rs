@@ -259,3 +259,86 @@ fn h14_an_unreliable_and_a_reliable_queue_pair_never_meet() {
     a.nothing(&w);
     rc.nothing(&w);
 }
+
+#[test]
+fn h05_an_unreliable_connection_binds_windows_registers_and_invalidates() {
+    use verbena_hw::cmd::{CreateMrReq, CreateMwReq, CreateMwRsp, MR_FAST};
+    use verbena_hw::mw::MwType;
+    use verbena_hw::wqe::BindArgs;
+    use zerocopy::FromZeros;
+
+    let (mut w, mut a, mut b) = pair();
+    let place = w.ram_mut(b.guest.hca).alloc(8192);
+    let rights = access::LOCAL_WRITE | access::REMOTE_WRITE | access::MW_BIND;
+    let region = b.guest.mr(&mut w, place, 8192, rights).expect("a region");
+    let req = CreateMwReq {
+        pdn: b.guest.pdn,
+        mw_type: MwType::TYPE_2,
+        reserved: [0; 3],
+    };
+    let mw: CreateMwRsp = b.guest.command(&mut w, Opcode::CREATE_MW, &req).expect("a window");
+    let window = Key::from_parts(mw.rkey.index(), 0x42);
+    let args = BindArgs {
+        len: 64,
+        lkey: region.lkey,
+        access: access::REMOTE_WRITE,
+    };
+    let req = CreateMrReq {
+        len: 1,
+        pdn: b.guest.pdn,
+        flags: MR_FAST,
+        ..CreateMrReq::new_zeroed()
+    };
+    let fast = b.guest.register(&mut w, &req).expect("a region").lkey;
+    let fast = Key::from_parts(fast.index(), 0x43);
+    b.post(&mut w, SendWr::bind(1, window, place + 4096, args));
+    let part = verbena_hw::wqe::Sge {
+        addr: place,
+        len: 64,
+        lkey: region.lkey,
+    };
+    let rights = access::LOCAL_WRITE | access::REMOTE_WRITE;
+    b.post(&mut w, SendWr::register(2, fast, 0x7000, rights, &[part]));
+    w.run();
+    for (id, opcode) in [(1, Of::BIND_MW), (2, Of::REG_MR)] {
+        let done = b.completion(&w);
+        assert_eq!((done.status, done.wr_id, done.opcode), (0, id, opcode.0));
+    }
+    let dropped = |w: &mut World, b: &mut End| b.guest.counter(w, "access_err");
+    let write = |w: &mut World, a: &mut End, addr, key, data: &[u8]| {
+        a.post(w, SendWr::write(9, &[], addr, key).inline(data));
+        w.run();
+        assert_eq!(a.completion(w).status, 0);
+    };
+    let there = |w: &World, b: &End, at| w.ram(b.guest.hca).read(at, 8);
+    write(&mut w, &mut a, place + 4096, window, b"windowed");
+    write(&mut w, &mut a, 0x7000, fast, b"register");
+    assert_eq!(there(&w, &b, place + 4096), b"windowed");
+    assert_eq!(there(&w, &b, place), b"register");
+    assert_eq!(dropped(&mut w, &mut b), 0);
+    // Outside the window, and through keys that have been taken back.
+    write(&mut w, &mut a, place + 4096 + 60, window, b"too far!");
+    for key in [window, fast] {
+        b.post(&mut w, SendWr::local_invalidate(3, key));
+        w.run();
+        let done = b.completion(&w);
+        assert_eq!((done.status, done.opcode), (0, Of::LOCAL_INV.0));
+    }
+    write(&mut w, &mut a, place + 4096, window, b"too late");
+    write(&mut w, &mut a, 0x7000, fast, b"too late");
+    assert_eq!(dropped(&mut w, &mut b), 3);
+    assert_eq!(there(&w, &b, place + 4096), b"windowed");
+    assert_eq!(there(&w, &b, place), b"register");
+    // What cannot be bound stops the send queue, not the connection; no packet was used up by any of it.
+    let psn = b.guest.query_qp(&mut w, b.qp.qpn).attrs.sq_psn;
+    b.post(&mut w, SendWr::bind(4, window, place + 8190, args));
+    w.run();
+    let done = b.completion(&w);
+    assert_eq!((Status(done.status), done.wr_id), (Status::MW_BIND_ERR, 4));
+    let state = b.guest.query_qp(&mut w, b.qp.qpn).attrs;
+    assert_eq!((QpState(state.state), state.sq_psn), (QpState::SQE, psn));
+    assert_eq!(psn.get(), 0xff_fffe, "the first one");
+    // SQE still receives.
+    write(&mut w, &mut a, place, region.rkey, b"received");
+    assert_eq!(there(&w, &b, place), b"received");
+}

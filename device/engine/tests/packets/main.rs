@@ -9,6 +9,8 @@ mod counter_sets;
 mod datagrams;
 #[path = "../engine/errors.rs"]
 mod errors;
+#[path = "../engine/every_operation.rs"]
+mod every_operation;
 mod hostile;
 #[path = "../engine/isolation.rs"]
 mod isolation;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use rdma_uapi::Errno;
 use verbena::{
     Access, CompletionQueue, Context, Endpoint, ProtectionDomain, QpAttr, QpState, RecvWr, SendWr, UcQp, WcOpcode,
-    WcStatus,
+    WcStatus, WindowType,
 };
 
 pub const CASES: &[Case] = &[
@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
         "h10_uc_send_error_stops_the_send_queue_until_it_is_told_to_go_on",
         send_error,
     ),
+    Case::single("h05_uc_binds_windows_and_registers_memory_of_its_own", own_keys),
     Case::single("h04_uc_has_no_attributes_of_a_reliable_connection", state_machine),
 ];
 
@@ -31,7 +32,7 @@ struct End {
     send_cq: CompletionQueue,
     recv_cq: CompletionQueue,
     region: Region,
-    _pd: ProtectionDomain,
+    pd: ProtectionDomain,
 }
 
 impl End {
@@ -45,7 +46,7 @@ impl End {
             send_cq,
             recv_cq,
             region,
-            _pd: pd,
+            pd,
         })
     }
 
@@ -164,5 +165,41 @@ fn state_machine(fixture: &Fixture) -> Outcome {
     a.receive(8)?;
     a.send(&SendWr::send().inline(b"me"))?;
     check_eq!(good(next(&mut a.recv_cq)?)?.byte_len, 2, "bytes received");
+    PASS
+}
+
+fn own_keys(fixture: &Fixture) -> Outcome {
+    let ctx = fixture.open()?;
+    let (mut a, mut b) = End::pair(&ctx)?;
+    let rights = Access::LOCAL_WRITE | Access::REMOTE_WRITE | Access::MW_BIND;
+    let region = Region::new(&b.pd, 8192, rights)?;
+    let registration = region.into_registration();
+    let buffer = registration.buffer().context("the region has memory")?.clone();
+    let mut window = b.pd.alloc_window(WindowType::Type2)?;
+    let (bind, through) = window.bind_wr(&registration, 4096..4160, Access::REMOTE_WRITE);
+    b.send(&bind)?;
+    let mut fast = b.pd.alloc_fast_region(1)?;
+    let memory = [registration.sge(..64)];
+    let (register, named) = fast.register_wr(&memory, 0x7000, Access::LOCAL_WRITE | Access::REMOTE_WRITE);
+    b.send(&register)?;
+    a.send(&SendWr::write(through).inline(b"windowed"))?;
+    a.send(&SendWr::write(named).inline(b"register"))?;
+    // Its receive comes behind both.
+    let arrived = |a: &mut End, b: &mut End| -> Result<()> {
+        b.receive(1)?;
+        a.send(&SendWr::send().inline(b"!"))?;
+        good(next(&mut b.recv_cq)?)?;
+        Ok(())
+    };
+    arrived(&mut a, &mut b)?;
+    check_eq!(buffer.to_vec(4096, 8), b"windowed", "through the window");
+    check_eq!(buffer.to_vec(0, 8), b"register", "through the region");
+    b.send(&fast.invalidate_wr())?;
+    b.send(&SendWr::local_invalidate(through.rkey))?;
+    a.send(&SendWr::write(through).inline(b"too late"))?;
+    a.send(&SendWr::write(named).inline(b"too late"))?;
+    arrived(&mut a, &mut b)?;
+    check_eq!(buffer.to_vec(4096, 8), b"windowed", "through the window's old key");
+    check_eq!(buffer.to_vec(0, 8), b"register", "through the region's old key");
     PASS
 }
