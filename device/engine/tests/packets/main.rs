@@ -2,6 +2,7 @@
 //! Conversations over packets: those of `tests/engine` that are about connections, word for word, and those that only
 //! packets have.
 
+mod answered;
 mod counted;
 #[path = "../engine/counter_sets.rs"]
 mod counter_sets;
@@ -26,7 +27,10 @@ mod operations;
 mod partitions;
 #[path = "../engine/port_counters.rs"]
 mod port_counters;
+#[path = "../engine/reached.rs"]
 mod reached;
+#[path = "../engine/rights.rs"]
+mod rights;
 mod scripts;
 #[path = "../engine/shared_receives.rs"]
 mod shared_receives;
