@@ -7,6 +7,7 @@
 
 mod access;
 mod account;
+mod apart;
 mod batch;
 mod batch_kinds;
 mod cleanup;
@@ -92,6 +93,7 @@ const AREAS: &[&[Case]] = &[
     system_cm::CASES,
     mad::CASES,
     isolation::CASES,
+    apart::CASES,
     peers::CASES,
     cleanup::CASES,
 ];
