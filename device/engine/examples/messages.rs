@@ -6,7 +6,8 @@
 //! - `alone`: the same, where there is a second worker that has nothing to do, and a second connection;
 //! - `beside`: the second worker does as much for the second connection;
 //! - `rung-alone`, `rung-beside`: as these, for queues that are rung for, because each worker watches others already;
-//! - `poll`: the engine is whole, and is rung for.
+//! - `poll`: the engine is whole, and is rung for;
+//! - `turns`: the same, with one message on each of 32 queue pairs in the place of a batch.
 //!
 //!     valgrind --tool=callgrind --toggle-collect='messages::device' target/release/examples/messages 1000
 
@@ -81,6 +82,19 @@ fn post(world: &World, from: &mut End, to: &End, batch: u64) {
     from.qp.ring(world);
 }
 
+/// Queue pairs that have a message each, in `turns`.
+const TURNS: usize = 32;
+
+/// A message on each queue pair, round by round.
+fn in_turn(world: &mut World, connection: &mut Connection, rounds: u64) {
+    for _ in 0..rounds {
+        connection.post_on_all(world);
+        world.recall();
+        device(world, How::Poll);
+        assert_eq!(connection.completions(world), TURNS);
+    }
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let batches: u64 = args
@@ -90,15 +104,18 @@ fn main() {
     let batch: u64 = args
         .next()
         .map_or(32, |text| text.parse().expect("messages of a batch"));
-    let (how, busy, workers, rung) = match args.next().as_deref() {
-        None | Some("loan") => (How::Loans(1), 1, 1, false),
-        Some("alone") => (How::Loans(1), 1, 2, false),
-        Some("beside") => (How::Loans(2), 2, 2, false),
-        Some("rung-alone") => (How::Loans(1), 1, 2, true),
-        Some("rung-beside") => (How::Loans(2), 2, 2, true),
-        Some("poll") => (How::Poll, 1, 1, false),
-        Some(other) => panic!("{other}: loan, alone, beside, rung-alone, rung-beside or poll"),
+    // How, the connections that are busy, the workers, and the queue pairs beside each connection's own.
+    let (how, busy, workers, beside) = match args.next().as_deref() {
+        None | Some("loan") => (How::Loans(1), 1, 1, 0),
+        Some("alone") => (How::Loans(1), 1, 2, 0),
+        Some("beside") => (How::Loans(2), 2, 2, 0),
+        Some("rung-alone") => (How::Loans(1), 1, 2, WATCH_SEATS),
+        Some("rung-beside") => (How::Loans(2), 2, 2, WATCH_SEATS),
+        Some("poll") => (How::Poll, 1, 1, 0),
+        Some("turns") => (How::Poll, 1, 1, TURNS - 1),
+        Some(other) => panic!("{other}: loan, alone, beside, rung-alone, rung-beside, poll or turns"),
     };
+    let rung = beside == WATCH_SEATS;
     let mut world = World::for_workers(1, workers);
     let mut connections = Vec::new();
     for n in 0..workers {
@@ -106,7 +123,7 @@ fn main() {
         world = back;
         // The guests' pages go to the workers in turn: of each connection another end sends.
         let (mut from, mut to) = if n % 2 == 0 { (a, b) } else { (b, a) };
-        let others = (0..if rung { WATCH_SEATS } else { 0 }).map(|_| {
+        let others = (0..beside).map(|_| {
             // The first ones to be busy are those that will be watched.
             world.run();
             let (mine, _) = Pair::reconnect(&mut world, &mut from, &mut to, QpShape::default());
@@ -114,6 +131,9 @@ fn main() {
         });
         let others = others.collect();
         connections.push(Connection { from, to, others });
+    }
+    if beside == TURNS - 1 {
+        return in_turn(&mut world, &mut connections[0], batches);
     }
     settle(&mut world, &mut connections);
     for connection in &connections {

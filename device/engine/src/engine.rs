@@ -13,7 +13,7 @@ use crate::limits;
 use crate::loan::{self, Loan, Wanted};
 use crate::packet::outbox::{Outbox, Packet};
 use crate::packet::{answers, receive, sender};
-use crate::qp::express::Run;
+use crate::qp::express::{Known, Run};
 use crate::qp::requester::{self, Turn};
 use crate::qp::{datagram, raw, unreliable, xrc, Pool, Qp};
 use crate::ram;
@@ -90,6 +90,7 @@ macro_rules! cx {
             fabric: &mut $engine.fabric,
             pool: &mut $engine.pool,
             outbox: &mut $engine.outbox,
+            known: Known::default(),
         }
     };
 }
@@ -140,7 +141,7 @@ impl Engine {
         env: &'a E,
         (at, qp): (QpRef, &Qp),
         (peer_at, peer): (QpRef, &Qp),
-    ) -> Option<Run<'a, E::Ram>> {
+    ) -> Option<Run<'a, 'a, E::Ram>> {
         Some(Run::new(
             env,
             self.hcas.get(at.hca)?,
@@ -411,6 +412,7 @@ impl Engine {
         let mut cx = cx!(self, now, env);
         self.watch.look(&mut self.hcas, cx.schedule, env);
         // Those that are active now, once each: whoever wants another turn comes behind them.
+        let (mut turns, mut told) = (0, budget.bytes);
         for _ in 0..cx.schedule.active_len() {
             let Some(at) = cx.schedule.pop() else {
                 break;
@@ -421,6 +423,9 @@ impl Engine {
             };
             qp.active = false;
             let before = qp.req.consumer;
+            if qp.kind != QpType::RC || qp.wire.is_some() {
+                cx.known.forget();
+            }
             let turn = match qp.kind {
                 QpType::UD | QpType::GSI => datagram::turn(&mut self.hcas, &mut cx, at, &mut budget),
                 QpType::UC => unreliable::turn(&mut self.hcas, &mut cx, at, &mut budget),
@@ -435,9 +440,7 @@ impl Engine {
                 },
                 _ => requester::turn(&mut self.hcas, &mut cx, at, &mut budget),
             };
-            let mut peer = None;
             if let Some(qp) = self.hcas.qp_mut(at) {
-                peer = qp.req.link.peer;
                 let worked = qp.req.consumer != before;
                 let emptied = turn == Turn::Idle && watch::is_ready(qp);
                 if turn == Turn::More {
@@ -449,15 +452,16 @@ impl Engine {
                     self.regulars.note(&mut self.hcas, at);
                 }
             }
-            for id in [Some(at.hca), peer.filter(|&id| id != at.hca)].into_iter().flatten() {
-                if let Some(hca) = self.hcas.get_mut(id) {
-                    hca.notify(&mut cx);
-                }
+            turns += 1;
+            if turns == limits::NOTIFY_TURNS || told - budget.bytes >= limits::NOTIFY_BYTES {
+                (turns, told) = (0, budget.bytes);
+                self.hcas.iter_mut().for_each(|hca| hca.notify(&mut cx));
             }
             if budget.is_spent() {
                 break;
             }
         }
+        self.hcas.iter_mut().for_each(|hca| hca.notify(&mut cx));
         Progress {
             did_work,
             next_deadline: self.schedule.next_deadline(),

@@ -14,6 +14,7 @@ use crate::incident::Incidents;
 use crate::limits;
 use crate::mr::MrTable;
 use crate::packet::outbox::Outbox;
+use crate::qp::express::Known;
 use crate::qp::xrc::Xrcd;
 use crate::qp::{Pool, Qp, Wait};
 use crate::ram::Unreachable;
@@ -38,6 +39,8 @@ pub(crate) struct Cx<'a, E: Env> {
     pub(crate) fabric: &'a mut Fabric,
     pub(crate) pool: &'a mut Pool,
     pub(crate) outbox: &'a mut Outbox,
+    /// What is known of memory between two runs of ordinary messages.
+    pub(crate) known: Known<'a>,
 }
 
 /// The MSI-X vector of the admin queue.

@@ -50,6 +50,12 @@ pub(crate) const EXTENTS: usize = 1 << 24;
 pub(crate) const SLICE: u64 = 256 << 10;
 /// Messages that one turn of a queue pair executes at most.
 pub(crate) const TURN: u32 = 32;
+
+/// Turns of queue pairs, and bytes moved in them, after which whoever has armed a completion queue is told. The look at what is
+/// armed follows a fence, which waits for all that was written before: after every turn, that took as long as a message.
+pub(crate) const NOTIFY_TURNS: u32 = 16;
+/// See [`NOTIFY_TURNS`]: a few microseconds of copying.
+pub(crate) const NOTIFY_BYTES: u64 = 64 << 10;
 /// Largest buffer of a DUMP: its page list is read in one go.
 pub(crate) const DUMP_SIZE: u64 = 256 << 20;
 /// Commands that one HCA executes in a poll at most; a step of a registration counts as

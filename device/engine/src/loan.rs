@@ -121,7 +121,7 @@ impl Loan {
             pairs, objects, news, ..
         } = self;
         let (pairs, members) = pairs.split_at_mut(self.watched);
-        let mut runs: [Option<Run<'_, E::Ram>>; SEATS] = core::array::from_fn(|_| None);
+        let mut runs: [Option<Run<'_, '_, E::Ram>>; SEATS] = core::array::from_fn(|_| None);
         for (slot, pair) in runs.iter_mut().zip(&*pairs) {
             let [own, peer] = [pair.qp, pair.peer].map(|i| &*objects.qps[i].1);
             *slot = engine.run_between(env, (pair.at, own), (pair.peer_at, peer));
@@ -313,7 +313,7 @@ impl Pair {
     #[inline(never)]
     fn member_turn<E: Env>(
         &mut self,
-        run: &mut Run<'_, E::Ram>,
+        run: &mut Run<'_, '_, E::Ram>,
         env: &E,
         objects: &mut Objects,
         news: &mut Vec<(CqRef, Result<Notify, Unreachable>)>,
@@ -326,7 +326,7 @@ impl Pair {
     #[inline(always)]
     fn turn<E: Env>(
         &mut self,
-        run: &mut Run<'_, E::Ram>,
+        run: &mut Run<'_, '_, E::Ram>,
         env: &E,
         objects: &mut Objects,
         news: &mut Vec<(CqRef, Result<Notify, Unreachable>)>,

@@ -204,7 +204,7 @@ impl Watch {
         match self.seats.iter().position(|seat| seat.at == at) {
             // It has work and does nothing: it would be looked at for ever.
             Some(i) if !(emptied && worked) => self.vacate(i, hcas, schedule, env),
-            None if emptied && worked => self.seat(hcas, env, at),
+            None if emptied && worked && self.seats.len() < SEATS * self.asleep.len() => self.seat(hcas, env, at),
             _ => {}
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a small message costs, in instructions (P8): the device's by `device/engine/examples/messages.rs`, the driver's by
+//! What a small message costs, in instructions (P8; P5 where each is on another queue pair): the device's by `device/engine/examples/messages.rs`, the driver's by
 //! `uapi-driver/driver/examples/messages.rs`; and what a second worker of the device changes in that (P3), by the same count and,
 //! in time, by `device/engine/examples/workers.rs`.
 
@@ -20,12 +20,14 @@ const DRIVER_TARGET: f64 = 100.0;
 const DEVICE_CEILING: f64 = 250.0;
 const RUNG_CEILING: f64 = 280.0;
 const DRIVER_CEILING: f64 = 100.0;
+const TURNS_CEILING: f64 = 1500.0;
 
 /// How much more a message may cost a worker for there being another one: the noise of the count.
 const BESIDE: f64 = 1.02;
 
 /// The tests of it.
 pub(super) const RUNG_TEST: &str = "p08_a_small_write_that_is_rung_for_takes_no_more_of_the_devices_instructions";
+pub(super) const TURNS_TEST: &str = "p05_a_small_write_on_each_queue_pair_in_turn_takes_no_more_instructions";
 pub(super) const BESIDE_TEST: &str = "p03_a_second_worker_costs_a_message_no_instruction";
 pub(super) const DEVICE_TEST: &str = "p08_a_small_write_takes_no_more_of_the_devices_instructions";
 pub(super) const DRIVER_TEST: &str = "p08_a_small_write_takes_no_more_of_the_drivers_instructions";
@@ -113,7 +115,7 @@ fn driver(stage: &Stage) -> Result<f64> {
 
 /// The benchmark's rows.
 pub(super) fn rows(stage: &Stage) -> Result<Vec<Row>> {
-    let (watched, rung) = (device(stage, "loan")?, device(stage, "poll")?);
+    let (watched, rung, turns) = (device(stage, "loan")?, device(stage, "poll")?, device(stage, "turns")?);
     let [(idle, busy), (rung_idle, rung_busy)] = beside(stage)?;
     let driver = driver(stage)?;
     let (alone, at_once) = contention(stage)?;
@@ -141,6 +143,12 @@ pub(super) fn rows(stage: &Stage) -> Result<Vec<Row>> {
             "us",
         )
         .beside(alone / 1e3),
+        Row::plain(
+            "P5",
+            "WRITE 8 B on each queue pair in turn, device",
+            turns,
+            "instructions",
+        ),
         Row::at_most(
             "P8",
             "WRITE 8 B in batches of 32, device, queue watched",
@@ -182,6 +190,11 @@ pub(super) fn device_test(stage: &Stage) -> Result<()> {
 /// The test of the device's, when it is rung for.
 pub(super) fn rung_test(stage: &Stage) -> Result<()> {
     within(device(stage, "poll")?, RUNG_CEILING)
+}
+
+/// The test of the device's, when each message is on another queue pair than the one before.
+pub(super) fn turns_test(stage: &Stage) -> Result<()> {
+    within(device(stage, "turns")?, TURNS_CEILING)
 }
 
 /// The test that a worker does for a message what it does without another one, and so writes nothing for its sake.

@@ -194,11 +194,12 @@ pub fn run(
 /// A test of figures that repeat: instructions counted.
 type Test = (&'static str, fn(&Stage) -> Result<()>);
 
-const TESTS: [Test; 6] = [
+const TESTS: [Test; 7] = [
     (dispatch::TEST, dispatch::test),
     (completions::TEST, completions::test),
     (messages::DEVICE_TEST, messages::device_test),
     (messages::RUNG_TEST, messages::rung_test),
+    (messages::TURNS_TEST, messages::turns_test),
     (messages::BESIDE_TEST, messages::beside_test),
     (messages::DRIVER_TEST, messages::driver_test),
 ];

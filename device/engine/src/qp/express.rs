@@ -14,7 +14,7 @@ use crate::counter_set::Tally;
 use crate::counters::Counter;
 use crate::cq::{Cq, CqFault};
 use crate::engine::Hcas;
-use crate::env::{Dma, Env, GuestRam};
+use crate::env::{Dma, Env, GuestRam, HcaId};
 use crate::hca::{Cx, Hca, Side};
 use crate::limits::SLICE;
 use crate::mr::{MrTable, LOCAL, NO_KEY};
@@ -50,20 +50,28 @@ pub(crate) enum End {
 /// Executes the ordinary messages at the head of the queue pair's send queue, at most `left` of them.
 #[inline]
 pub(crate) fn run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, left: &mut u32, budget: &mut Budget) -> End {
-    let Some(peer) = begins(hcas, cx, at) else {
-        return End::Other;
-    };
-    let Some(mut lent) = Lent::take(hcas, cx.env, at, peer) else {
-        return End::Other;
-    };
-    let (Some(here), Some(there)) = (hcas.get(at.hca), hcas.get(peer.hca)) else {
-        return End::Other;
-    };
+    let end = try_run(hcas, cx, at, left, budget).unwrap_or(End::Other);
+    if end == End::Other {
+        // Something else has its turn now.
+        cx.known.forget();
+    }
+    end
+}
+
+/// `None`: none of its messages can be ordinary now.
+#[inline(always)]
+fn try_run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, left: &mut u32, budget: &mut Budget) -> Option<End> {
+    let peer = begins(hcas, cx, at)?;
+    let mut lent = Lent::take(hcas, cx.env, at, peer)?;
+    let (here, there) = (hcas.get(at.hca)?, hcas.get(peer.hca)?);
     let mut run = Run::new(cx.env, here, there, &lent.qp, &lent.peer);
+    run.source.begin_with(at.hca, cx.known.source);
+    run.remote.begin_with(peer.hca, cx.known.remote);
     let end = run.messages(&mut lent.parts(), cx.now, left, budget);
+    (cx.known.source, cx.known.remote) = (run.source.seen(at.hca), run.remote.seen(peer.hca));
     let done = run.done;
     lent.give_back(hcas, cx, at, peer, &done);
-    end
+    Some(end)
 }
 
 /// The peer, if the queue pair can begin an ordinary message at all.
@@ -278,40 +286,92 @@ impl Completed {
     }
 }
 
-/// One side's memory as its keys show it: the last region that a key named, and where in this process that is.
-struct View<'a, R> {
-    mrs: &'a MrTable,
-    ram: &'a R,
-    pdn: Pdn,
-    rights: u32,
-    dma: Dma,
+/// A stretch of a region, and where in this process it is.
+#[derive(Clone, Copy)]
+struct Found<'a> {
     key: Key,
     /// The address, in the region's own address space, of the first byte of `memory`.
     start: u64,
     memory: VolatileSlice<'a>,
 }
 
-impl<'a, R: GuestRam> View<'a, R> {
+impl Found<'_> {
+    fn nothing() -> Self {
+        Self {
+            key: NO_KEY,
+            start: 0,
+            memory: nothing(),
+        }
+    }
+}
+
+/// What the keys of one protection domain of an HCA showed last, for one set of rights.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    of: (HcaId, Pdn),
+    found: Found<'a>,
+}
+
+/// The memory that the last run's keys led to, for the next one: many queue pairs with a message each, one after the other, may
+/// well name the same. It is as good as the regions and the mappings are unchanged, so that it is forgotten whenever anything
+/// but a run gets its turn.
+#[derive(Default)]
+pub(crate) struct Known<'a> {
+    source: Option<Seen<'a>>,
+    remote: Option<Seen<'a>>,
+}
+
+impl Known<'_> {
+    /// Regions may be others from here on.
     #[inline]
-    fn new(mrs: &'a MrTable, ram: &'a R, pdn: Pdn, rights: u32, dma: Dma) -> Self {
+    pub(crate) fn forget(&mut self) {
+        (self.source, self.remote) = (None, None);
+    }
+}
+
+/// One side's memory as its keys show it: the last region that a key named, and where in this process that is.
+struct View<'m, 'a, R> {
+    mrs: &'m MrTable,
+    ram: &'a R,
+    pdn: Pdn,
+    rights: u32,
+    dma: Dma,
+    found: Found<'a>,
+}
+
+impl<'m, 'a, R: GuestRam> View<'m, 'a, R> {
+    #[inline]
+    fn new(mrs: &'m MrTable, ram: &'a R, pdn: Pdn, rights: u32, dma: Dma) -> Self {
         Self {
             mrs,
             ram,
             pdn,
             rights,
             dma,
-            key: NO_KEY,
-            start: 0,
-            memory: nothing(),
+            found: Found::nothing(),
         }
     }
 
-    /// Where in [`View::memory`] the `len` bytes at `addr` of the region with this key are, checked, if they are in one piece.
+    /// Begins with what a view of the same rights has seen, if it was of the same domain.
+    #[inline]
+    fn begin_with(&mut self, hca: HcaId, seen: Option<Seen<'a>>) {
+        if let Some(seen) = seen.filter(|seen| seen.of == (hca, self.pdn)) {
+            self.found = seen.found;
+        }
+    }
+
+    #[inline]
+    fn seen(&self, hca: HcaId) -> Option<Seen<'a>> {
+        let of = (hca, self.pdn);
+        (self.found.key != NO_KEY).then_some(Seen { of, found: self.found })
+    }
+
+    /// Where in what was [`View::found`] the `len` bytes at `addr` of the region with this key are, checked, if they are in one piece.
     #[inline(always)]
     fn find(&mut self, key: Key, addr: u64, len: usize) -> Option<usize> {
         // Below the first byte the subtraction wraps to something beyond any length.
-        let at = addr.wrapping_sub(self.start) as usize;
-        if key == self.key && at.checked_add(len).is_some_and(|end| end <= self.memory.len()) {
+        let at = addr.wrapping_sub(self.found.start) as usize;
+        if key == self.found.key && at.checked_add(len).is_some_and(|end| end <= self.found.memory.len()) {
             return Some(at);
         }
         self.look_up(key, addr, len)
@@ -321,11 +381,11 @@ impl<'a, R: GuestRam> View<'a, R> {
     fn look_up(&mut self, key: Key, addr: u64, len: usize) -> Option<usize> {
         let range = self.mrs.check(key, self.pdn, addr, len as u64, self.rights).ok()?;
         let (start, dma, run) = range.stretch()?;
-        self.memory = self.ram.slice(dma, usize::try_from(run).ok()?, self.dma)?;
-        (self.key, self.start) = (key, start);
+        self.found.memory = self.ram.slice(dma, usize::try_from(run).ok()?, self.dma)?;
+        (self.found.key, self.found.start) = (key, start);
         let at = addr.wrapping_sub(start) as usize;
         at.checked_add(len)
-            .is_some_and(|end| end <= self.memory.len())
+            .is_some_and(|end| end <= self.found.memory.len())
             .then_some(at)
     }
 }
@@ -388,24 +448,24 @@ enum Posted {
 
 /// A run of messages from one queue pair to its peer. What it looks up it knows until it ends; the memory that `env` shows and
 /// the regions stay what they are for so long.
-pub(crate) struct Run<'a, R> {
+pub(crate) struct Run<'m, 'a, R> {
     now: Time,
     own_ram: &'a R,
     peer_ram: &'a R,
-    source: View<'a, R>,
+    source: View<'m, 'a, R>,
     /// What the peer's receives name.
-    receive: View<'a, R>,
+    receive: View<'m, 'a, R>,
     /// What the peer lends by R_Keys.
-    remote: View<'a, R>,
+    remote: View<'m, 'a, R>,
     sends: Entries<'a>,
     receives: Entries<'a>,
     mtu: u32,
     pub(crate) done: Done,
 }
 
-impl<'a, R: GuestRam> Run<'a, R> {
+impl<'m, 'a, R: GuestRam> Run<'m, 'a, R> {
     #[inline]
-    pub(crate) fn new<E: Env<Ram = R>>(env: &'a E, here: &'a Hca, there: &'a Hca, qp: &Qp, peer: &Qp) -> Self {
+    pub(crate) fn new<E: Env<Ram = R>>(env: &'a E, here: &'m Hca, there: &'m Hca, qp: &Qp, peer: &Qp) -> Self {
         let (own_ram, peer_ram) = (env.ram(here.id), env.ram(there.id));
         let pdn = peer.pdn;
         Self {
@@ -534,7 +594,7 @@ impl<'a, R: GuestRam> Run<'a, R> {
             Some(at) => (&self.sends.memory, at),
             None => {
                 let at = self.source.find(send.sge.lkey, send.sge.addr, send.len)?;
-                (&self.source.memory, at)
+                (&self.source.found.memory, at)
             }
         };
         memory.subslice(at, send.len).ok()
@@ -547,7 +607,7 @@ impl<'a, R: GuestRam> Run<'a, R> {
         }
         let from = self.data(send)?;
         let at = self.remote.find(send.header.rkey, send.header.remote_addr, send.len)?;
-        let to = self.remote.memory.subslice(at, send.len).ok()?;
+        let to = self.remote.found.memory.subslice(at, send.len).ok()?;
         sg::copy_whole(&from, &to);
         Some(Ok(()))
     }
@@ -564,7 +624,7 @@ impl<'a, R: GuestRam> Run<'a, R> {
         }
         // The whole element, as it was posted, as in `sg::check`.
         let at = self.receive.find(sge.lkey, sge.addr, sge.len as usize)?;
-        let to = self.receive.memory.subslice(at, send.len).ok()?;
+        let to = self.receive.found.memory.subslice(at, send.len).ok()?;
         sg::copy_whole(&from, &to);
         peer.resp.consumer = peer.resp.consumer.wrapping_add(1);
         let (mut flags, imm) = match SendOpcode(send.header.opcode) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! H5 and H6: regions that work requests register and invalidate.
 
-use verbena_engine::testing::{Failed, Mr, Pair, SendWr};
+use verbena_engine::testing::{End, Failed, Mr, Pair, Qp, QpShape, SendWr, World};
 use verbena_hw::admin::{Opcode as Admin, Status as AdminStatus};
 use verbena_hw::cmd::{CreateMrReq, CreateMwReq, CreateMwRsp, QueryDeviceRsp, QueryMrRsp, QueryMwRsp, MR_DMA, MR_FAST};
 use verbena_hw::cqe::{flags, vendor, Opcode, Status};
@@ -123,6 +123,43 @@ fn h06_a_work_request_gives_a_region_its_memory() {
         Status::REM_ACCESS_ERR,
         "beyond its end"
     );
+}
+
+/// Two queue pairs of one guest, connected with each other.
+fn looped(w: &mut World, end: &mut End) -> [Qp; 2] {
+    let mut qps = [(); 2].map(|()| {
+        let req = end.guest.qp_request(w, &end.cq, &end.cq, QpShape::default());
+        end.guest.create_qp(w, &req).expect("a queue pair")
+    });
+    let gid = end.guest.gid();
+    for i in 0..2 {
+        let to = qps[1 - i].qpn;
+        core::mem::swap(&mut end.qp, &mut qps[i]);
+        end.connect(w, (gid, to), (1, 1), |_| {});
+        core::mem::swap(&mut end.qp, &mut qps[i]);
+    }
+    qps
+}
+
+#[test]
+fn h06_an_invalidation_between_two_turns_counts_for_the_second() {
+    let mut t = Fast::new();
+    let key = t.next_key();
+    t.register(key);
+    let (w, end) = (&mut t.pair.world, &mut t.pair.b);
+    let [mut first, mut owner] = looped(w, end);
+    let [mut second, _peer] = looped(w, end);
+    // All have a message when the device looks, and get their turns in the order of their slots.
+    first.post(w, SendWr::write(1, &[], AT, key).inline(b"1"));
+    owner.post(w, SendWr::local_invalidate(2, key));
+    second.post(w, SendWr::write(3, &[], AT, key).inline(b"3"));
+    w.run();
+    let ended: Vec<_> = std::iter::from_fn(|| end.cq.poll(w))
+        .map(|cqe| (cqe.wr_id, Status(cqe.status)))
+        .collect();
+    let (good, refused) = (Status::SUCCESS, Status::REM_ACCESS_ERR);
+    assert_eq!(ended[..3], [(1, good), (2, good), (3, refused)]);
+    assert_eq!(t.bytes(5000, 1), b"1");
 }
 
 #[test]
