@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory files: each is mapped once in this process, whoever shares it and however often.
 
+use super::advice;
 use super::fault::Watch;
 use rustix::fs::{fcntl_getfl, fstat, fstatfs, FileType, OFlags};
 use std::collections::HashMap;
@@ -151,6 +152,7 @@ impl FileMaps {
             protection,
             libc::MAP_SHARED | libc::MAP_NORESERVE,
         )?;
+        advice::prefer_huge_pages(&memory);
         let watch = Watch::new(memory.as_ptr() as usize, memory.size()).ok_or_else(|| {
             // As many files as a server with hundreds of guests has.
             io::Error::from_raw_os_error(libc::ENOSPC)

@@ -10,6 +10,8 @@
 //! Memory that is shared with another process can vanish: its owner truncates the file, and the next access raises
 //! SIGBUS. [`fault`] turns that into zeros and the end of that client's connection.
 
+#[expect(unsafe_code, reason = "madvise takes an address")]
+mod advice;
 #[expect(unsafe_code, reason = "a signal handler, and the mmap in it")]
 pub mod fault;
 pub mod file;

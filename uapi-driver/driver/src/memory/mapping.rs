@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// A stretch of mapped memory that others (the device, the kernel) may change at any time.
 ///
@@ -49,7 +49,7 @@ impl Mapping {
         };
         let mapping = Self::own(base, len);
         // SAFETY: the advice changes what a child sees after a fork, nothing in this process.
-        unsafe { rustix::mm::madvise(base, len, rustix::mm::Advice::LinuxDontFork)? };
+        unsafe { rustix::mm::madvise(base, len, Advice::LinuxDontFork)? };
         Ok(mapping)
     }
 
@@ -67,6 +67,16 @@ impl Mapping {
             )?
         };
         Ok(Self::own(base, len))
+    }
+
+    /// Asks for pages of 2 MiB behind it where the system has them for such memory (shmem_enabled is `advise` or more): a
+    /// translation then covers as much. A system that has none changes nothing.
+    pub(crate) fn prefer_huge_pages(&self) {
+        // SAFETY: the advice changes the size of pages, not what is in them.
+        let advised = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
+        if let Err(error) = advised {
+            log::debug!("no huge pages: {error}");
+        }
     }
 
     fn own(base: *mut std::ffi::c_void, len: usize) -> Self {

@@ -35,6 +35,8 @@ impl GuestMemory {
     pub(super) fn new() -> rustix::io::Result<Arc<Self>> {
         let file = memory_file("verbena-guest-memory", SIZE)?;
         let mapping = Mapping::shared(&file, 0, SIZE as usize)?;
+        // As a VMM does for a guest's memory.
+        mapping.prefer_huge_pages();
         let pages = u32::try_from(SIZE / PAGE).expect("the file has fewer than 2^32 pages");
         Ok(Arc::new(Self {
             file,
