@@ -321,6 +321,9 @@ pub struct QpDump {
     pub waits: &'static str,
     /// Until when, in nanoseconds of the device's clock.
     pub deadline_ns: Option<u64>,
+    /// Rate limit of the send queue in kbit/s, and until when that holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<(u32, Option<u64>)>,
     /// Transport retries that are left for the message in flight.
     pub retries_left: u8,
     /// RNR retries that are left for the message in flight.
@@ -459,6 +462,10 @@ impl QpDump {
                 Wait::Rescan => "late receives",
             },
             deadline_ns: qp.deadline.map(Time::as_nanos),
+            rate_limit: qp
+                .pace
+                .as_ref()
+                .map(|pace| (qp.attrs.rate_limit, pace.timer.map(Time::as_nanos))),
             retries_left: qp.req.retries_left,
             rnr_left: qp.req.rnr_left,
             in_flight: qp.req.current.as_ref().map(|m| (m.offset, m.len)),

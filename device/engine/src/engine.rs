@@ -15,12 +15,12 @@ use crate::packet::outbox::{Outbox, Packet};
 use crate::packet::{answers, receive, sender};
 use crate::qp::express::{Known, Run};
 use crate::qp::requester::{self, Turn};
-use crate::qp::{datagram, raw, unreliable, xrc, Pool, Qp};
+use crate::qp::{datagram, pace, raw, unreliable, xrc, Pool, Qp};
 use crate::ram;
 use crate::regs::Effect;
 use crate::regulars::Regulars;
 use crate::rng::Rng;
-use crate::schedule::{QpRef, Schedule};
+use crate::schedule::{QpRef, Schedule, Timer};
 use crate::time::Time;
 use crate::watch::{self, Watch};
 use crate::{AddHcaError, Budget, Dma, EngineConfig, HcaConfig, Progress};
@@ -381,8 +381,12 @@ impl Engine {
         if did_work {
             answers::pay(&mut self.hcas, &mut cx);
         }
-        while let Some(at) = cx.schedule.expired(now) {
+        while let Some((at, timer)) = cx.schedule.expired(now) {
             did_work = true;
+            if timer == Timer::Pace {
+                pace::release(&mut self.hcas, cx.schedule, at);
+                continue;
+            }
             if let Some(hca) = self.hcas.get_mut(at.hca) {
                 requester::expired(hca, &mut cx, at);
                 hca.notify(&mut cx);

@@ -16,11 +16,20 @@ pub(crate) struct QpRef {
     pub(crate) qpn: Qpn,
 }
 
+/// What a queue pair waits for a time for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// [`Wait`].
+    Wait,
+    /// Its rate limit, beside whatever else.
+    Pace,
+}
+
 /// The queue pairs that wait for a turn, and those that wait for a time.
 #[derive(Debug, Default)]
 pub(crate) struct Schedule {
     active: VecDeque<QpRef>,
-    timers: BTreeSet<(Time, QpRef)>,
+    timers: BTreeSet<(Time, QpRef, Timer)>,
     /// Completion queues, by number, that hold an event back.
     cq_timers: BTreeSet<(Time, HcaId, u32)>,
 }
@@ -54,7 +63,7 @@ impl Schedule {
         qp.wait = why;
         qp.deadline = at;
         if let Some(at) = at {
-            self.timers.insert((at, QpRef { hca, qpn: qp.qpn }));
+            self.timers.insert((at, QpRef { hca, qpn: qp.qpn }, Timer::Wait));
         }
     }
 
@@ -62,17 +71,32 @@ impl Schedule {
     pub(crate) fn disarm(&mut self, hca: HcaId, qp: &mut Qp) {
         qp.wait = Wait::Nothing;
         if let Some(at) = qp.deadline.take() {
-            self.timers.remove(&(at, QpRef { hca, qpn: qp.qpn }));
+            self.timers.remove(&(at, QpRef { hca, qpn: qp.qpn }, Timer::Wait));
         }
     }
 
     /// A queue pair whose time has come.
-    pub(crate) fn expired(&mut self, now: Time) -> Option<QpRef> {
-        let &(at, _) = self.timers.first()?;
+    pub(crate) fn expired(&mut self, now: Time) -> Option<(QpRef, Timer)> {
+        let &(at, ..) = self.timers.first()?;
         if at > now {
             return None;
         }
-        self.timers.pop_first().map(|(_, qp)| qp)
+        self.timers.pop_first().map(|(_, qp, timer)| (qp, timer))
+    }
+
+    /// Gives the queue pair a turn at `at`, for its rate limit's sake; `timer` is its own.
+    pub(crate) fn pace(&mut self, qp: QpRef, timer: &mut Option<Time>, at: Time) {
+        if let Some(before) = timer.replace(at) {
+            self.timers.remove(&(before, qp, Timer::Pace));
+        }
+        self.timers.insert((at, qp, Timer::Pace));
+    }
+
+    /// Ends that, if there is one.
+    pub(crate) fn unpace(&mut self, hca: HcaId, qp: &mut Qp) {
+        if let Some(at) = qp.pace.as_mut().and_then(|pace| pace.timer.take()) {
+            self.timers.remove(&(at, QpRef { hca, qpn: qp.qpn }, Timer::Pace));
+        }
     }
 
     /// Makes a completion queue's event wait until `at`.
@@ -100,7 +124,7 @@ impl Schedule {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        let queue_pairs = self.timers.first().map(|&(at, _)| at);
+        let queue_pairs = self.timers.first().map(|&(at, ..)| at);
         let events = self.cq_timers.first().map(|&(at, _, _)| at);
         match (queue_pairs, events) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -111,7 +135,7 @@ impl Schedule {
     /// Forgets every queue pair of an HCA.
     pub(crate) fn forget(&mut self, hca: HcaId) {
         self.active.retain(|qp| qp.hca != hca);
-        self.timers.retain(|(_, qp)| qp.hca != hca);
+        self.timers.retain(|(_, qp, _)| qp.hca != hca);
         self.cq_timers.retain(|(_, id, _)| *id != hca);
     }
 }

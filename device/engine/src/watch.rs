@@ -283,8 +283,12 @@ fn publish<E: Env>(hcas: &mut Hcas, env: &E, hca: HcaId, page: u32, lane: usize,
     }
 }
 
-/// Whether a queue pair's send queue can be watched: it takes whatever comes next, and nothing before that is unfinished.
+/// Whether a queue pair's send queue can be watched: it takes whatever comes next, at once, and nothing before that is unfinished.
 #[inline]
 pub(crate) fn is_ready(qp: &Qp) -> bool {
-    qp.state == QpState::RTS && qp.wait == Wait::Nothing && qp.req.current.is_none() && qp.wire.is_none()
+    qp.state == QpState::RTS
+        && qp.wait == Wait::Nothing
+        && qp.req.current.is_none()
+        && qp.wire.is_none()
+        && qp.pace.is_none()
 }

@@ -146,6 +146,8 @@ pub mod attr {
     pub const CAP: u32 = 1 << 19;
     /// `dest_qpn`.
     pub const DEST_QPN: u32 = 1 << 20;
+    /// `rate_limit`, and with it `max_burst` and `typical_packet`.
+    pub const RATE_LIMIT: u32 = 1 << 25;
 }
 
 /// An address vector: the path to a destination. 48 bytes. The same in QP attributes and in UD work requests.
@@ -217,14 +219,27 @@ pub struct QpAttrs {
     pub sq_psn: Psn,
     /// First PSN that this side expects.
     pub rq_psn: Psn,
+    /// The send queue's rate limit in kbit/s, between [`RATE_LIMIT_MIN`] and [`RATE_LIMIT_MAX`]; 0: none.
+    pub rate_limit: u32,
+    /// Bytes that a limited send queue may send at once after a rest; 0: sixteen typical packets.
+    pub max_burst: u32,
+    /// Bytes of data of a limited send queue's packets, as a rule: it waits until a burst has so much room. 0: the port's MTU.
+    pub typical_packet: u16,
     /// Zero.
-    pub reserved: [u32; 6],
+    pub reserved1: u16,
+    /// Zero.
+    pub reserved: [u32; 3],
     /// The path.
     pub path: Path,
     /// Zero.
     pub reserved2: u64,
 }
-assert_layout!(QpAttrs, 112, state @ 0, pkey_index @ 10, access @ 12, dest_qpn @ 20, sq_psn @ 24, rq_psn @ 28, path @ 56);
+assert_layout!(QpAttrs, 112, state @ 0, pkey_index @ 10, access @ 12, dest_qpn @ 20, sq_psn @ 24, rq_psn @ 28, rate_limit @ 32, path @ 56);
+
+/// Least [`QpAttrs::rate_limit`]: as the least that real HCAs have.
+pub const RATE_LIMIT_MIN: u32 = 1;
+/// Greatest [`QpAttrs::rate_limit`], 100 Gbit/s: a packet without data takes a few nanoseconds then, which is the clock's grain.
+pub const RATE_LIMIT_MAX: u32 = 100_000_000;
 
 /// The attributes of one transition: those it must be given and those it may be given, beside [`attr::STATE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,7 +307,9 @@ fn connected(kind: QpType, from: QpState, to: QpState) -> Option<Transition> {
         QpType::RC | QpType::XRC_TGT => MAX_DEST_RD_ATOMIC | MIN_RNR_TIMER,
         _ => 0,
     };
-    let always = CUR_STATE | ACCESS_FLAGS;
+    // A target sends nothing of its own.
+    let pace = if kind == QpType::XRC_TGT { 0 } else { RATE_LIMIT };
+    let always = CUR_STATE | ACCESS_FLAGS | pace;
     let (required, optional) = match (from, to) {
         (QpState::RESET, QpState::INIT) => (PKEY_INDEX | PORT | ACCESS_FLAGS, 0),
         (QpState::INIT, QpState::INIT) => (0, PKEY_INDEX | PORT | ACCESS_FLAGS),
@@ -314,12 +331,13 @@ fn datagram(kind: QpType, from: QpState, to: QpState) -> Option<Transition> {
     use attr::*;
     // The GSI's port is the only one, and was never a choice.
     let port = if kind == QpType::UD { PORT } else { 0 };
+    let pace = if kind == QpType::UD { RATE_LIMIT } else { 0 };
     let (required, optional) = match (from, to) {
         (QpState::RESET, QpState::INIT) => (PKEY_INDEX | port | QKEY, 0),
         (QpState::INIT, QpState::INIT) => (0, PKEY_INDEX | port | QKEY),
         (QpState::INIT, QpState::RTR) | (QpState::SQD, QpState::SQD) => (0, PKEY_INDEX | QKEY),
-        (QpState::RTR, QpState::RTS) => (SQ_PSN, CUR_STATE | QKEY),
-        (QpState::RTS | QpState::SQD | QpState::SQE, QpState::RTS) => (0, CUR_STATE | QKEY),
+        (QpState::RTR, QpState::RTS) => (SQ_PSN, CUR_STATE | QKEY | pace),
+        (QpState::RTS | QpState::SQD | QpState::SQE, QpState::RTS) => (0, CUR_STATE | QKEY | pace),
         (QpState::RTS, QpState::SQD) => (0, EN_SQD_ASYNC_NOTIFY),
         _ => return None,
     };
@@ -331,7 +349,7 @@ fn raw(from: QpState, to: QpState) -> Option<Transition> {
     let (required, optional) = match (from, to) {
         (QpState::RESET, QpState::INIT) => (PORT, 0),
         (QpState::INIT, QpState::INIT | QpState::RTR) | (QpState::SQD, QpState::SQD) => (0, 0),
-        (QpState::RTR | QpState::RTS | QpState::SQD | QpState::SQE, QpState::RTS) => (0, CUR_STATE),
+        (QpState::RTR | QpState::RTS | QpState::SQD | QpState::SQE, QpState::RTS) => (0, CUR_STATE | RATE_LIMIT),
         (QpState::RTS, QpState::SQD) => (0, EN_SQD_ASYNC_NOTIFY),
         _ => return None,
     };

@@ -86,6 +86,8 @@ fn attributes<P: Platform>(hardware: &Hardware<P>) -> DeviceAttrs {
         max_fast_reg_pages: mr::max_fast_elements(limits),
         max_moderation_count: cqe::MAX_MODERATION,
         max_moderation_period: cqe::MAX_MODERATION,
+        qp_rate_limit_min: limits.rate_limit_min,
+        qp_rate_limit_max: limits.rate_limit_max,
         ..DeviceAttrs::default()
     }
 }

@@ -74,6 +74,7 @@ static KNOWN: &[Known] = &[
     ),
     known(attr::DEST_QPN, offset_of!(QpAttrs, dest_qpn), qp::DEST_QPN),
     known(attr::QKEY, offset_of!(QpAttrs, qkey), qp::QKEY),
+    known(attr::RATE_LIMIT, offset_of!(QpAttrs, rate_limit), qp::RATE_LIMIT),
 ];
 
 /// A failure that names an attribute by its id.
@@ -93,13 +94,7 @@ fn fail_at_bit<P: Platform>(call: &Handling<'_, P>, mask: u32, errno: Errno, rea
 impl Given {
     /// Reads and checks what the message gives; what a value means for the queue pair is the device's to judge.
     pub(crate) fn read<P: Platform>(call: &Handling<'_, P>) -> Outcome<Self> {
-        for unsupported in [
-            qp::ALT_PORT,
-            qp::ALT_PKEY_INDEX,
-            qp::ALT_TIMEOUT,
-            qp::PATH_MIG_STATE,
-            qp::RATE_LIMIT,
-        ] {
+        for unsupported in [qp::ALT_PORT, qp::ALT_PKEY_INDEX, qp::ALT_TIMEOUT, qp::PATH_MIG_STATE] {
             if call.has(unsupported) {
                 return Err(call.fail(unsupported, Errno::EOPNOTSUPP, Reason::UNSUPPORTED));
             }
@@ -142,6 +137,13 @@ impl Given {
         attrs.max_rd_atomic = number!(qp::MAX_RD_ATOMIC, attr::MAX_QP_RD_ATOMIC, u32::from(u8::MAX)) as u8;
         attrs.max_dest_rd_atomic = number!(qp::MAX_DEST_RD_ATOMIC, attr::MAX_DEST_RD_ATOMIC, u32::from(u8::MAX)) as u8;
         attrs.en_sqd_async_notify = number!(qp::SQD_NOTIFY, attr::EN_SQD_ASYNC_NOTIFY, 1) as u8;
+        attrs.rate_limit = number!(qp::RATE_LIMIT, attr::RATE_LIMIT, u32::MAX);
+        // Both say how the limit is kept, and are no attributes of a transition themselves.
+        attrs.max_burst = number!(qp::MAX_BURST, 0, u32::MAX);
+        attrs.typical_packet = number!(qp::TYPICAL_PACKET, 0, u32::from(u16::MAX)) as u16;
+        if mask & attr::RATE_LIMIT == 0 && (call.has(qp::MAX_BURST) || call.has(qp::TYPICAL_PACKET)) {
+            return Err(call.fail(qp::RATE_LIMIT, Errno::EINVAL, Reason::MISSING));
+        }
         let mtu = number!(qp::PATH_MTU, attr::PATH_MTU, 4096);
         if mask & attr::PATH_MTU != 0 {
             attrs.path_mtu = mtu_code(mtu).ok_or_else(|| call.out_of_range(qp::PATH_MTU))?.0;
@@ -295,6 +297,9 @@ pub(crate) fn answer<P: Platform>(call: &mut Handling<'_, P>, attrs: &QpAttrs) -
         (qp::MIN_RNR_TIMER, u32::from(attrs.min_rnr_timer)),
         (qp::MAX_RD_ATOMIC, u32::from(attrs.max_rd_atomic)),
         (qp::MAX_DEST_RD_ATOMIC, u32::from(attrs.max_dest_rd_atomic)),
+        (qp::RATE_LIMIT, attrs.rate_limit),
+        (qp::MAX_BURST, attrs.max_burst),
+        (qp::TYPICAL_PACKET, u32::from(attrs.typical_packet)),
     ];
     for (attr, value) in numbers {
         call.put(attr, &value)?;

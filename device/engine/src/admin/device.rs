@@ -70,6 +70,8 @@ pub(crate) fn query_device(hca: &Hca) -> Reply {
         max_flow: limits::FLOWS,
         max_flow_groups: limits::FLOW_GROUPS as u32,
         max_fast_elements: wqe::MAX_FAST_ELEMENTS,
+        rate_limit_min: verbena_hw::qp::RATE_LIMIT_MIN,
+        rate_limit_max: verbena_hw::qp::RATE_LIMIT_MAX,
         reserved: 0,
     })
 }

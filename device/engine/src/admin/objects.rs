@@ -289,6 +289,7 @@ pub(crate) fn new_qp(req: &CreateQpReq, number: u32, sq: Ring, rq: Option<Ring>)
             xrcdn: req.xrcdn,
             ..Domain::default()
         },
+        pace: None,
     })
 }
 
@@ -392,6 +393,7 @@ pub(crate) fn destroy_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &Handle
     let mut qp = hca.qps.remove(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
     // Its place in the list of active ones finds nothing when its turn comes.
     cx.schedule.disarm(hca.id, &mut qp);
+    cx.schedule.unpace(hca.id, &mut qp);
     hca.counter_sets.moved(qp.counter_set, 0);
     if qp.kind == QpType::XRC_TGT {
         xrcd::release_target(hca, &qp);

@@ -37,6 +37,13 @@ impl Display for QpReport {
                 None => writeln!(f)?,
             }
         }
+        if let Some((rate, until)) = qp.rate_limit {
+            write!(f, "  rate limit {rate} kbit/s")?;
+            match until {
+                Some(at) => writeln!(f, ", sends again in {} us", at.saturating_sub(self.time_ns) / 1_000)?,
+                None => writeln!(f)?,
+            }
+        }
         if qp.arriving {
             writeln!(f, "  a message has arrived in part")?;
         }

@@ -17,7 +17,7 @@ use crate::qp::message::{BadRequest, Message, Operation, Tail};
 use crate::qp::requester::{self, Taken, Turn};
 use crate::qp::sg::{self, Stretches};
 use crate::qp::transport::response_timeout;
-use crate::qp::{flush, Qp, Wait};
+use crate::qp::{flush, pace, Qp, Wait};
 use crate::schedule::QpRef;
 use crate::Budget;
 use std::collections::VecDeque;
@@ -184,6 +184,14 @@ fn step<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Budge
     if !sender.may_send(depth) {
         return false;
     }
+    if qp.pace.is_some()
+        && hca
+            .qps
+            .get_mut(at.qpn.get())
+            .is_some_and(|qp| pace::holds(cx, at.hca, qp))
+    {
+        return false;
+    }
     transmit(hca, cx, at, budget);
     true
 }
@@ -307,6 +315,7 @@ fn transmit<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut B
         let deadline = response_timeout(qp.attrs.timeout).map(|after| cx.now + after);
         cx.schedule.wait(id, qp, Wait::Response, deadline);
     }
+    pace::sent(cx.now, qp, packet.len, 1);
     budget.bytes = budget.bytes.saturating_sub(packet.len);
     if again {
         hca.counters.count(Counter::RetransmittedPkts);
@@ -428,7 +437,9 @@ pub(super) fn data_head(qp: &Qp, message: &Message, index: u32) -> (Bth, Extende
     let opcode = data_opcode(write, first, last, tail);
     let psn = message.psn.add(index);
     let mut bth = Bth::new(opcode, qp.attrs.dest_qpn, psn);
-    if qp.kind != QpType::UC && (last || psn.get() % ACK_EVERY == ACK_EVERY - 1) {
+    // A limited queue may be slower than the peer's acknowledgement of a whole window is awaited.
+    let asks = last || psn.get() % ACK_EVERY == ACK_EVERY - 1 || qp.pace.is_some();
+    if qp.kind != QpType::UC && asks {
         bth.psn = (psn.get() | Bth::ACK_REQUEST).into();
     }
     if last && message.header.flags & send_flags::SOLICITED != 0 {
@@ -524,6 +535,8 @@ pub(super) fn rearm<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef) {
 pub(crate) fn expired<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, at: QpRef, why: Wait) {
     match why {
         Wait::Rnr => begin_again(hca, cx, at),
+        // What a rate limit has not let go again yet cannot have been answered. The time begins when it leaves.
+        Wait::Response if sender(hca, at).is_some_and(|sender| sender.sent == 0) && pace::is_held(hca, at.qpn) => {}
         Wait::Response => {
             hca.counters.count(Counter::AckTimeouts);
             retry(hca, cx, at);

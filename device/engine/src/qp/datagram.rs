@@ -23,7 +23,7 @@ use crate::qp::requester::{self, Turn};
 use crate::qp::responder::{receive_protection, Fault, Refusal};
 use crate::qp::sg::{self, CopyFault, Stretches};
 use crate::qp::transport::Nak;
-use crate::qp::{flush, Arriving, Qp, Wait};
+use crate::qp::{flush, pace, Arriving, Qp, Wait};
 use crate::schedule::QpRef;
 use crate::Budget;
 use verbena_hw::cqe::{self, vendor, Cqe, Status};
@@ -101,6 +101,9 @@ fn sends<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Bu
             _ => return Turn::Idle,
         }
         debug_assert_eq!(qp.wait, Wait::Nothing, "a datagram waits for nothing");
+        if pace::holds(cx, at.hca, qp) {
+            return Turn::Idle;
+        }
         let mut message = cx.pool.message();
         let fetched = message.fetch_datagram(cx.env.ram(at.hca), &qp.sq, qp.req.consumer);
         let mut copies = 0;
@@ -137,6 +140,7 @@ fn send<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Me
     let sent = match check(hcas, cx, at, message, args) {
         Ok(Some(datagram)) => {
             copies = deliver(hcas, cx, at, &datagram);
+            pace::sent_by(hcas, cx.now, at, datagram.len, 1);
             Ok(())
         }
         Ok(None) => Ok(()),

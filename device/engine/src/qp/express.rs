@@ -81,7 +81,8 @@ pub(crate) fn begins<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> 
     let qp = hca.qps.get(at.qpn.get())?;
     let ready = qp.state == QpState::RTS && qp.wait == Wait::Nothing && qp.req.current.is_none() && qp.max_send_sge > 0;
     // XRC's entries are others, and its receives come from elsewhere.
-    if !ready || qp.kind != QpType::RC || hca.regs.is_fatal() {
+    // What has a rate limit may have to wait between two messages.
+    if !ready || qp.kind != QpType::RC || qp.pace.is_some() || hca.regs.is_fatal() {
         return None;
     }
     local::find_peer(hcas, cx, at)

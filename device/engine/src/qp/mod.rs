@@ -15,6 +15,7 @@
 //! | [`raw`] | raw Ethernet: both ends of a frame |
 //! | [`xrc`] | XRC: what a shared receive queue that a message names changes |
 //! | [`flush`] | what happens to outstanding work in ERR |
+//! | [`pace`] | the rate limit of a send queue |
 //! | [`modify`] | the state machine |
 
 pub(crate) mod datagram;
@@ -23,6 +24,7 @@ pub(crate) mod flush;
 pub(crate) mod local;
 pub(crate) mod message;
 pub(crate) mod modify;
+pub(crate) mod pace;
 pub(crate) mod raw;
 pub(crate) mod requester;
 pub(crate) mod responder;
@@ -106,6 +108,8 @@ pub(crate) struct Qp {
     /// The counter set that it is bound to; 0: none.
     pub(crate) counter_set: u32,
     pub(crate) xrc: xrc::Domain,
+    /// The rate limit of its send queue, if it has one.
+    pub(crate) pace: Option<Box<pace::Pace>>,
 }
 
 /// The send queue's side of the transport.
@@ -208,6 +212,7 @@ impl Qp {
         self.req = Requester::default();
         self.resp = Responder::default();
         self.wire = None;
+        self.pace = None;
         self.rescans = 0;
         self.last_wqe = false;
         self.xrc.srqn = Srqn::default();

@@ -7,11 +7,14 @@ use crate::admin::{Failure, Reply};
 use crate::env::Env;
 use crate::hca::{Cx, Hca, MTU, PORT};
 use crate::limits;
+use crate::qp::pace::Pace;
 use core::mem::offset_of;
 use verbena_hw::admin::Status;
 use verbena_hw::cmd::ModifyQpReq;
 use verbena_hw::id::{Psn, Qpn};
-use verbena_hw::qp::{access, attr, transition, way, Path, QpAttrs, QpState, QpType, GSI_QKEY};
+use verbena_hw::qp::{
+    access, attr, transition, way, Path, QpAttrs, QpState, QpType, GSI_QKEY, RATE_LIMIT_MAX, RATE_LIMIT_MIN,
+};
 
 /// Offset of an attribute in the request.
 macro_rules! at {
@@ -72,10 +75,17 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
     };
     if to == QpState::RESET {
         cx.schedule.disarm(id, qp);
+        cx.schedule.unpace(id, qp);
         qp.rewind();
         return Ok(Reply::empty());
     }
     store(&mut qp.attrs, req);
+    if req.mask & attr::RATE_LIMIT != 0 {
+        cx.schedule.unpace(id, qp);
+        qp.pace = Pace::new(&qp.attrs, cx.now);
+        // It may have waited for the old one.
+        cx.schedule.activate(id, qp);
+    }
     // The path may have changed: the fabric is asked again.
     qp.req.link = Default::default();
     let begins = matches!(from, QpState::RESET | QpState::INIT) && matches!(to, QpState::RTR | QpState::RTS);
@@ -104,7 +114,10 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
 
 fn check_values(hca: &Hca, req: &ModifyQpReq) -> Result<(), Failure> {
     let a = &req.attrs;
-    if a.reserved != [0; 6] {
+    if a.reserved1 != 0 {
+        return Err(Failure::reserved(at!(reserved1)));
+    }
+    if a.reserved != [0; 3] {
         return Err(Failure::reserved(at!(reserved)));
     }
     if a.reserved2 != 0 {
@@ -140,6 +153,12 @@ fn check_values(hca: &Hca, req: &ModifyQpReq) -> Result<(), Failure> {
         attr::EN_SQD_ASYNC_NOTIFY,
         a.en_sqd_async_notify < 2,
         at!(en_sqd_async_notify),
+    )?;
+    let limits = RATE_LIMIT_MIN..=RATE_LIMIT_MAX;
+    check(
+        attr::RATE_LIMIT,
+        a.rate_limit == 0 || limits.contains(&a.rate_limit),
+        at!(rate_limit),
     )?;
     check(attr::DEST_QPN, a.dest_qpn.get() <= Qpn::MAX, at!(dest_qpn))?;
     check(attr::SQ_PSN, a.sq_psn.get() <= Psn::MASK, at!(sq_psn))?;
@@ -200,6 +219,9 @@ fn store(attrs: &mut QpAttrs, req: &ModifyQpReq) {
         SQ_PSN => sq_psn,
         MAX_DEST_RD_ATOMIC => max_dest_rd_atomic,
         DEST_QPN => dest_qpn,
+        RATE_LIMIT => rate_limit,
+        RATE_LIMIT => max_burst,
+        RATE_LIMIT => typical_packet,
     }
     // The port is an attribute of its own, though it stands in the path.
     attrs.path.port = if req.mask & attr::PORT != 0 {

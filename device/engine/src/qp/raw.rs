@@ -17,7 +17,7 @@ use crate::qp::message::{BadRequest, Message, Receive, SendLimits, Unsent};
 use crate::qp::requester::{self, Turn};
 use crate::qp::responder::{receive_protection, Refusal};
 use crate::qp::sg::{self, Stretches};
-use crate::qp::{flush, Arriving, Qp};
+use crate::qp::{flush, pace, Arriving, Qp};
 use crate::schedule::QpRef;
 use crate::Budget;
 use verbena_hw::cqe::{self, vendor, Cqe, Status};
@@ -67,6 +67,9 @@ fn sends<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Bu
             QpState::ERR => return flush::turn(hca, cx, at.qpn, budget),
             _ => return Turn::Idle,
         }
+        if pace::holds(cx, at.hca, qp) {
+            return Turn::Idle;
+        }
         let mut message = cx.pool.message();
         match message.fetch(cx.env.ram(at.hca), (&qp.sq, qp.kind), qp.req.consumer) {
             Ok(true) => qp.req.consumer = qp.req.consumer.wrapping_add(1),
@@ -83,6 +86,7 @@ fn sends<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budget: &mut Bu
         let mut copies = 0;
         let sent = load(hca, cx, at.qpn, &mut message, &mut buffer).map(|frame| {
             copies = carry(hcas, cx, at.hca, &frame, &mut to);
+            pace::sent_by(hcas, cx.now, at, message.len, 1);
         });
         complete(hcas, cx, at, &message, sent);
         // Each look at a port's rules counts as well.

@@ -14,7 +14,7 @@ use crate::mw;
 use crate::packet::sender;
 use crate::qp::message::{BadRequest, Message, Operation, SendLimits, Tail, Unsent};
 use crate::qp::transport::{packets, response_timeout, rnr_time, Nak, Outcome, Request};
-use crate::qp::{express, flush, local, Qp, Wait};
+use crate::qp::{express, flush, local, pace, Qp, Wait};
 use crate::schedule::QpRef;
 use crate::Budget;
 use verbena_hw::cqe::{vendor, Cqe, Status};
@@ -80,7 +80,7 @@ pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budge
             QpState::ERR => return flush::turn(hca, cx, at.qpn, budget),
             _ => return Turn::Idle,
         }
-        if qp.wait != Wait::Nothing {
+        if qp.wait != Wait::Nothing || pace::holds(cx, at.hca, qp) {
             return Turn::Idle;
         }
         let (message, next) = match take(hca, cx, at) {
@@ -198,9 +198,14 @@ fn run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Mes
     };
     let (mtu, pdn) = (mtu(qp), qp.pdn);
     let left = message.len - message.offset;
-    let len = left.min(SLICE);
+    let slice = match message.operation {
+        // What comes back is for its sender to pace.
+        Operation::Read => SLICE,
+        _ => qp.slice(cx.now),
+    };
+    let len = left.min(slice);
     let last = len == left;
-    // SLICE is a multiple of every MTU, so the packets before this run are full.
+    // A slice is a multiple of the MTU, so the packets before this run are full.
     let sent = (message.offset / u64::from(mtu)) as u32;
     let request = Request {
         operation: message.operation,
@@ -222,6 +227,10 @@ fn run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, message: &mut Mes
         atomic: message.atomic,
     };
     let outcome = local::deliver(hcas, cx, at, pdn, message, &request);
+    match message.operation {
+        Operation::Read => pace::sent_by(hcas, cx.now, at, 0, 1),
+        _ => pace::sent_by(hcas, cx.now, at, len, request.packets),
+    }
     budget.bytes = budget.bytes.saturating_sub(len);
     let Some(hca) = hcas.get_mut(at.hca) else {
         return Next::Done;

@@ -10,7 +10,7 @@ use crate::counters::Counter;
 use crate::engine::Hcas;
 use crate::env::Env;
 use crate::hca::{Cx, Hca, Side};
-use crate::limits::{SLICE, TURN};
+use crate::limits::TURN;
 use crate::mr::KeyFault;
 use crate::mw::work;
 use crate::packet;
@@ -19,7 +19,7 @@ use crate::qp::requester::{self, Turn};
 use crate::qp::responder::{receive_protection, Fault, Refusal, Target};
 use crate::qp::sg::{self, CopyFault, Stretches};
 use crate::qp::transport::{packets, Nak, Request};
-use crate::qp::{flush, local, Arriving, Responder};
+use crate::qp::{flush, local, pace, Arriving, Responder};
 use crate::schedule::QpRef;
 use crate::Budget;
 use verbena_hw::cqe::{self, vendor, Cqe, Status};
@@ -51,6 +51,9 @@ pub(crate) fn turn<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, budge
             QpState::SQE => return flush::sends(hca, cx, at.qpn, budget),
             QpState::ERR => return flush::turn(hca, cx, at.qpn, budget),
             _ => return Turn::Idle,
+        }
+        if pace::holds(cx, at.hca, qp) {
+            return Turn::Idle;
         }
         let Some((mut message, checked)) = take(hca, cx, at) else {
             return Turn::Idle;
@@ -170,11 +173,11 @@ fn send<E: Env>(
     };
     let (pdn, mtu) = (qp.pdn, mtu(qp.attrs.path_mtu));
     let left = message.len - message.offset;
-    let len = left.min(SLICE);
+    let len = left.min(qp.slice(cx.now));
     let last = len == left;
     let request = Request {
         operation: message.operation,
-        // SLICE is a multiple of every MTU, so the packets before this run are full.
+        // A slice is a multiple of the MTU, so the packets before this run are full.
         psn: message.psn.add((message.offset / u64::from(mtu)) as u32),
         packets: packets(len, mtu),
         mtu,
@@ -200,6 +203,7 @@ fn send<E: Env>(
                 reason: fault.0,
             })?;
     }
+    pace::sent_by(hcas, cx.now, at, len, request.packets);
     let over_packets = hcas.qp_mut(at).is_some_and(|qp| qp.wire.is_some());
     if over_packets {
         packet::unreliable::send(hcas, cx, at, message, &request);

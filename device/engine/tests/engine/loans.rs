@@ -5,6 +5,7 @@ use verbena_engine::testing::{End, Pair, Qp, QpShape, SendWr, World};
 use verbena_hw::cqe::{CqRecord, Status};
 use verbena_hw::doorbell::WATCH_SEATS;
 use verbena_hw::eqe::Event;
+use verbena_hw::qp::{attr, QpAttrs};
 
 /// A WRITE of 8 bytes from one end to the other. The queue may be watched, and if it is not the doorbell is rung.
 fn write(w: &World, from: &mut End, to: &End, id: u64) {
@@ -406,4 +407,36 @@ fn p09_a_page_that_appears_while_its_worker_sleeps_says_so() {
     second.qp.ring_register(&mut w);
     assert_eq!(w.engine.take_stirred(), Some(1));
     assert_eq!(w.engine.take_stirred(), None);
+}
+
+#[test]
+fn h04_a_queue_with_a_rate_limit_stays_at_home() {
+    let (mut w, mut a, b) = busy(World::new(1));
+    let slow = QpAttrs {
+        rate_limit: 1_000_000,
+        ..QpAttrs::default()
+    };
+    a.guest
+        .modify(&mut w, a.qp.qpn, attr::RATE_LIMIT, slow)
+        .expect("a limit");
+    write(&w, &mut a, &b, 2);
+    w.lend();
+    assert!(!w.run_loan(0).worked);
+    a.nothing(&w);
+    w.recall();
+    w.run();
+    assert_eq!(a.completion(&w).wr_id, 2);
+    assert!(!watched(&a, &w));
+    // Without it, as before.
+    a.guest
+        .modify(&mut w, a.qp.qpn, attr::RATE_LIMIT, QpAttrs::default())
+        .expect("none");
+    write(&w, &mut a, &b, 3);
+    w.run();
+    assert_eq!(a.completion(&w).wr_id, 3);
+    w.lend();
+    write(&w, &mut a, &b, 4);
+    assert!(w.run_loan(0).worked);
+    w.recall();
+    assert_eq!(a.completion(&w).wr_id, 4);
 }

@@ -23,6 +23,7 @@ mod numbers;
 mod operations;
 mod port_counters;
 mod queries;
+mod rate_limit;
 mod raw_ethernet;
 mod reached;
 mod registers;

@@ -7,7 +7,7 @@ use verbena_hw::cmd::{CreateFlowReq, ModifyPortReq, QueryFlowRsp};
 use verbena_hw::cqe::{flags as cqe_flags, vendor, Cqe, Opcode as Of, Status};
 use verbena_hw::flow::{flags, found, max_frame, FlowFields, FlowType};
 use verbena_hw::id::{Key, Qpn};
-use verbena_hw::qp::{access, QpState, QpType};
+use verbena_hw::qp::{access, attr, QpAttrs, QpState, QpType};
 use verbena_hw::regs;
 use verbena_hw::wqe::SendOpcode;
 use zerocopy::FromZeros;
@@ -621,4 +621,32 @@ fn h15_raw_the_dump_shows_rules_and_what_they_have_matched() {
     let json = serde_json::to_value(&dump).expect("JSON");
     assert_eq!(json["hcas"][0]["flows"][0]["matches"][0][0], "dmac");
     assert_eq!(json["hcas"][0]["objects"]["flows"], 1);
+}
+
+#[test]
+fn h04_frames_have_a_pace() {
+    let (mut w, mut a, mut b) = two();
+    let (from, to) = (mac(&w, &a), mac(&w, &b));
+    rule(&mut w, &mut b.guest, to_mac(to, b.qp.qpn));
+    // A byte a microsecond, a frame of 1000 at a time.
+    let slow = QpAttrs {
+        rate_limit: 8000,
+        max_burst: 1000,
+        typical_packet: 1000,
+        ..QpAttrs::default()
+    };
+    a.guest
+        .modify(&mut w, a.qp.qpn, attr::RATE_LIMIT, slow)
+        .expect("a limit");
+    a.fill(&mut w, 0, &frame(to, from, [0x88, 0xb5], &[7; 986]));
+    for i in 0..20 {
+        b.post_recv(&mut w, i, 0, 1000);
+        a.post(&mut w, SendWr::send(i, &[a.sge(0, 1000)]));
+    }
+    w.run();
+    for ms in 0..20 {
+        assert_eq!(b.cq.drain(&w).len(), 1, "at {ms} ms");
+        w.advance(core::time::Duration::from_millis(1));
+    }
+    assert_eq!(a.cq.drain(&w).len(), 20);
 }

@@ -169,7 +169,7 @@ fn h04_every_attribute_value_is_checked() {
         (Q::INIT, |a| a.path.port = 0, S::BAD_FIELD, at!(path.port)),
         (Q::INIT, |a| a.path.port = 2, S::BAD_FIELD, at!(path.port)),
         (Q::INIT, |a| a.access = 1 << 4, S::BAD_FIELD, at!(access)),
-        (Q::INIT, |a| a.reserved[3] = 1, S::RESERVED_FIELD, at!(reserved)),
+        (Q::INIT, |a| a.reserved[2] = 1, S::RESERVED_FIELD, at!(reserved)),
         (Q::INIT, |a| a.reserved2 = 1, S::RESERVED_FIELD, at!(reserved2)),
         (Q::RTR, |a| a.path_mtu = 0, S::BAD_FIELD, at!(path_mtu)),
         (Q::RTR, |a| a.path_mtu = 6, S::BAD_FIELD, at!(path_mtu)),

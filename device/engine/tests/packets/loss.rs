@@ -7,7 +7,7 @@ use verbena_engine::testing::{Fate, Faults, NetPair, SendWr};
 use verbena_hw::admin::Opcode as Admin;
 use verbena_hw::cqe::Status;
 use verbena_hw::id::Psn;
-use verbena_hw::qp::{access, QpState};
+use verbena_hw::qp::{access, attr, QpAttrs, QpState};
 use verbena_hw::wire::PacketOpcode as P;
 use verbena_hw::wqe::{flush, FlushArgs};
 
@@ -339,4 +339,33 @@ fn h10_packet_a_receiver_that_goes_after_its_completion_has_acknowledged() {
         .expect("nobody uses it");
     pair.net.run();
     succeeded(&mut pair, 1);
+}
+
+#[test]
+fn h04_packet_what_a_rate_limit_holds_back_does_not_time_out() {
+    let mut pair = NetPair::connected();
+    // A byte a millisecond: a packet of these takes as long as many timeouts.
+    let slow = QpAttrs {
+        rate_limit: 8,
+        max_burst: 1000,
+        typical_packet: 1000,
+        ..QpAttrs::default()
+    };
+    let qpn = pair.a.qp.qpn;
+    pair.a
+        .guest
+        .modify(&mut pair.net.a, qpn, attr::RATE_LIMIT, slow)
+        .expect("a limit");
+    pair.net.link.fates = vec![(P::RC_SEND_ONLY, Fate::Lost)];
+    send(&mut pair, 1, 1000);
+    send(&mut pair, 2, 1000);
+    pair.net.advance(Duration::from_millis(999));
+    assert_eq!(pair.seen(), [(P::RC_SEND_ONLY, psn(0))]);
+    pair.net.advance(Duration::from_secs(1));
+    assert_eq!(counter(&mut pair, "ack_timeouts"), (1, 0));
+    let cqe = pair.a.completion(&pair.net.a);
+    assert_eq!((cqe.wr_id, Status(cqe.status)), (1, Status::SUCCESS));
+    pair.a.nothing(&pair.net.a);
+    pair.net.advance(Duration::from_millis(1));
+    assert_eq!(pair.a.completion(&pair.net.a).wr_id, 2);
 }

@@ -27,6 +27,8 @@ mod operations;
 mod partitions;
 #[path = "../engine/port_counters.rs"]
 mod port_counters;
+#[path = "../engine/rate_limit.rs"]
+mod rate_limit;
 #[path = "../engine/reached.rs"]
 mod reached;
 #[path = "../engine/rights.rs"]

@@ -9,7 +9,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 payload! {
     /// Response of QUERY_DEVICE: limits, each the most that a driver can have.
-    pub struct QueryDeviceRsp: 168 {
+    pub struct QueryDeviceRsp: 176 {
         /// Node GUID, 8 bytes in network order.
         pub node_guid: [u8; 8],
         /// Version of the device's implementation, zero-terminated ASCII.
@@ -72,6 +72,10 @@ payload! {
         pub max_flow_groups: u32,
         /// Elements of a region that work requests register ([`MR_FAST`]).
         pub max_fast_elements: u32,
+        /// Least rate limit of a send queue in kbit/s ([`crate::qp::QpAttrs::rate_limit`]); 0: there are no limits.
+        pub rate_limit_min: u32,
+        /// Greatest rate limit of a send queue in kbit/s.
+        pub rate_limit_max: u32,
         /// Zero.
         pub reserved: u32,
     }

@@ -33,6 +33,7 @@ mod memory;
 mod node;
 mod null;
 mod objects;
+mod pace;
 mod pcie;
 mod peers;
 mod qp_life;
@@ -72,6 +73,7 @@ const AREAS: &[&[Case]] = &[
     reregister::CASES,
     qp_state::CASES,
     qp_life::CASES,
+    pace::CASES,
     transfer::CASES,
     cq::CASES,
     cq_modify::CASES,

@@ -73,6 +73,13 @@ attributes! {
     max_dest_rd_atomic: u32 => MAX_DEST_RD_ATOMIC, |n| n;
     /// Ask for an event when the send queue has drained.
     sqd_notify: bool => SQD_NOTIFY, u32::from;
+    /// The most that the send queue sends, kbit/s, between `qp_rate_limit_min` and `qp_rate_limit_max` of
+    /// [`Context::device`]; 0: no limit.
+    rate_limit: u32 => RATE_LIMIT, |kbps| kbps;
+    /// With a rate limit: bytes that may be sent at once after a rest; 0: the device's choice.
+    max_burst: u32 => MAX_BURST, |bytes| bytes;
+    /// With a rate limit: bytes of data that packets have as a rule; 0: the port's MTU.
+    typical_packet: u16 => TYPICAL_PACKET, u32::from;
 }
 
 impl QpAttr {
@@ -328,6 +335,12 @@ pub struct QpInfo {
     pub max_rd_atomic: u32,
     /// READs and atomics outstanding as target.
     pub max_dest_rd_atomic: u32,
+    /// As [`QpAttr::rate_limit`].
+    pub rate_limit: u32,
+    /// As [`QpAttr::max_burst`].
+    pub max_burst: u32,
+    /// As [`QpAttr::typical_packet`].
+    pub typical_packet: u32,
 }
 
 #[cfg(test)]

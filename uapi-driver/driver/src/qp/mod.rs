@@ -295,6 +295,7 @@ impl<T: Transport> Qp<T> {
         for &attr in known {
             message.ask(attr);
         }
+        message.ask(qp::RATE_LIMIT).ask(qp::MAX_BURST).ask(qp::TYPICAL_PACKET);
         if T::IS_CONNECTED {
             message.ask(qp::PATH);
         }
@@ -330,6 +331,9 @@ impl<T: Transport> Qp<T> {
             min_rnr_timer: number(qp::MIN_RNR_TIMER)?,
             max_rd_atomic: number(qp::MAX_RD_ATOMIC)?,
             max_dest_rd_atomic: number(qp::MAX_DEST_RD_ATOMIC)?,
+            rate_limit: answer.expect(DOING, qp::RATE_LIMIT)?,
+            max_burst: answer.expect(DOING, qp::MAX_BURST)?,
+            typical_packet: answer.expect(DOING, qp::TYPICAL_PACKET)?,
         })
     }
 

@@ -354,6 +354,9 @@ impl XrcTarget {
             min_rnr_timer: number(qp::MIN_RNR_TIMER)?,
             max_rd_atomic: 0,
             max_dest_rd_atomic: number(qp::MAX_DEST_RD_ATOMIC)?,
+            rate_limit: 0,
+            max_burst: 0,
+            typical_packet: 0,
         })
     }
 

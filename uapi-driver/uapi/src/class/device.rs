@@ -89,8 +89,12 @@ payload! {
         max_moderation_count: u32,
         /// Moderation of a completion queue: longest period, microseconds.
         max_moderation_period: u32,
+        /// Rate limit of a send queue: least, kbit/s; 0: there are no limits.
+        qp_rate_limit_min: u32,
+        /// Rate limit of a send queue: greatest, kbit/s.
+        qp_rate_limit_max: u32,
         /// Zero.
-        reserved: [u8; 28],
+        reserved: [u8; 20],
     }
 }
 

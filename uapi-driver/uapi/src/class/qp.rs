@@ -136,13 +136,19 @@ pub const ALT_PKEY_INDEX: Attr<u32> = Attr::new(35, "alt_pkey_index");
 pub const ALT_TIMEOUT: Attr<u32> = Attr::new(36, "alt_timeout");
 /// Path migration: 0 migrated, 1 rearm, 2 armed.
 pub const PATH_MIG_STATE: Attr<u32> = Attr::new(37, "path_mig_state");
-/// What the device says about rate limiting, kb/s.
+/// The most that the send queue sends, kbit/s; 0: there is no limit. A limit is between `qp_rate_limit_min` and `qp_rate_limit_max`
+/// of the device. It counts packets' data, of each 64 bytes at least, and what is sent again as often; of a READ, the request.
 pub const RATE_LIMIT: Attr<u32> = Attr::new(38, "rate_limit");
 /// Whether the send queue is draining.
 pub const SQ_DRAINING: Attr<u32> = Attr::new(39, "sq_draining");
 
 /// The Q_Key: what a datagram must have to be received.
 pub const QKEY: Attr<u32> = Attr::new(40, "qkey");
+/// With `rate_limit`: bytes that may be sent at once after a rest; 0, and without it: the device's choice.
+pub const MAX_BURST: Attr<u32> = Attr::new(41, "max_burst");
+/// With `rate_limit`: bytes of data that packets have as a rule, up to 65,535: a burst has room for one. 0, and without it: the
+/// port's MTU.
+pub const TYPICAL_PACKET: Attr<u32> = Attr::new(42, "typical_packet");
 
 const RC_MODIFY: &[AttrSchema] = &[
     STATE.input(),
@@ -168,6 +174,8 @@ const RC_MODIFY: &[AttrSchema] = &[
     ALT_TIMEOUT.input(),
     PATH_MIG_STATE.input(),
     RATE_LIMIT.input(),
+    MAX_BURST.input(),
+    TYPICAL_PACKET.input(),
 ];
 
 const RC_QUERY: &[AttrSchema] = &[
@@ -200,6 +208,8 @@ const RC_QUERY: &[AttrSchema] = &[
     ALT_TIMEOUT.output(),
     PATH_MIG_STATE.output(),
     RATE_LIMIT.output(),
+    MAX_BURST.output(),
+    TYPICAL_PACKET.output(),
 ];
 
 const UD_MODIFY: &[AttrSchema] = &[
@@ -211,6 +221,9 @@ const UD_MODIFY: &[AttrSchema] = &[
     QKEY.input().needs_if(Access::NetRaw, 32),
     SQ_PSN.input(),
     SQD_NOTIFY.input(),
+    RATE_LIMIT.input(),
+    MAX_BURST.input(),
+    TYPICAL_PACKET.input(),
 ];
 
 const UD_QUERY: &[AttrSchema] = &[
@@ -227,9 +240,20 @@ const UD_QUERY: &[AttrSchema] = &[
     SQ_PSN.output(),
     QKEY.output(),
     SQ_DRAINING.output(),
+    RATE_LIMIT.output(),
+    MAX_BURST.output(),
+    TYPICAL_PACKET.output(),
 ];
 
-const RAW_MODIFY: &[AttrSchema] = &[STATE.input(), CURRENT_STATE.input(), PORT.input(), SQD_NOTIFY.input()];
+const RAW_MODIFY: &[AttrSchema] = &[
+    STATE.input(),
+    CURRENT_STATE.input(),
+    PORT.input(),
+    SQD_NOTIFY.input(),
+    RATE_LIMIT.input(),
+    MAX_BURST.input(),
+    TYPICAL_PACKET.input(),
+];
 
 const RAW_QUERY: &[AttrSchema] = &[
     PD.output(),
@@ -242,6 +266,9 @@ const RAW_QUERY: &[AttrSchema] = &[
     STATE.output(),
     PORT.output(),
     SQ_DRAINING.output(),
+    RATE_LIMIT.output(),
+    MAX_BURST.output(),
+    TYPICAL_PACKET.output(),
 ];
 
 const UC_MODIFY: &[AttrSchema] = &[
@@ -256,6 +283,9 @@ const UC_MODIFY: &[AttrSchema] = &[
     RQ_PSN.input(),
     PATH_MTU.input(),
     SQD_NOTIFY.input(),
+    RATE_LIMIT.input(),
+    MAX_BURST.input(),
+    TYPICAL_PACKET.input(),
 ];
 
 const UC_QUERY: &[AttrSchema] = &[
@@ -276,6 +306,9 @@ const UC_QUERY: &[AttrSchema] = &[
     RQ_PSN.output(),
     PATH_MTU.output(),
     SQ_DRAINING.output(),
+    RATE_LIMIT.output(),
+    MAX_BURST.output(),
+    TYPICAL_PACKET.output(),
 ];
 
 const XRC_INI_MODIFY: &[AttrSchema] = &[
@@ -294,6 +327,9 @@ const XRC_INI_MODIFY: &[AttrSchema] = &[
     RNR_RETRY.input(),
     MAX_RD_ATOMIC.input(),
     SQD_NOTIFY.input(),
+    RATE_LIMIT.input(),
+    MAX_BURST.input(),
+    TYPICAL_PACKET.input(),
 ];
 
 const XRC_INI_QUERY: &[AttrSchema] = &[
@@ -316,6 +352,9 @@ const XRC_INI_QUERY: &[AttrSchema] = &[
     RNR_RETRY.output(),
     MAX_RD_ATOMIC.output(),
     SQ_DRAINING.output(),
+    RATE_LIMIT.output(),
+    MAX_BURST.output(),
+    TYPICAL_PACKET.output(),
 ];
 
 const XRC_TGT_MODIFY: &[AttrSchema] = &[
