@@ -14,6 +14,10 @@
 struct device;
 struct inode;
 struct mm_struct;
+struct verbena_cm;
+struct verbena_cm_address;
+struct verbena_cm_side;
+struct verbena_cm_told;
 struct verbena_memory;
 struct verbena_node;
 struct verbena_system;
@@ -102,6 +106,20 @@ unsigned int verbena_user(void);
 /* Whether the calling process is the one of that number in the initial namespace, or descends from it. */
 bool verbena_descends(unsigned int process);
 
+/*
+ * Communication ids on devices of others, by whoever serves them (foreign_cm.h); -ENODEV: nobody. An id owns @hears, which
+ * verbena_cm_destroy gives back, and holds the module of its server.
+ */
+struct verbena_cm *verbena_cm_create(void *hears);
+void *verbena_cm_destroy(struct verbena_cm *cm);
+int verbena_cm_bind(struct verbena_cm *cm, struct verbena_cm_address *local);
+int verbena_cm_listen(struct verbena_cm *cm);
+int verbena_cm_connect(struct verbena_cm *cm, const struct verbena_cm_address *peer, struct verbena_cm_address *local,
+		       const struct verbena_cm_side *side);
+int verbena_cm_accept(struct verbena_cm *cm, const struct verbena_cm_side *side);
+int verbena_cm_reject(struct verbena_cm *cm, u8 reason, const void *data, u8 data_len);
+int verbena_cm_disconnect(struct verbena_cm *cm);
+
 /* What struct verbena_memory takes at most: MEMORY_BYTES in glue.rs. */
 #define VERBENA_MEMORY_BYTES 96
 
@@ -119,6 +137,10 @@ void verbena_rs_system_put(void *system);
 int verbena_rs_system_open(void *system, void **file);
 void verbena_rs_system_release(void *file);
 long verbena_rs_system_ioctl(void *file, unsigned int command, unsigned long arg);
+
+void verbena_rs_cm_told(void *hears, const struct verbena_cm_told *told);
+void *verbena_rs_cm_requested(void *listener, struct verbena_cm *new, const struct verbena_cm_address *local,
+			      const struct verbena_cm_address *peer, const struct verbena_cm_told *told);
 
 void verbena_rs_events_release(void *events);
 long verbena_rs_events_ioctl(void *events, unsigned int command, unsigned long arg);

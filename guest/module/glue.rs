@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0
 
-//! `glue.h` in Rust: the functions that C implements. It is the reference for what they do.
+//! `glue.h`, and what it uses of `foreign_cm.h`, in Rust: the functions that C implements. It is the reference for what they do.
 
 use core::marker::{PhantomData, PhantomPinned};
 use kernel::bindings;
 use kernel::device;
 use kernel::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
+use rdma_uapi::class::cm_id::{CmAddress, CmParams};
 
 /// Declares a type that C keeps to itself.
 macro_rules! opaque {
@@ -29,6 +30,40 @@ opaque! {
     Work
     /// `struct verbena_memory`.
     Memory
+    /// `struct verbena_cm`.
+    Cm
+}
+
+/// `struct verbena_cm_side`.
+#[repr(C)]
+pub(crate) struct CmSide {
+    /// A descriptor of the calling process.
+    pub(crate) fd: u32,
+    /// The queue pair's number.
+    pub(crate) qpn: u32,
+    /// How to connect it.
+    pub(crate) params: *const CmParams,
+    /// Private data.
+    pub(crate) data: *const u8,
+    /// Bytes of it.
+    pub(crate) data_len: u32,
+}
+
+/// `struct verbena_cm_told`.
+#[repr(C)]
+pub(crate) struct CmTold {
+    /// The event.
+    pub(crate) kind: u16,
+    /// Of a REJ.
+    pub(crate) reason: u32,
+    /// 0: not told.
+    pub(crate) peer_qpn: u32,
+    /// NULL: not told.
+    pub(crate) params: *const CmParams,
+    /// NULL: not told.
+    pub(crate) data: *const u8,
+    /// Bytes of it.
+    pub(crate) data_len: u32,
 }
 
 /// Bytes of `struct verbena_memory`, at most.
@@ -97,6 +132,20 @@ extern "C" {
 
     pub(crate) fn verbena_inode_get(fd: c_uint) -> *mut bindings::inode;
     pub(crate) fn verbena_inode_put(inode: *mut bindings::inode);
+
+    pub(crate) fn verbena_cm_create(hears: *mut c_void) -> *mut Cm;
+    pub(crate) fn verbena_cm_destroy(cm: *mut Cm) -> *mut c_void;
+    pub(crate) fn verbena_cm_bind(cm: *mut Cm, local: *mut CmAddress) -> c_int;
+    pub(crate) fn verbena_cm_listen(cm: *mut Cm) -> c_int;
+    pub(crate) fn verbena_cm_connect(
+        cm: *mut Cm,
+        peer: *const CmAddress,
+        local: *mut CmAddress,
+        side: *const CmSide,
+    ) -> c_int;
+    pub(crate) fn verbena_cm_accept(cm: *mut Cm, side: *const CmSide) -> c_int;
+    pub(crate) fn verbena_cm_reject(cm: *mut Cm, reason: u8, data: *const u8, data_len: u8) -> c_int;
+    pub(crate) fn verbena_cm_disconnect(cm: *mut Cm) -> c_int;
 
     pub(crate) fn verbena_charge(pages: c_ulong, mm: *mut *mut bindings::mm_struct) -> c_int;
     pub(crate) fn verbena_uncharge(pages: c_ulong, mm: *mut bindings::mm_struct);

@@ -12,11 +12,13 @@
 //! | [`memory`] | memory that the device reaches |
 //! | [`file`] | open, ioctl, mmap, release |
 //! | [`system`] | the system-wide node |
+//! | [`foreign`] | communication ids on devices that are not ours |
 //! | [`events`] | event queues as file descriptors |
 //! | [`glue`] | the functions that C implements |
 
 mod events;
 mod file;
+mod foreign;
 mod glue;
 mod hca;
 mod linux;

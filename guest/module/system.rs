@@ -3,6 +3,7 @@
 //! The system-wide node, /dev/verbena: it belongs to no HCA, and is there from the module's loading to its unloading.
 
 use crate::file;
+use crate::foreign::Foreign;
 use crate::glue;
 use crate::linux::{self, Charge, Linux};
 use crate::{events, events::Readers};
@@ -19,6 +20,7 @@ use rdma_uapi::failure::Outcome;
 use rdma_uapi::host::Moment;
 use rdma_uapi::schema::Access;
 use rdma_uapi::{Driver, Errno, Host};
+use verbena_core::foreign::ForeignId;
 use verbena_core::node::{self, Node, NodeContext, NodeHost};
 use verbena_core::Device;
 
@@ -154,6 +156,12 @@ impl Host for Anywhere {
 }
 
 impl NodeHost<Linux> for Anywhere {
+    type Foreign = Foreign;
+
+    fn foreign(&self, hears: &Arc<ForeignId<Linux>>) -> Result<Foreign, Errno> {
+        Foreign::new(hears)
+    }
+
     fn context(&self, _owner: &(), fd: u32) -> Result<Arc<verbena_core::Context<Linux>>, Errno> {
         let mut file = core::ptr::null_mut();
         // SAFETY: There is room for the file.

@@ -16,11 +16,12 @@ use verbena_launcher::{prepare, Checkout, Guest, GuestConfig, Hca, HcaConfig, Op
 const PACKAGES: [&str; 3] = ["verbena-hca", "verbena-guest", "verbena-agent"];
 
 /// The programs that a guest gets.
-const GUEST_PROGRAMS: [&str; 11] = [
+const GUEST_PROGRAMS: [&str; 12] = [
     "verbena-agent",
     "verbena-conformance",
     "verbena-connections",
     "verbena-info",
+    "verbena-kernel-cm",
     "verbena-mortal",
     "verbena-perf",
     "verbena-pingpong",

@@ -4,6 +4,7 @@
 //! One guest is booted for everything that leaves it usable. Two more are booted for what needs another beginning (memory
 //! that is not shared) or has no way back (a server that is gone).
 
+mod kernel_cm;
 mod rdma_cm;
 mod survival;
 
@@ -138,6 +139,38 @@ const SHARED: &[Scenario<World>] = &[
     Scenario {
         name: "u18_rdma_cm_ends_what_a_process_leaves",
         run: rdma_cm::a_process_that_ends_disconnects,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_refuses_with_reason_and_data",
+        run: kernel_cm::refuses,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_takes_only_a_queue_pair_of_the_named_open_file",
+        run: kernel_cm::names,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_refuses_beyond_the_backlog",
+        run: kernel_cm::backlog,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_gives_up_in_the_time_that_the_program_says",
+        run: kernel_cm::silence,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_is_asked_by_librdmacms_kind",
+        run: kernel_cm::rdma_cm_asks,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_asks_librdmacms_kind",
+        run: kernel_cm::rdma_cm_is_asked,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_ends_what_a_killed_process_leaves",
+        run: kernel_cm::killed,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_module_is_busy_while_in_use_then_unloads",
+        run: kernel_cm::unloads,
     },
     Scenario {
         name: "u13_kernel_log_has_no_complaint",

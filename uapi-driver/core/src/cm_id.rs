@@ -199,11 +199,11 @@ fn address(gid: &[u8; 16], port: u16) -> CmAddress {
 }
 
 /// What a program gets that does not say.
-fn defaults<P: Platform>(hardware: &Hardware<P>) -> CmParams {
+fn defaults(responder_resources: u32, initiator_depth: u32) -> CmParams {
     CmParams {
         access: access::LOCAL_WRITE | access::REMOTE_WRITE | access::REMOTE_READ | access::REMOTE_ATOMIC,
-        responder_resources: hardware.limits.max_qp_rd_atom.min(16) as u8,
-        initiator_depth: hardware.limits.max_qp_init_rd_atom.min(16) as u8,
+        responder_resources: responder_resources.min(16) as u8,
+        initiator_depth: initiator_depth.min(16) as u8,
         retry_count: 7,
         rnr_retry_count: 7,
         // 67 ms.
@@ -219,8 +219,21 @@ fn defaults<P: Platform>(hardware: &Hardware<P>) -> CmParams {
 }
 
 fn params<P: Platform, D: Driver>(call: &Call<'_, D>, hardware: &Hardware<P>) -> Outcome<CmParams> {
+    params_within(
+        call,
+        hardware.limits.max_qp_rd_atom,
+        hardware.limits.max_qp_init_rd_atom,
+    )
+}
+
+/// How to connect, on a device that executes so many READs and atomics, and may have so many outstanding.
+pub(crate) fn params_within<D: Driver>(
+    call: &Call<'_, D>,
+    max_responder_resources: u32,
+    max_initiator_depth: u32,
+) -> Outcome<CmParams> {
     let Some(params) = call.get(cm_id::PARAMS)? else {
-        return Ok(defaults(hardware));
+        return Ok(defaults(max_responder_resources, max_initiator_depth));
     };
     if params.reserved != [0; 10] {
         return Err(call.fail(cm_id::PARAMS, Errno::EINVAL, Reason::NOT_ZERO));
@@ -232,8 +245,8 @@ fn params<P: Platform, D: Driver>(call: &Call<'_, D>, hardware: &Hardware<P>) ->
         && params.response_timeout <= rdma_cm::MAX_WAIT
         && params.max_cm_retries <= 15
         && params.flow_label < 1 << 20
-        && u32::from(params.responder_resources) <= hardware.limits.max_qp_rd_atom
-        && u32::from(params.initiator_depth) <= hardware.limits.max_qp_init_rd_atom
+        && u32::from(params.responder_resources) <= max_responder_resources
+        && u32::from(params.initiator_depth) <= max_initiator_depth
         && params.access & !verbena_hw::qp::access::QP_ALL == 0;
     if good {
         Ok(params)
@@ -411,7 +424,7 @@ fn take_qp<P: Platform, D: Driver>(
     Ok(object.share())
 }
 
-fn private_data<'c, D: Driver>(call: &'c Call<'_, D>, most: usize) -> Outcome<&'c [u8]> {
+pub(crate) fn private_data<'c, D: Driver>(call: &'c Call<'_, D>, most: usize) -> Outcome<&'c [u8]> {
     let data = call.bytes(cm_id::PRIVATE_DATA).unwrap_or(&[]);
     if data.len() > most {
         return Err(call.out_of_range(cm_id::PRIVATE_DATA));
@@ -426,6 +439,18 @@ pub(crate) fn connect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     connect_with(call, hardware, &cm, &mine, &qp)
 }
 
+/// Whom CONNECT asks.
+pub(crate) fn wanted_peer<D: Driver>(call: &Call<'_, D>) -> Outcome<CmAddress> {
+    let peer = call.require(cm_id::PEER)?;
+    if peer.reserved != [0; 6] {
+        return Err(call.fail(cm_id::PEER, Errno::EINVAL, Reason::NOT_ZERO));
+    }
+    if peer.gid == [0; 16] || peer.port == 0 {
+        return Err(call.out_of_range(cm_id::PEER));
+    }
+    Ok(peer)
+}
+
 /// CONNECT with this queue pair.
 pub(crate) fn connect_with<P: Platform, D: Driver>(
     call: &mut Call<'_, D>,
@@ -434,13 +459,7 @@ pub(crate) fn connect_with<P: Platform, D: Driver>(
     mine: &CmId<P>,
     qp: &ObjectRef<Verbena<P>>,
 ) -> Outcome {
-    let peer = call.require(cm_id::PEER)?;
-    if peer.reserved != [0; 6] {
-        return Err(call.fail(cm_id::PEER, Errno::EINVAL, Reason::NOT_ZERO));
-    }
-    if peer.gid == [0; 16] || peer.port == 0 {
-        return Err(call.out_of_range(cm_id::PEER));
-    }
+    let peer = wanted_peer(call)?;
     let params = params(call, hardware)?;
     let mtu = mtu(call, &params)?;
     let data = private_data(call, cm_id::CONNECT_PRIVATE_DATA)?;
@@ -520,7 +539,7 @@ fn terms(params: &CmParams) -> Terms {
 }
 
 /// The code of the path MTU; the device's own, if the program does not say.
-fn mtu<D: Driver>(call: &Call<'_, D>, params: &CmParams) -> Outcome<u8> {
+pub(crate) fn mtu<D: Driver>(call: &Call<'_, D>, params: &CmParams) -> Outcome<u8> {
     let mut codes = (Mtu::B256.0..=Mtu::B4096.0).map(Mtu);
     match params.path_mtu {
         0 => Ok(Mtu::B4096.0),

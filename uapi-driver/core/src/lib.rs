@@ -28,6 +28,7 @@
 //! | `device`, `pd`, `ah`, `mcast`, `flow`, `counter_set`, `counter`, `mr`, `mw`, `cq`, `srq`, `qp`, `cm_id`, `mad`, `doorbell` | the classes |
 //! | `driver` | the table of them all |
 //! | [`node`] | the system-wide node: the list of devices |
+//! | `node_cm`, [`foreign`] | its communication ids, on Verbena's devices and on others |
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -49,6 +50,7 @@ mod doorbell;
 mod driver;
 mod events;
 mod flow;
+pub mod foreign;
 mod gsi;
 mod hardware;
 pub mod layout;

@@ -6,6 +6,7 @@
 //! The host makes one [`Node`], tells it of every device between [`add`] and [`remove`], and lets programs open it. Its
 //! contexts have nothing to do with those of the devices.
 
+use crate::foreign::{ForeignCm, ForeignId};
 use crate::node_cm::{self, Everywhere, SystemId};
 use crate::platform::Platform;
 use crate::{schema, Context, Device, Verbena};
@@ -32,6 +33,18 @@ pub type NodeContext<P> = rdma_uapi::Context<System<P>>;
 
 /// What the node needs from the place that it runs in, beside what every device does.
 pub trait NodeHost<P: Platform>: Host {
+    /// An id of the communication manager of devices that are not Verbena's; [`NoForeignCm`](crate::foreign::NoForeignCm) if there can
+    /// be none.
+    type Foreign: ForeignCm;
+
+    /// A new id of that manager, for the calling process. What happens to it is told by [`happened`](crate::foreign::happened) and
+    /// [`requested`](crate::foreign::requested) until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// ENODEV: there is no such manager, now. ENOMEM.
+    fn foreign(&self, hears: &Arc<ForeignId<P>>) -> Result<Self::Foreign, Errno>;
+
     /// The open file of a device that a descriptor of the calling process names, which is the context's owner.
     ///
     /// # Errors

@@ -4,13 +4,15 @@
 //!
 //! Behind it stand as many ids of devices' managers as there are devices that it is on: none while it is new, one when it
 //! is bound to an address or connects, one a device when it is bound to all addresses. They are what the class does on a
-//! device's own file ([`crate::cm_id`]); only who owns them differs.
+//! device's own file ([`crate::cm_id`]); only who owns them differs. One that is not on a device of ours may be on one whose
+//! communication manager is another's ([`crate::foreign`]); one for all is on all of both kinds.
 //!
 //! Locks, in this order: the roster's list of ids that are on all devices, an id's `standing`, then those of
 //! [`crate::cm`]. Whatever touches a device is between its gate ([`rdma_uapi::Device::enter`]), so that a removal waits for it.
 
 use crate::cm::{self, Cm};
 use crate::cm_id::{self, CmId, Home};
+use crate::foreign::Served;
 use crate::node::{NodeContext, NodeHost as _, Roster, System};
 use crate::numbers::Kind;
 use crate::platform::Platform;
@@ -38,6 +40,8 @@ pub struct SystemId<P: Platform>(Mutex<Standing<P>>);
 
 struct Standing<P: Platform> {
     parts: Vec<Part<P>>,
+    /// It is on a device, or all, of another manager.
+    foreign: Option<Served<P>>,
     /// It is on every device, also on those that come.
     everywhere: bool,
     local: CmAddress,
@@ -48,6 +52,7 @@ impl<P: Platform> SystemId<P> {
     fn try_new() -> Outcome<Self> {
         let standing = Standing {
             parts: Vec::new(),
+            foreign: None,
             everywhere: false,
             local: CmAddress::default(),
             backlog: None,
@@ -64,6 +69,22 @@ impl<P: Platform> SystemId<P> {
             id: id.clone(),
         })?;
         Ok(new)
+    }
+
+    /// The same, on another manager's device. Takes it if it succeeds.
+    pub(crate) fn foreign_of(served: &mut Option<Served<P>>) -> Outcome<Self> {
+        let new = Self::try_new()?;
+        new.0.lock().foreign = served.take();
+        Ok(new)
+    }
+
+    /// What `f` says of its id with another manager, if that is all it has.
+    pub(crate) fn foreign<R>(&self, f: impl FnOnce(&Served<P>) -> R) -> Option<R> {
+        let standing = self.0.lock();
+        match &standing.foreign {
+            Some(served) if !standing.everywhere => Some(f(served)),
+            _ => None,
+        }
     }
 }
 
@@ -192,14 +213,15 @@ pub(crate) fn bind<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     {
         let mut all = roster.everywhere.lock();
         let mut standing = system_id(&object).0.lock();
-        if !standing.parts.is_empty() || standing.everywhere {
+        if !standing.parts.is_empty() || standing.everywhere || standing.foreign.is_some() {
             return Err(bad_state());
         }
         if wanted.gid == [0; 16] {
             all.reserve(1)?;
-            let (port, parts) = bind_everywhere(call, &all, &object, wanted.port)?;
+            let (port, parts, foreign) = bind_everywhere(call, &all, &object, wanted.port)?;
             wanted.port = port;
             standing.parts = parts;
+            standing.foreign = foreign;
             standing.everywhere = true;
             let pushed = all.push(Everywhere {
                 port,
@@ -209,10 +231,19 @@ pub(crate) fn bind<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
             debug_assert!(pushed.is_ok(), "there was room for it");
         } else {
             standing.parts.reserve(1)?;
-            let (new, port) = bind_to_address(call, &object, &wanted)?;
-            wanted.port = port;
-            let pushed = standing.parts.push(new);
-            debug_assert!(pushed.is_ok(), "there was room for it");
+            match bind_to_address(call, &object, &wanted)? {
+                Some((new, port)) => {
+                    wanted.port = port;
+                    let pushed = standing.parts.push(new);
+                    debug_assert!(pushed.is_ok(), "there was room for it");
+                }
+                None => {
+                    let served = bind_foreign(call, &object, &wanted)?;
+                    let (served, local) = served.ok_or_else(|| address_failure(call, Errno::EADDRNOTAVAIL))?;
+                    wanted = local;
+                    standing.foreign = Some(served);
+                }
+            }
         }
         standing.local = wanted;
     }
@@ -223,31 +254,70 @@ fn in_use<P: Platform>(call: &Handling<'_, P>) -> Failure {
     call.fail(class_cm_id::LOCAL, Errno::EADDRINUSE, Reason::IN_USE)
 }
 
+/// Another manager does not take the address.
+fn address_failure<P: Platform>(call: &Handling<'_, P>, errno: Errno) -> Failure {
+    match errno {
+        Errno::EADDRNOTAVAIL => call.fail(class_cm_id::LOCAL, errno, Reason::OUT_OF_RANGE),
+        Errno::EADDRINUSE => in_use(call),
+        Errno::ENOMEM => Failure::NO_MEMORY,
+        _ => call.fail(class_cm_id::LOCAL, errno, Reason::NONE),
+    }
+}
+
+/// An id of another manager with this address; `None` if there is no other manager.
+fn bind_foreign<P: Platform>(
+    call: &Handling<'_, P>,
+    object: &Arc<Object<System<P>>>,
+    wanted: &CmAddress,
+) -> Outcome<Option<(Served<P>, CmAddress)>> {
+    let Some(served) = Served::create(call, object)? else {
+        return Ok(None);
+    };
+    let local = served.bind(wanted).map_err(|errno| address_failure(call, errno))?;
+    Ok(Some((served, local)))
+}
+
+/// What an id for all is on.
+type Everything<P> = (u16, Vec<Part<P>>, Option<Served<P>>);
+
 fn bind_everywhere<P: Platform>(
     call: &Handling<'_, P>,
     all: &Vec<Everywhere<P>>,
     object: &Arc<Object<System<P>>>,
     wanted: u16,
-) -> Outcome<(u16, Vec<Part<P>>)> {
+) -> Outcome<Everything<P>> {
     let roster = call.device();
     let take = |port: u16| {
         // Where there is no device, nobody else knows of them.
         if all.iter().any(|other| other.port == port) {
             return Err(Ok(Error::AddressInUse));
         }
-        parts_everywhere(roster, object, call.context(), port)
+        let mut parts = parts_everywhere(roster, object, call.context(), port)?;
+        let any = CmAddress {
+            port,
+            ..CmAddress::default()
+        };
+        match bind_foreign(call, object, &any) {
+            Ok(foreign) => Ok((port, parts, foreign.map(|(served, _)| served))),
+            Err(failure) => {
+                retire_all(&mut parts);
+                Err(match failure.errno {
+                    Errno::EADDRINUSE => Ok(Error::AddressInUse),
+                    _ => Err(failure),
+                })
+            }
+        }
     };
     if wanted != 0 {
-        let parts = take(wanted).map_err(|why| match why {
+        return take(wanted).map_err(|why| match why {
             Ok(error) => cm_id::failure(call, error, class_cm_id::LOCAL),
             Err(failure) => failure,
-        })?;
-        return Ok((wanted, parts));
+        });
     }
     let first = call.host().moment().time as u32;
     for port in cm_id::dynamic_ports(first) {
         match take(port) {
-            Ok(parts) => return Ok((port, parts)),
+            Ok(everything) => return Ok(everything),
             Err(Ok(Error::AddressInUse)) => {}
             Err(Ok(error)) => return Err(cm_id::failure(call, error, class_cm_id::LOCAL)),
             Err(Err(failure)) => return Err(failure),
@@ -256,11 +326,12 @@ fn bind_everywhere<P: Platform>(
     Err(in_use(call))
 }
 
+/// `None`: no device of ours has it.
 fn bind_to_address<P: Platform>(
     call: &Handling<'_, P>,
     object: &Arc<Object<System<P>>>,
     wanted: &CmAddress,
-) -> Outcome<(Part<P>, u16)> {
+) -> Outcome<Option<(Part<P>, u16)>> {
     let mut found = None;
     call.device().each(|arrival, device| -> Outcome {
         if found.is_some() {
@@ -282,7 +353,7 @@ fn bind_to_address<P: Platform>(
         }
         Ok(())
     })?;
-    found.ok_or_else(|| call.fail(class_cm_id::LOCAL, Errno::EADDRNOTAVAIL, Reason::OUT_OF_RANGE))
+    Ok(found)
 }
 
 pub(crate) fn listen<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
@@ -290,8 +361,12 @@ pub(crate) fn listen<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let object = call.object().share();
     let mut standing = system_id(&object).0.lock();
     let everywhere = standing.everywhere;
-    if standing.parts.is_empty() && !everywhere {
+    if standing.parts.is_empty() && !everywhere && standing.foreign.is_none() {
         return Err(bad_state());
+    }
+    // First: it may refuse, and says what the state is.
+    if let Some(served) = &standing.foreign {
+        served.listen(call, backlog)?;
     }
     for part in standing.parts.iter() {
         let pass = part.device.enter();
@@ -337,7 +412,11 @@ fn elsewhere<P: Platform>(call: &Handling<'_, P>) -> Failure {
 }
 
 pub(crate) fn connect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
-    let named = Named::of(call)?;
+    let named = match Named::of(call) {
+        Ok(named) => named,
+        Err(not_ours) if not_ours.errno == Errno::EBADF => return connect_foreign(call, not_ours),
+        Err(failure) => return Err(failure),
+    };
     let _pass = named.context.enter()?;
     let qp = named.hold(call)?;
     let device = named.context.device();
@@ -351,7 +430,9 @@ pub(crate) fn connect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let place = standing.parts.iter().position(|part| Arc::ptr_eq(&part.device, device));
     let (id, new) = match place {
         Some(place) => (standing.parts[place].id.clone(), false),
-        None if !standing.parts.is_empty() || standing.everywhere => return Err(elsewhere(call)),
+        None if !standing.parts.is_empty() || standing.foreign.is_some() || standing.everywhere => {
+            return Err(elsewhere(call));
+        }
         None => {
             let arrival = roster.arrival(device).ok_or_else(|| elsewhere(call))?;
             standing.parts.reserve(1)?;
@@ -374,10 +455,57 @@ pub(crate) fn connect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
         while let Some(other) = standing.parts.iter().position(|part| !Arc::ptr_eq(&part.id, &id)) {
             retire(&standing.parts.swap_remove(other));
         }
+        standing.foreign = None;
         standing.everywhere = false;
         leave(&mut all, &object);
     }
     Ok(())
+}
+
+/// CONNECT with a queue pair that is no object of a file of ours.
+fn connect_foreign<P: Platform>(call: &mut Handling<'_, P>, not_ours: Failure) -> Outcome {
+    let object = call.object().share();
+    let roster = call.device();
+    let mut all = roster.everywhere.lock();
+    let mut standing = system_id(&object).0.lock();
+    if !standing.everywhere {
+        if let Some(served) = &standing.foreign {
+            return served.connect(call);
+        }
+        if !standing.parts.is_empty() {
+            return Err(not_ours);
+        }
+        let served = Served::create(call, &object)?.ok_or(not_ours)?;
+        served.connect(call)?;
+        standing.foreign = Some(served);
+        return Ok(());
+    }
+    if standing.backlog.is_some() || standing.foreign.is_none() {
+        return Err(if standing.backlog.is_some() {
+            bad_state()
+        } else {
+            not_ours
+        });
+    }
+    // It keeps its port, which two of them cannot have.
+    let any = standing.local;
+    standing.foreign = None;
+    let served = Served::create(call, &object)?.ok_or(not_ours)?;
+    match served.connect_from(call, any.port) {
+        Ok(()) => {
+            retire_all(&mut standing.parts);
+            standing.foreign = Some(served);
+            standing.everywhere = false;
+            leave(&mut all, &object);
+            Ok(())
+        }
+        Err(failure) => {
+            drop(served);
+            // Where somebody has taken the port meanwhile, it is not on those devices any more.
+            standing.foreign = bind_foreign(call, &object, &any)?.map(|(served, _)| served);
+            Err(failure)
+        }
+    }
 }
 
 /// The object is not on every device any more.
@@ -397,10 +525,13 @@ fn only<P: Platform>(standing: &Standing<P>) -> Outcome<&Part<P>> {
 }
 
 pub(crate) fn accept<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
+    let object = call.object().share();
+    if let Some(accepted) = system_id(&object).foreign(|served| served.accept(call)) {
+        return accepted;
+    }
     let named = Named::of(call)?;
     let _pass = named.context.enter()?;
     let qp = named.hold(call)?;
-    let object = call.object().share();
     let standing = system_id(&object).0.lock();
     let Part { device, id, .. } = only(&standing)?;
     if !Arc::ptr_eq(device, named.context.device()) {
@@ -411,6 +542,9 @@ pub(crate) fn accept<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
 
 pub(crate) fn reject<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let object = call.object().share();
+    if let Some(done) = system_id(&object).foreign(|served| served.reject(call)) {
+        return done;
+    }
     let standing = system_id(&object).0.lock();
     let Part { device, id, .. } = only(&standing)?;
     let _pass = device.enter()?;
@@ -419,6 +553,9 @@ pub(crate) fn reject<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
 
 pub(crate) fn disconnect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let object = call.object().share();
+    if let Some(done) = system_id(&object).foreign(|served| served.disconnect(call)) {
+        return done;
+    }
     let standing = system_id(&object).0.lock();
     let Part { device, id, .. } = only(&standing)?;
     let _pass = device.enter()?;
@@ -427,6 +564,9 @@ pub(crate) fn disconnect<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
 
 pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     let object = call.object().share();
+    if let Some(answered) = system_id(&object).foreign(|served| served.query(call)) {
+        return answered;
+    }
     let standing = system_id(&object).0.lock();
     if let Ok(Part { device, id, arrival }) = only(&standing) {
         let _pass = device.enter()?;
@@ -443,13 +583,22 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
 }
 
 pub(crate) fn release<P: Platform>(ending: &Ending<'_, System<P>>) -> Outcome {
-    let mut parts = {
+    let (mut parts, foreign) = {
         let mut all = ending.device().everywhere.lock();
         leave(&mut all, ending.object);
+        let mut standing = system_id(ending.object).0.lock();
         let mut parts = Vec::new();
-        core::mem::swap(&mut parts, &mut system_id(ending.object).0.lock().parts);
-        parts
+        core::mem::swap(&mut parts, &mut standing.parts);
+        (parts, standing.foreign.take())
     };
+    if let Some(served) = foreign {
+        served.end(ending.context, |waiting| {
+            if ending.cause == Cause::Destroy {
+                // EBUSY: it is being decided about just now.
+                let _ = ending.context.discard(waiting);
+            }
+        });
+    }
     while let Some(part) = parts.pop() {
         retire(&part);
         if ending.cause == Cause::Destroy {

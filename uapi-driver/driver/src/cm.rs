@@ -16,6 +16,7 @@ use rdma_uapi::wire::{method, ObjectId};
 use rdma_uapi::Errno;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use verbena_hw::id::Gid;
@@ -136,6 +137,16 @@ pub fn cm_params() -> CmParams {
         hop_limit: 64,
         ..CmParams::default()
     }
+}
+
+/// A queue pair of libibverbs, on a device that is not Verbena's: on ids of the system-wide node, where the kernel's `rdma_cm`
+/// serves them.
+#[derive(Clone, Copy, Debug)]
+pub struct VerbsQp<'a> {
+    /// The open device: `ibv_context.cmd_fd`.
+    pub device: BorrowedFd<'a>,
+    /// `ibv_qp.qp_num`.
+    pub number: u32,
 }
 
 /// What is known of a communication id.
@@ -297,6 +308,31 @@ impl CmId {
         Ok(())
     }
 
+    /// As [`CmId::connect`], with a queue pair of libibverbs, which learns of its state by `ibv_query_qp`.
+    ///
+    /// # Errors
+    ///
+    /// As there; the descriptor or the number names no such queue pair; the kernel does not serve its device.
+    pub fn connect_verbs(&self, qp: VerbsQp<'_>, peer: CmAddr, options: &CmOptions) -> Result<()> {
+        self.call("connect", cm_id::CONNECT, &mut [0; MESSAGE], |m| {
+            m.put(cm_id::PEER, &peer.wire());
+            put_verbs_qp(m, qp, options);
+        })
+        .map(|_| ())
+    }
+
+    /// As [`CmId::accept`], with a queue pair of libibverbs.
+    ///
+    /// # Errors
+    ///
+    /// As there; the descriptor or the number names no such queue pair; it is on another device than the request came to.
+    pub fn accept_verbs(&self, qp: VerbsQp<'_>, options: &CmOptions) -> Result<()> {
+        self.call("accept a connection", cm_id::ACCEPT, &mut [0; MESSAGE], |m| {
+            put_verbs_qp(m, qp, options);
+        })
+        .map(|_| ())
+    }
+
     /// Refuses a peer's request; at most [`cm_id::REJECT_PRIVATE_DATA`] bytes say why.
     ///
     /// # Errors
@@ -365,6 +401,16 @@ fn put_options(message: &mut Builder<'_>, context: &Context, qp: &RcQp, options:
     }
     message
         .put(cm_id::QP, &qp.object().id())
+        .put_some(cm_id::PARAMS, options.params);
+    if !options.private_data.is_empty() {
+        message.put_array(cm_id::PRIVATE_DATA, &options.private_data);
+    }
+}
+
+fn put_verbs_qp(message: &mut Builder<'_>, qp: VerbsQp<'_>, options: &CmOptions) {
+    message
+        .put(cm_id::DEVICE_FD, &(qp.device.as_raw_fd() as u32))
+        .put(cm_id::QP, &ObjectId(qp.number))
         .put_some(cm_id::PARAMS, options.params);
     if !options.private_data.is_empty() {
         message.put_array(cm_id::PRIVATE_DATA, &options.private_data);

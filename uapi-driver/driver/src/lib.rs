@@ -72,7 +72,7 @@ mod xrcd;
 
 pub use attachment::{Attachment, AttachmentError, DEFAULT_NODE, DEFAULT_SYSTEM_NODE};
 pub use batch::{Batch, Done, InBatch, OnFailure, Owned, Part, QpPart, Ticket};
-pub use cm::{cm_params, CmAddr, CmId, CmInfo, CmOptions, ConnectError, Connection, Incoming, Listener};
+pub use cm::{cm_params, CmAddr, CmId, CmInfo, CmOptions, ConnectError, Connection, Incoming, Listener, VerbsQp};
 pub use context::{Context, DeviceAttrs, ObjectInfo, PortInfo};
 pub use counter::CompletionCounter;
 pub use counter_set::CounterSet;

@@ -14,35 +14,35 @@ use std::time::{Duration, Instant};
 /// `struct ibv_qp_cap`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Cap {
-    max_send_wr: u32,
-    max_recv_wr: u32,
-    max_send_sge: u32,
-    max_recv_sge: u32,
-    max_inline_data: u32,
+pub(crate) struct Cap {
+    pub(crate) max_send_wr: u32,
+    pub(crate) max_recv_wr: u32,
+    pub(crate) max_send_sge: u32,
+    pub(crate) max_recv_sge: u32,
+    pub(crate) max_inline_data: u32,
 }
 
 /// `struct ibv_qp_init_attr`.
 #[repr(C)]
-struct InitAttr {
-    qp_context: *mut c_void,
-    send_cq: *mut c_void,
-    recv_cq: *mut c_void,
-    srq: *mut c_void,
-    cap: Cap,
-    qp_type: c_uint,
-    sq_sig_all: c_int,
+pub(crate) struct InitAttr {
+    pub(crate) qp_context: *mut c_void,
+    pub(crate) send_cq: *mut c_void,
+    pub(crate) recv_cq: *mut c_void,
+    pub(crate) srq: *mut c_void,
+    pub(crate) cap: Cap,
+    pub(crate) qp_type: c_uint,
+    pub(crate) sq_sig_all: c_int,
 }
 
 /// `union ibv_gid`, which is aligned as its 64-bit half is.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Gid([u8; 16]);
+pub(crate) struct Gid([u8; 16]);
 
 /// `struct ibv_ah_attr`, with its `struct ibv_global_route`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct AhAttr {
+pub(crate) struct AhAttr {
     dgid: Gid,
     flow_label: u32,
     sgid_index: u8,
@@ -59,62 +59,62 @@ struct AhAttr {
 /// `struct ibv_qp_attr`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct QpAttr {
-    qp_state: c_uint,
-    cur_qp_state: c_uint,
-    path_mtu: c_uint,
-    path_mig_state: c_uint,
-    qkey: u32,
-    rq_psn: u32,
-    sq_psn: u32,
-    dest_qp_num: u32,
-    qp_access_flags: c_uint,
-    cap: Cap,
-    ah_attr: AhAttr,
-    alt_ah_attr: AhAttr,
-    pkey_index: u16,
-    alt_pkey_index: u16,
-    en_sqd_async_notify: u8,
-    sq_draining: u8,
-    max_rd_atomic: u8,
-    max_dest_rd_atomic: u8,
-    min_rnr_timer: u8,
-    port_num: u8,
-    timeout: u8,
-    retry_cnt: u8,
-    rnr_retry: u8,
-    alt_port_num: u8,
-    alt_timeout: u8,
-    rate_limit: u32,
+pub(crate) struct QpAttr {
+    pub(crate) qp_state: c_uint,
+    pub(crate) cur_qp_state: c_uint,
+    pub(crate) path_mtu: c_uint,
+    pub(crate) path_mig_state: c_uint,
+    pub(crate) qkey: u32,
+    pub(crate) rq_psn: u32,
+    pub(crate) sq_psn: u32,
+    pub(crate) dest_qp_num: u32,
+    pub(crate) qp_access_flags: c_uint,
+    pub(crate) cap: Cap,
+    pub(crate) ah_attr: AhAttr,
+    pub(crate) alt_ah_attr: AhAttr,
+    pub(crate) pkey_index: u16,
+    pub(crate) alt_pkey_index: u16,
+    pub(crate) en_sqd_async_notify: u8,
+    pub(crate) sq_draining: u8,
+    pub(crate) max_rd_atomic: u8,
+    pub(crate) max_dest_rd_atomic: u8,
+    pub(crate) min_rnr_timer: u8,
+    pub(crate) port_num: u8,
+    pub(crate) timeout: u8,
+    pub(crate) retry_cnt: u8,
+    pub(crate) rnr_retry: u8,
+    pub(crate) alt_port_num: u8,
+    pub(crate) alt_timeout: u8,
+    pub(crate) rate_limit: u32,
 }
 
 /// The beginning of `struct ibv_qp`, as far as its number.
 #[repr(C)]
-struct Qp {
-    context: *mut c_void,
-    qp_context: *mut c_void,
-    pd: *mut c_void,
-    send_cq: *mut c_void,
-    recv_cq: *mut c_void,
-    srq: *mut c_void,
-    handle: u32,
-    qp_num: u32,
+pub(crate) struct Qp {
+    pub(crate) context: *mut c_void,
+    pub(crate) qp_context: *mut c_void,
+    pub(crate) pd: *mut c_void,
+    pub(crate) send_cq: *mut c_void,
+    pub(crate) recv_cq: *mut c_void,
+    pub(crate) srq: *mut c_void,
+    pub(crate) handle: u32,
+    pub(crate) qp_num: u32,
 }
 
 // What the C compiler makes of verbs.h on a 64-bit machine.
 const _: () = assert!(size_of::<InitAttr>() == 64 && size_of::<AhAttr>() == 32 && size_of::<QpAttr>() == 144);
 
 /// `IBV_QPT_RC`.
-const RC: c_uint = 2;
+pub(crate) const RC: c_uint = 2;
 /// `IBV_QPS_INIT`, `IBV_QPS_RTR`, `IBV_QPS_RTS`.
 const STATES: [c_uint; 3] = [1, 2, 3];
 /// `IBV_MTU_1024`.
 const MTU_1024: c_uint = 3;
 /// `IBV_ACCESS_LOCAL_WRITE` and the remote ones: write, read, atomic.
-const ACCESS: c_uint = 0b1111;
+pub(crate) const ACCESS: c_uint = 0b1111;
 
 /// `enum ibv_qp_attr_mask`.
-mod mask {
+pub(crate) mod mask {
     pub const STATE: i32 = 1 << 0;
     pub const ACCESS_FLAGS: i32 = 1 << 3;
     pub const PKEY_INDEX: i32 = 1 << 4;
@@ -140,12 +140,13 @@ mod mask {
 macro_rules! library {
     ($($name:ident($($ty:ty),*) -> $ret:ty;)*) => {
         /// The functions of libibverbs that are used.
-        struct Library {
-            $($name: unsafe extern "C" fn($($ty),*) -> $ret,)*
+        pub(crate) struct Library {
+            $(pub(crate) $name: unsafe extern "C" fn($($ty),*) -> $ret,)*
         }
 
         impl Library {
-            fn load() -> Result<Self> {
+            /// Finds it.
+            pub(crate) fn load() -> Result<Self> {
                 // SAFETY: libibverbs may be loaded into any program; the name ends in NUL.
                 let library = unsafe { libc::dlopen(c"libibverbs.so.1".as_ptr(), libc::RTLD_NOW) };
                 ensure!(!library.is_null(), "libibverbs.so.1 cannot be loaded: is the package libibverbs1 installed?");
@@ -179,13 +180,16 @@ library! {
     ibv_dealloc_pd(*mut c_void) -> c_int;
     ibv_create_cq(*mut c_void, c_int, *mut c_void, *mut c_void, c_int) -> *mut c_void;
     ibv_destroy_cq(*mut c_void) -> c_int;
+    ibv_reg_mr(*mut c_void, *mut c_void, usize, c_int) -> *mut c_void;
+    ibv_dereg_mr(*mut c_void) -> c_int;
     ibv_create_qp(*mut c_void, *mut InitAttr) -> *mut Qp;
     ibv_modify_qp(*mut Qp, *mut QpAttr, c_int) -> c_int;
+    ibv_query_qp(*mut Qp, *mut QpAttr, c_int, *mut InitAttr) -> c_int;
     ibv_destroy_qp(*mut Qp) -> c_int;
 }
 
 /// What a function that returns an object returned.
-fn made<T>(object: *mut T, what: &str) -> Result<*mut T> {
+pub(crate) fn made<T>(object: *mut T, what: &str) -> Result<*mut T> {
     if object.is_null() {
         return Err(std::io::Error::last_os_error()).with_context(|| what.to_owned());
     }
@@ -193,7 +197,7 @@ fn made<T>(object: *mut T, what: &str) -> Result<*mut T> {
 }
 
 /// What a function that returns an error number returned.
-fn done(result: c_int, what: &str) -> Result<()> {
+pub(crate) fn done(result: c_int, what: &str) -> Result<()> {
     match result {
         0 => Ok(()),
         n => Err(std::io::Error::from_raw_os_error(n.abs())).with_context(|| what.to_owned()),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Many queue pairs from nothing to RTS, timed: ours, and the same through libibverbs for whatever device it has.
 
-mod libibverbs;
+pub(crate) mod libibverbs;
 
 pub use libibverbs::connect as connect_with_libibverbs;
 

@@ -12,7 +12,7 @@
 mod carrier;
 mod cases;
 mod ours;
-mod theirs;
+pub(crate) mod theirs;
 mod world;
 
 pub use cases::CASES;

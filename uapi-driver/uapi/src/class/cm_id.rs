@@ -12,7 +12,8 @@
 //!
 //! On a device's own file an id is that device's. On the system-wide node it is no device's until it is bound to an address,
 //! connects, or is made by a request; one that is bound to all addresses is on every device, also on those that come. A
-//! queue pair is an object of a device's file, so there CONNECT and ACCEPT name that file, too: [`DEVICE_FD`].
+//! queue pair is an object of a device's file, so there CONNECT and ACCEPT name that file, too: [`DEVICE_FD`]. A host may serve
+//! ids also on devices of others, whose queue pairs have numbers instead.
 
 use super::{ASYNC_EVENTS, COOKIE, EVENT_QUEUE_OF};
 use crate::payload;
@@ -114,7 +115,7 @@ pub const STATE: Attr<u32> = Attr::new(8, "state");
 pub const PEER_QPN: Attr<u32> = Attr::new(9, "peer_qpn");
 
 /// On the system-wide node, and only there, where it must be: a descriptor of the device's file that [`QP`] is an object of. EXDEV
-/// if the id is on another device.
+/// if the id is on another device. If it is a file of another driver's that the host serves, [`QP`] is the queue pair's number.
 pub const DEVICE_FD: Attr<u32> = Attr::new(10, "device_fd");
 /// On the system-wide node: the device that the id is on, by its number in the list of devices. Not answered while it is on
 /// none, or on all.

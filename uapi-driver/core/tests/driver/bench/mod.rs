@@ -19,6 +19,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
+use verbena_core::foreign::{ForeignId, NoForeignCm};
 use verbena_core::node::NodeHost;
 use verbena_core::platform::{Dma, PinError, Pinned, Platform, Signal, PAGE};
 use verbena_core::Context;
@@ -302,6 +303,12 @@ impl Host for Bench {
 }
 
 impl NodeHost<Bench> for Bench {
+    type Foreign = NoForeignCm;
+
+    fn foreign(&self, _: &Arc<ForeignId<Bench>>) -> Result<NoForeignCm, Errno> {
+        Err(Errno::ENODEV)
+    }
+
     /// A descriptor is an index of [`Inner::files`].
     fn context(&self, _: &(), fd: u32) -> Result<Arc<Context<Bench>>, Errno> {
         let files = self.0.files.lock().unwrap();

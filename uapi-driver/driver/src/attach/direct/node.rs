@@ -15,6 +15,7 @@ use rdma_uapi::{wire, Driver, Errno, Host};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use verbena_core::foreign::{ForeignId, NoForeignCm};
 use verbena_core::node::{self, Node, NodeContext, NodeHost};
 use zerocopy::FromBytes;
 
@@ -86,6 +87,13 @@ impl Host for Process {
 }
 
 impl NodeHost<DirectPlatform> for Process {
+    type Foreign = NoForeignCm;
+
+    fn foreign(&self, _: &Arc<ForeignId<DirectPlatform>>) -> Result<NoForeignCm, Errno> {
+        // A process has no ib_device of its own.
+        Err(Errno::ENODEV)
+    }
+
     fn context(&self, _owner: &Owner, fd: u32) -> Result<Arc<super::Context>, Errno> {
         super::opened(fd).ok_or(Errno::EBADF)
     }
