@@ -46,13 +46,17 @@ macro_rules! stories {
 }
 
 stories! {
+    connects: "connects",
     refuses: "refuses",
     names: "names",
     backlog: "backlog",
     silence: "silence",
     rdma_cm_asks: "rdma-cm-asks",
     rdma_cm_is_asked: "rdma-cm-is-asked",
+    both_kinds: "both-kinds",
     killed: "killed",
+    destroyed_queue_pair: "destroyed-queue-pair",
+    removed: "removed",
 }
 
 /// The module that serves is in use while there are ids of it, then it goes, and what it served is nobody's; Verbena's own

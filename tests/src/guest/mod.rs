@@ -141,6 +141,10 @@ const SHARED: &[Scenario<World>] = &[
         run: rdma_cm::a_process_that_ends_disconnects,
     },
     Scenario {
+        name: "u18_kernel_rdma_cm_connects_queue_pairs_of_libibverbs_in_one_call_a_side",
+        run: kernel_cm::connects,
+    },
+    Scenario {
         name: "u18_kernel_rdma_cm_refuses_with_reason_and_data",
         run: kernel_cm::refuses,
     },
@@ -165,8 +169,20 @@ const SHARED: &[Scenario<World>] = &[
         run: kernel_cm::rdma_cm_is_asked,
     },
     Scenario {
+        name: "u18_kernel_rdma_cm_and_verbenas_own_serve_one_node_at_once",
+        run: kernel_cm::both_kinds,
+    },
+    Scenario {
         name: "u18_kernel_rdma_cm_ends_what_a_killed_process_leaves",
         run: kernel_cm::killed,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_holds_no_queue_pair",
+        run: kernel_cm::destroyed_queue_pair,
+    },
+    Scenario {
+        name: "u18_kernel_rdma_cm_device_that_goes_is_told",
+        run: kernel_cm::removed,
     },
     Scenario {
         name: "u18_kernel_rdma_cm_module_is_busy_while_in_use_then_unloads",
