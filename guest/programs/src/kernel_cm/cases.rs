@@ -533,7 +533,7 @@ fn both_kinds(world: &World) -> Result<()> {
     in_error(&links)
 }
 
-/// The other process of [`killed`]: connects and stays.
+/// The other process of `killed`: connects and stays.
 ///
 /// # Errors
 ///
