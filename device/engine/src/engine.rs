@@ -123,9 +123,12 @@ impl Engine {
     /// Takes back what was lent, and does what the workers have left to do.
     pub fn recall<E: Env, L: AsMut<Loan>>(&mut self, loans: &mut [L], now: Time, env: &E) {
         if core::mem::take(&mut self.lent) {
+            for loan in &mut *loans {
+                loan::give_back(&mut self.hcas, loan.as_mut());
+            }
             for loan in loans {
                 let queues = (&mut self.watch, &mut self.regulars);
-                loan::recall(&mut self.hcas, queues, &mut cx!(self, now, env), loan.as_mut());
+                loan::settle(&mut self.hcas, queues, &mut cx!(self, now, env), loan.as_mut());
             }
         }
     }

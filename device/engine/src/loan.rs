@@ -478,19 +478,24 @@ pub(crate) fn lend<E: Env, L: AsMut<Loan>>(
     any
 }
 
-/// Puts everything back that is in a loan, and does what its runs have left to do.
-pub(crate) fn recall<E: Env>(
-    hcas: &mut Hcas,
-    (watch, regulars): (&mut Watch, &mut Regulars),
-    cx: &mut Cx<'_, E>,
-    loan: &mut Loan,
-) {
+/// Puts everything back that is in a loan.
+pub(crate) fn give_back(hcas: &mut Hcas, loan: &mut Loan) {
     for (at, qp) in loan.objects.qps.drain(..) {
         hcas.get_mut(at.hca).expect(GONE).qps.give_back(at.qpn.get(), qp);
     }
     for ((hca, cqn), cq) in loan.objects.cqs.drain(..) {
         hcas.get_mut(hca).expect(GONE).cqs.give_back(cqn.get(), cq);
     }
+}
+
+/// Does what the runs of a loan have left to do. All loans have been given back: what rang for one worker can have been on loan
+/// to another one, since a page may be dealt out anew while its queues are.
+pub(crate) fn settle<E: Env>(
+    hcas: &mut Hcas,
+    (watch, regulars): (&mut Watch, &mut Regulars),
+    cx: &mut Cx<'_, E>,
+    loan: &mut Loan,
+) {
     let (watched, turns) = (core::mem::take(&mut loan.watched), core::mem::take(&mut loan.turns));
     let mut messages = 0;
     for (i, pair) in loan.pairs.drain(..).enumerate() {
