@@ -489,7 +489,7 @@ pub(crate) fn give_back(hcas: &mut Hcas, loan: &mut Loan) {
 }
 
 /// Does what the runs of a loan have left to do. All loans have been given back: what rang for one worker can have been on loan
-/// to another one, since a page may be dealt out anew while its queues are.
+/// to another one, for its peer's sake.
 pub(crate) fn settle<E: Env>(
     hcas: &mut Hcas,
     (watch, regulars): (&mut Watch, &mut Regulars),

@@ -276,6 +276,60 @@ fn p03_the_ring_of_a_queue_that_is_not_on_loan_is_not_lost() {
     assert_eq!(member.completion(&w).wr_id, 2);
 }
 
+/// The ends of ten connections write at any moment between two turns of two workers, each for a while and then not for longer: a
+/// queue that is in nobody's loan for its own sake is in one worker's for its peer's, and rings at the other.
+#[test]
+fn p03_the_ring_of_a_queue_that_is_on_loan_to_another_worker_is_not_lost() {
+    for seed in 1..=40u64 {
+        let mut random = seed;
+        let mut dice = |sides: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % sides
+        };
+        let mut w = World::for_workers(1, 2);
+        let mut ends = Vec::new();
+        for _ in 0..10 {
+            let Pair { world, a, b } = Pair::within(w, Default::default(), 8, |_| {});
+            w = world;
+            ends.extend([a, b]);
+        }
+        let mut under_way = [0u64; 20];
+        let mut busy = 0;
+        for round in 0..600 {
+            if round % 40 == 0 {
+                busy = dice(1 << 20);
+            }
+            w.lend();
+            for worker in [0, 1] {
+                for _ in 0..dice(12) {
+                    let n = dice(20) as usize;
+                    if busy >> n & 1 == 0 {
+                        continue;
+                    }
+                    let (low, high) = ends.split_at_mut(n | 1);
+                    let (own, peer) = match n & 1 {
+                        0 => (&mut low[n], &mut high[0]),
+                        _ => (&mut high[0], &mut low[n - 1]),
+                    };
+                    if under_way[n] < 8 {
+                        write(&w, own, peer, 7);
+                        under_way[n] += 1;
+                    }
+                }
+                w.run_loan(worker);
+            }
+            w.recall();
+            whole(&mut w);
+            for (end, under_way) in ends.iter_mut().zip(&mut under_way) {
+                *under_way -= std::iter::from_fn(|| end.cq.poll(&w)).count() as u64;
+            }
+            assert_eq!(under_way, [0; 20], "seed {seed}, round {round}: messages that stay");
+        }
+    }
+}
+
 /// Whether the WRITEs of a queue, so many that the whole loan is worth it, were executed by worker 0 with its loan alone.
 fn is_on_loan(w: &mut World, (a, b): (&mut End, &End)) -> bool {
     w.lend();
