@@ -5,9 +5,9 @@
 //!
 //! That manager has the protocol, the devices and the queue pairs; [`ForeignCm`] is what it is asked for. Here is what makes
 //! its ids objects of the system-wide node: which call is allowed when, what QUERY answers, which event is posted, which
-//! request becomes an object. [`crate::node_cm`] decides whether an id is on such a device.
+//! request becomes an object. `node_cm` decides whether an id is on such a device.
 //!
-//! Locks: an object's standing, then whatever the manager has, then [`Told`], in which nothing is called but the object
+//! Locks: an object's standing, then whatever the manager has, then `Told`, in which nothing is called but the object
 //! model. So the manager may hold its own locks while it tells what happened, and wait for that when an id is dropped.
 
 use crate::cm_id;

@@ -42,7 +42,7 @@ payload! {
         pub max_qp_rd_atom: u32,
         /// Outstanding READs and atomics of a queue pair, as initiator.
         pub max_qp_init_rd_atom: u32,
-        /// Bit `n`: queue pair type `n` ([`QpType`]) is offered.
+        /// Bit `n`: queue pair type `n` (`QpType`) is offered.
         pub qp_types: u32,
         /// Entries of the GID table.
         pub gid_table_len: u32,
@@ -70,7 +70,7 @@ payload! {
         pub max_flow: u32,
         /// Different pairs of priority and masks among the flow rules.
         pub max_flow_groups: u32,
-        /// Elements of a region that work requests register ([`MR_FAST`]).
+        /// Elements of a region that work requests register (`MR_FAST`).
         pub max_fast_elements: u32,
         /// Least rate limit of a send queue in kbit/s ([`crate::qp::QpAttrs::rate_limit`]); 0: there are no limits.
         pub rate_limit_min: u32,
