@@ -3,7 +3,7 @@
 //!
 //! An address that anybody may have made up is the kernel's to check, by a system call for each copy. What the crate's own
 //! messages name is borrowed for the call, so that it is a plain copy: a thousand connections in two chains made 6,479 of those
-//! system calls, which was two fifths of their time.
+//! system calls.
 
 use super::socket::errno;
 use rdma_uapi::Errno;
