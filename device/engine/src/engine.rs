@@ -25,7 +25,7 @@ use crate::time::Time;
 use crate::watch::{self, Watch};
 use crate::{AddHcaError, Budget, Dma, EngineConfig, HcaConfig, Progress};
 use core::sync::atomic::{fence, Ordering};
-use verbena_hw::doorbell::{RegisterAddress, REG_RING, RING_SCAN};
+use verbena_hw::doorbell::{RegisterAddress, REG_RING, RING_SCAN, RING_WAKE};
 use verbena_hw::id::{Eqn, Gid};
 use verbena_hw::qp::QpType;
 use verbena_hw::regs;
@@ -207,6 +207,13 @@ impl Engine {
             .map(|(index, _)| index)
     }
 
+    /// Whether something has rung in a doorbell page of this HCA that is `worker`'s.
+    pub fn has_rung_in<E: Env>(&self, hca: HcaId, worker: usize, env: &E) -> bool {
+        self.hcas
+            .get(hca)
+            .is_some_and(|hca| self.rung_page(hca, worker, env).is_some())
+    }
+
     /// What the workers are to see to that have something on loan, by doorbell page of an HCA.
     pub(crate) fn page(&self, hca: HcaId, index: u32) -> Option<&Doorbell> {
         self.hcas.get(hca)?.doorbells.get(index)
@@ -349,14 +356,23 @@ impl Engine {
             device.regs.access_error();
             return;
         };
-        if value as u32 == RING_SCAN {
-            page.request_scan();
-            return;
-        }
         self.stirred = Some(self.watch.worker_of(hca, at.page, page));
+        match value as u32 {
+            RING_SCAN => return page.request_scan(),
+            // The next poll looks at the summaries of all pages.
+            RING_WAKE => return,
+            _ => {}
+        }
         // A slot that rings nothing is a guest's harmless mistake.
         if let Some(qp) = page.queue(value as u32).and_then(|qpn| device.qps.get_mut(qpn.get())) {
             self.schedule.activate(hca, qp);
+        }
+    }
+
+    /// Counts a write of [`RING_WAKE`] that came as an event, without a page.
+    pub fn count_ring(&mut self, hca: HcaId) {
+        if let Some(device) = self.hcas.get_mut(hca) {
+            device.counters.count(Counter::DoorbellsTrapped);
         }
     }
 

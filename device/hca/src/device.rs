@@ -10,9 +10,12 @@ use crate::pci::config::{ConfigSpace, Effect};
 use crate::pci::msix::MsixBar;
 use crate::protocol::shape::{IRQ_ERROR, IRQ_MSIX, REGION_CONFIG};
 use crate::protocol::wire::MAX_DMA_MAPS;
+use crate::protocol::Backend;
 use crate::shared::Shared;
+use rustix::event::{eventfd, EventfdFlags};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use verbena_hw::pci;
 use vfio_bindings::bindings::vfio::{
@@ -32,6 +35,8 @@ pub struct Device {
     index: usize,
     config: ConfigSpace,
     msix: MsixBar,
+    /// The eventfd by which the client rings, if it asked for one. Never another client's.
+    bell: Option<OwnedFd>,
 }
 
 impl Device {
@@ -43,6 +48,7 @@ impl Device {
             index,
             config: ConfigSpace::new(),
             msix: MsixBar::default(),
+            bell: None,
         }
     }
 
@@ -56,11 +62,23 @@ impl Device {
         &self.config
     }
 
+    /// The eventfd by which the client rings, if it asked for one: to be waited for.
+    pub fn bell(&self) -> Option<&OwnedFd> {
+        self.bell.as_ref()
+    }
+
+    /// The eventfd has been signalled: what a write of [`RING_WAKE`](verbena_hw::doorbell::RING_WAKE) to the register of every
+    /// doorbell page would be.
+    pub fn rung(&self) {
+        self.shared.rung(self.index);
+    }
+
     /// The client is gone: no memory, no interrupts, the state after power-on. Peers see silence.
     pub fn detach(&mut self) {
         self.reset_function();
         self.shared.set_ram(self.index, AddressSpace::default());
         self.shared.port(self.index).vectors.clear();
+        self.bell = None;
     }
 
     /// Whether memory that the client gave has vanished under the device.
@@ -101,6 +119,16 @@ fn number(data: &[u8]) -> u64 {
     let len = data.len().min(8);
     bytes[..len].copy_from_slice(&data[..len]);
     u64::from_le_bytes(bytes)
+}
+
+impl Backend for Device {
+    fn event_fd(&mut self) -> io::Result<OwnedFd> {
+        let bell = match self.bell.take() {
+            Some(bell) => bell,
+            None => eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+        };
+        self.bell.insert(bell).try_clone()
+    }
 }
 
 impl ServerBackend for Device {

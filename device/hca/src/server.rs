@@ -18,6 +18,7 @@ use crate::worker::Worker;
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -215,6 +216,8 @@ struct Hca {
 struct Client {
     connection: Connection,
     interest: Interest,
+    /// Its eventfd is waited for.
+    rings: bool,
 }
 
 /// What an event is about. The kind is in the upper half of the event's data, the number in the lower.
@@ -224,6 +227,7 @@ enum Token {
     Attention,
     Listener(usize),
     Client(usize),
+    Bell(usize),
     ControlListener,
     Control(u16),
 }
@@ -237,6 +241,7 @@ impl Token {
             Self::Client(hca) => (3, hca as u32),
             Self::ControlListener => (4, 0),
             Self::Control(number) => (5, number.into()),
+            Self::Bell(hca) => (6, hca as u32),
         };
         kind << 16 | number
     }
@@ -250,6 +255,7 @@ impl Token {
             3 => Self::Client(number as usize),
             4 => Self::ControlListener,
             5 => Self::Control(number as u16),
+            6 => Self::Bell(number as usize),
             _ => return None,
         })
     }
@@ -279,6 +285,16 @@ fn events(stream: &UnixStream, token: Token, interest: Interest) -> Events {
     Events::with_data(stream, token.encode(), set)
 }
 
+/// A client's eventfd. Each write of it is an event of its own, so its counter is never read: that would be a system call
+/// before what has rung is begun, or, after it, would take a later write for this one.
+fn bell_events(bell: &OwnedFd, index: usize) -> Events {
+    Events::with_data(
+        bell,
+        Token::Bell(index).encode(),
+        EventSet::IN | EventSet::EDGE_TRIGGERED,
+    )
+}
+
 impl MutEventSubscriber for Loop {
     fn init(&mut self, ops: &mut EventOps) {
         let add = |ops: &mut EventOps, events| {
@@ -305,6 +321,7 @@ impl MutEventSubscriber for Loop {
             Some(Token::Attention) => self.attend(ops),
             Some(Token::Listener(index)) => self.accept(index, ops),
             Some(Token::Client(index)) => self.serve(index, ops),
+            Some(Token::Bell(index)) => self.rung(index, ops),
             Some(Token::ControlListener) => self.accept_control(ops),
             Some(Token::Control(number)) => self.serve_control(number, ops),
             None => unreachable!("only tokens are given to the event loop"),
@@ -354,7 +371,11 @@ impl Loop {
                 log::error!("hca {index} ({path}): cannot wait for a client: {error}");
                 continue;
             }
-            hca.client = Some(Client { connection, interest });
+            hca.client = Some(Client {
+                connection,
+                interest,
+                rings: false,
+            });
         }
     }
 
@@ -374,10 +395,29 @@ impl Loop {
                     let modified = ops.modify(events(client.connection.stream(), token, interest));
                     modified.expect("the client's socket is in the event loop");
                 }
+                if let (false, Some(bell)) = (client.rings, hca.device.bell()) {
+                    match ops.add(bell_events(bell, index)) {
+                        Ok(()) => client.rings = true,
+                        Err(error) => {
+                            let why = format!("its eventfd cannot be waited for: {error}");
+                            self.detach(index, &Closed::Socket(io::Error::other(why)), ops);
+                        }
+                    }
+                }
             }
             Err(closed) => self.detach(index, &closed, ops),
         }
-        // A register access of ours may have been what found memory missing.
+        self.look_for_losses(ops);
+    }
+
+    /// The client of HCA `index` has rung.
+    fn rung(&mut self, index: usize, ops: &mut EventOps) {
+        self.hcas[index].device.rung();
+        self.look_for_losses(ops);
+    }
+
+    /// Something that we have done ourselves may have been what found a client's memory missing.
+    fn look_for_losses(&mut self, ops: &mut EventOps) {
         if fault::hits() != self.hits {
             self.attend(ops);
         }
@@ -396,6 +436,10 @@ impl Loop {
         }
         let socket = events(client.connection.stream(), Token::Client(index), client.interest);
         ops.remove(socket).expect("the client's socket is in the event loop");
+        if let (true, Some(bell)) = (client.rings, hca.device.bell()) {
+            let removed = ops.remove(bell_events(bell, index));
+            removed.expect("the client's eventfd is in the event loop");
+        }
         hca.device.detach();
     }
 

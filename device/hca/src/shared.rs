@@ -189,6 +189,30 @@ impl Shared {
         result
     }
 
+    /// Something may have rung in HCA `index`'s doorbell pages while the worker slept whose they are. It is begun at once, here, as in
+    /// [`Shared::act`].
+    pub fn rung(&self, index: usize) {
+        let id = self.ports[index].id;
+        let mut whole = self.lock();
+        let mut woken = None;
+        for worker in 0..whole.core.asleep.len() {
+            if !whole.core.asleep[worker] || !whole.with(|engine, view| engine.has_rung_in(id, worker, view)) {
+                continue;
+            }
+            whole.core.asleep[worker] = false;
+            whole.with(|engine, view| engine.wake(worker, view));
+            if let Some(other) = woken.replace(worker) {
+                self.wake_worker(other);
+            }
+        }
+        if let Some(worker) = woken {
+            let now = self.now();
+            whole.with(|engine, view| engine.poll(now, Budget::default(), view));
+            self.wake_worker(worker);
+        }
+        whole.with(|engine, _| engine.count_ring(id));
+    }
+
     /// Looks at the engine's state, and at what the engine sees.
     pub fn inspect<R>(&self, f: impl FnOnce(&mut Engine, Time, &View<'_>) -> R) -> R {
         let now = self.now();

@@ -12,7 +12,8 @@
 //!   work costs time proportional to the slots that rang, not to those that exist.
 //!
 //! While the device sleeps it does not see the bitmap. Before it sleeps it sets [`KICK`] in the page, then looks once
-//! more; a driver that has set its bits and then reads [`KICK`] as non-zero also writes the register. Both sides put a
+//! more; a driver that has set its bits and then reads [`KICK`] as non-zero also writes the register: its slot, or
+//! [`RING_WAKE`], since the bits say which. Both sides put a
 //! full fence between their store and their load (store buffering is exactly what would lose the wake-up).
 //!
 //! A queue that the device has just emptied, and that is busy, it may **watch** instead: it looks at the queue's next entry
@@ -34,10 +35,14 @@ pub const PAGES: u32 = 1024;
 pub const PAGE_SIZE: u64 = 4096;
 /// Slots of a doorbell page: at most as many send queues ring it.
 pub const SLOTS: u32 = 4096;
-/// Offset of the register in its page of BAR 2: a 32-bit write of a slot number, or of [`RING_SCAN`].
+/// Offset of the register in its page of BAR 2: a 32-bit write of a slot number, of [`RING_SCAN`], or of [`RING_WAKE`].
 pub const REG_RING: u64 = 0;
 /// Written to [`REG_RING`]: look at the bitmap instead of at one slot.
 pub const RING_SCAN: u32 = u32::MAX;
+/// Written to [`REG_RING`]: wake, what has rung is in the page in guest memory. It is the same on every page, so an event
+/// without a value can stand for it where the register is reached through an eventfd.
+pub const RING_WAKE: u32 = u32::MAX - 1;
+const _: () = assert!(RING_WAKE > SLOTS);
 
 /// Offset in the page in guest memory of the 32-bit word that the device sets before it sleeps: 0, or 1 for "also
 /// write the register". On a cache line of its own: the device writes it, the driver only reads it.

@@ -3,7 +3,8 @@
 //! device do to the words by which one tells the other.
 //!
 //! The two sides are modelled: the same accesses in the same order with the same orderings as `DoorbellPage::ring` here, and
-//! as `Doorbell`, `Watch` and `Engine::prepare_sleep` (`wants_event` for completions) in the engine. Loom takes sequentially
+//! as `Doorbell`, `Watch` and `Engine::prepare_sleep` (`wants_event` for completions) in the engine, and the server's main loop
+//! where it takes an event. Loom takes sequentially
 //! consistent accesses for acquire and release, so where the code relies on their being more, the model has a fence behind
 //! them.
 
@@ -112,6 +113,89 @@ fn p09_without_the_devices_fence_a_doorbell_is_lost() {
 #[should_panic(expected = "an entry waits")]
 fn p09_without_the_drivers_fence_an_entry_of_a_watched_queue_is_lost() {
     one_post(true, Fence::Left, Fence::Kept);
+}
+
+/// When the server takes the event by which a driver wakes the device.
+#[derive(Clone, Copy, PartialEq)]
+enum Taken {
+    BeforeTheLook,
+    AfterTheLook,
+}
+
+/// Two queues of a page ring while the device sleeps, by an event that says nothing about which. The server begins what it finds
+/// and withdraws the announcement; then the worker goes to sleep again. Events that come together may be one.
+fn two_kicks(taken: Taken) {
+    loom::model(move || {
+        let page = Arc::new(Page::default());
+        page.kick.store(1, Ordering::SeqCst);
+        let threads = [1, 2].map(|bit| {
+            let page = page.clone();
+            thread::spawn(move || {
+                page.bitmap.fetch_or(bit, Ordering::SeqCst);
+                page.summary.fetch_or(1, Ordering::SeqCst);
+                fence(Ordering::SeqCst);
+                if page.kick.load(Ordering::SeqCst) != 0 {
+                    // An eventfd counts, under a lock of its own.
+                    page.register.fetch_add(1, Ordering::AcqRel);
+                }
+            })
+        });
+        let mut found = 0;
+        let mut serve = || {
+            let look = |found: &mut u64| {
+                page.kick.store(0, Ordering::SeqCst);
+                if page.summary.load(Ordering::Relaxed) != 0 && page.summary.swap(0, Ordering::SeqCst) != 0 {
+                    *found |= page.bitmap.swap(0, Ordering::SeqCst);
+                }
+            };
+            if taken == Taken::AfterTheLook {
+                if page.register.load(Ordering::Acquire) != 0 {
+                    look(&mut found);
+                    let asleep = sleeps(&page);
+                    page.register.swap(0, Ordering::AcqRel);
+                    return asleep;
+                }
+                return true;
+            }
+            if page.register.swap(0, Ordering::AcqRel) != 0 {
+                look(&mut found);
+                return sleeps(&page);
+            }
+            true
+        };
+        let asleep = serve();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        // Whoever is awake looks; whoever sleeps needs the event.
+        let event = page.register.load(Ordering::Acquire) != 0;
+        if !asleep || event {
+            found |= page.bitmap.load(Ordering::SeqCst);
+        }
+        assert_eq!(found, 3, "the device sleeps, and an entry waits");
+    });
+}
+
+/// The worker, awake, prepares to sleep; whether it does.
+fn sleeps(page: &Page) -> bool {
+    page.kick.store(1, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+    let work = page.summary.load(Ordering::SeqCst) != 0;
+    if work {
+        page.kick.store(0, Ordering::SeqCst);
+    }
+    !work
+}
+
+#[test]
+fn p09_no_interleaving_loses_a_queue_that_woke_the_device_by_an_event() {
+    two_kicks(Taken::BeforeTheLook);
+}
+
+#[test]
+#[should_panic(expected = "an entry waits")]
+fn p09_an_event_that_is_taken_after_the_look_is_lost() {
+    two_kicks(Taken::AfterTheLook);
 }
 
 /// A queue is given up while the device stays awake: the entry is found by that look, or rings.

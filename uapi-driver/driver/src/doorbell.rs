@@ -98,6 +98,6 @@ impl Doorbell {
     /// The device sleeps: only the register wakes it.
     #[cold]
     fn kick(&self, slot: u16) -> Result<(), Gone> {
-        self.register.write(slot.into())
+        self.register.kick(slot)
     }
 }

@@ -754,6 +754,34 @@ fn u19_one_thread_posts_while_another_polls() {
 }
 
 #[test]
+fn p09_a_device_that_sleeps_hears_of_every_message() {
+    // The device sleeps whenever it can. Each thread has a doorbell page of its own, and lets it fall asleep at other times.
+    for workers in [1, 2] {
+        let device = Device::with_workers(1, workers, Duration::ZERO);
+        std::thread::scope(|scope| {
+            for seed in 0..3u32 {
+                let context = device.open(0);
+                scope.spawn(move || {
+                    let (mut left, mut right) = Side::pair(&context, &context, 8);
+                    let mut random = seed + 1;
+                    for n in 0..1500u64 {
+                        right.qp.post_recv(&RecvWr::new(&[]).wr_id(n)).unwrap();
+                        left.qp.post_send(&SendWr::send().wr_id(n).signaled()).unwrap();
+                        assert_eq!((left.complete().wr_id, right.complete().wr_id), (n, n));
+                        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        if random >> 30 == 0 {
+                            std::thread::sleep(Duration::from_micros(u64::from(random >> 22 & 0x7f)));
+                        } else {
+                            (0..random >> 22 & 0xff).for_each(|_| std::hint::spin_loop());
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn u13_more_queue_pairs_than_a_doorbell_page_has_slots() {
     let device = Device::new(1);
     let context = device.open(0);

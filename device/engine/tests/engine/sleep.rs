@@ -3,7 +3,7 @@
 
 use verbena_engine::testing::{Guest, Pair, SendWr, World};
 use verbena_hw::admin::Opcode;
-use verbena_hw::doorbell::RING_SCAN;
+use verbena_hw::doorbell::{RING_SCAN, RING_WAKE};
 use verbena_hw::regs;
 
 #[test]
@@ -56,6 +56,35 @@ fn h02_the_register_wakes_and_scans() {
     w.engine.wake(0, &w.env);
     w.run();
     assert_eq!(pair.a.completion(w).wr_id, 1);
+}
+
+#[test]
+fn h02_the_register_wakes_and_says_nothing_more() {
+    let mut pair = Pair::within(World::for_workers(1, 2), Default::default(), 8, |_| {});
+    let w = &mut pair.world;
+    w.run();
+    assert!(w.engine.prepare_sleep(0, &w.env) && w.engine.prepare_sleep(1, &w.env));
+    let hca = pair.b.guest.hca;
+    let rung = |w: &World| [0, 1].map(|worker| w.engine.has_rung_in(hca, worker, &w.env));
+    assert_eq!(rung(w), [false, false]);
+    let (errors, kick) = (
+        w.read_reg(pair.a.guest.hca, regs::ACCESS_ERRORS, 4),
+        pair.b.guest.kick(w),
+    );
+    pair.b.post(w, SendWr::write(1, &[], pair.a.addr(0), pair.a.rkey()));
+    assert_eq!(kick, 1);
+    assert_eq!(rung(w), [false, true], "its page is the second worker's");
+    pair.b.guest.ring_register(w, RING_WAKE);
+    assert_eq!(w.engine.take_stirred(), Some(1));
+    w.engine.wake(1, &w.env);
+    w.run();
+    assert_eq!(pair.b.completion(w).wr_id, 1);
+    assert_eq!(rung(w), [false, false]);
+    // By itself it makes no work.
+    pair.a.guest.ring_register(w, RING_WAKE);
+    assert_eq!(w.engine.take_stirred(), Some(0));
+    assert!(w.engine.prepare_sleep(0, &w.env));
+    assert_eq!(w.read_reg(pair.a.guest.hca, regs::ACCESS_ERRORS, 4), errors);
 }
 
 #[test]

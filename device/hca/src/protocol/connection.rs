@@ -6,16 +6,19 @@
 //! bounded by one message in and the replies to it out: while a client does not take its replies, nothing more is read
 //! from it.
 
-use super::dispatch::{self, Agreement, Fault, Request};
+use super::dispatch::{self, Agreement, Answer, Fault, Request};
 use super::shape::Shape;
 use super::wire::{Command, Header, MAX_MESSAGE, SCM_MAX_FDS};
+use super::Backend;
 use rustix::io::Errno;
-use rustix::net::{recvmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
-use std::io::{self, ErrorKind, IoSliceMut, Write};
+use rustix::net::{
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use vfio_user::ServerBackend;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Messages carried out before another socket gets its turn.
@@ -57,6 +60,8 @@ pub struct Connection {
     fds: Vec<OwnedFd>,
     /// Bytes of replies that the client has not taken yet.
     outbox: Vec<u8>,
+    /// The descriptor that goes with the first of them: the reply to one message is out before the next one is read.
+    outgoing: Option<OwnedFd>,
     /// Set by VERSION.
     agreement: Option<Agreement>,
     /// Messages carried out.
@@ -81,6 +86,7 @@ impl Connection {
             inbox: Vec::with_capacity(256),
             fds: Vec::new(),
             outbox: Vec::new(),
+            outgoing: None,
             agreement: None,
             messages: 0,
         })
@@ -101,7 +107,7 @@ impl Connection {
     /// # Errors
     ///
     /// The connection is over: drop it.
-    pub fn serve(&mut self, shape: &Shape, backend: &mut dyn ServerBackend) -> Result<Interest, Closed> {
+    pub fn serve(&mut self, shape: &Shape, backend: &mut dyn Backend) -> Result<Interest, Closed> {
         for _ in 0..BURST {
             if !self.flush()? {
                 return Ok(Interest::Writable);
@@ -126,7 +132,7 @@ impl Connection {
         })
     }
 
-    fn message(&mut self, header: &Header, shape: &Shape, backend: &mut dyn ServerBackend) -> Result<(), Closed> {
+    fn message(&mut self, header: &Header, shape: &Shape, backend: &mut dyn Backend) -> Result<(), Closed> {
         let command = Command(header.command);
         let fds = std::mem::take(&mut self.fds);
         let body = &self.inbox[Header::SIZE..];
@@ -142,26 +148,27 @@ impl Connection {
             }
             None if command == Command::VERSION => dispatch::negotiate(body).map(|(agreement, reply)| {
                 self.agreement = Some(agreement);
-                reply
+                Answer::from(reply)
             }),
             None => Err(Fault::Malformed("VERSION must come first".into())),
         };
         let wants_reply = header.flags & Header::NO_REPLY == 0;
-        let (reply, body, outcome) = match result {
-            Ok(body) => (dispatch::reply_header(header, body.len()), body, Ok(())),
+        let (reply, answer, outcome) = match result {
+            Ok(answer) => (dispatch::reply_header(header, answer.body.len()), answer, Ok(())),
             Err(Fault::Errno(errno)) => {
                 log::debug!("{} refused: {}", command.name(), io::Error::from_raw_os_error(errno));
-                (dispatch::error_header(header, errno), Vec::new(), Ok(()))
+                (dispatch::error_header(header, errno), Answer::default(), Ok(()))
             }
             Err(Fault::Malformed(why)) => (
                 dispatch::error_header(header, libc::EINVAL),
-                Vec::new(),
+                Answer::default(),
                 Err(Closed::Malformed(command.name(), why)),
             ),
         };
         if wants_reply {
             self.outbox.extend_from_slice(reply.as_bytes());
-            self.outbox.extend_from_slice(&body);
+            self.outbox.extend_from_slice(&answer.body);
+            self.outgoing = answer.fd;
         }
         outcome
     }
@@ -216,9 +223,12 @@ impl Connection {
     fn flush(&mut self) -> Result<bool, Closed> {
         let mut sent = 0;
         while sent < self.outbox.len() {
-            match self.stream.write(&self.outbox[sent..]) {
+            match send(&self.stream, &self.outbox[sent..], self.outgoing.as_ref()) {
                 Ok(0) => return Err(Closed::Truncated),
-                Ok(n) => sent += n,
+                Ok(n) => {
+                    sent += n;
+                    self.outgoing = None;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
@@ -230,6 +240,23 @@ impl Connection {
         self.outbox.drain(..sent);
         Ok(self.outbox.is_empty())
     }
+}
+
+/// Sends bytes, and with the first of them a descriptor.
+fn send(stream: &UnixStream, bytes: &[u8], fd: Option<&OwnedFd>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = fd.map(|fd| [fd.as_fd()]);
+    if let Some(fds) = &fds {
+        let fits = control.push(SendAncillaryMessage::ScmRights(fds));
+        assert!(fits, "the space is for one");
+    }
+    Ok(sendmsg(
+        stream,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?)
 }
 
 /// Receives bytes, and the descriptors that came with them.

@@ -3,9 +3,10 @@
 
 use super::shape::Shape;
 use super::wire::{
-    Command, DeviceInfo, DmaMap, DmaUnmap, Header, IrqInfo, RegionAccess, RegionInfo, SetIrqs, Version, MAX_DATA,
-    MAX_DMA_MAPS, MAX_FDS, VERSION_MAJOR, VERSION_MINOR,
+    Command, DeviceInfo, DmaMap, DmaUnmap, Header, IrqInfo, RegionAccess, RegionInfo, RegionIoFds, SetIrqs, SubRegion,
+    Version, IO_DATA_MATCH, IO_EVENT_FD, MAX_DATA, MAX_DMA_MAPS, MAX_FDS, VERSION_MAJOR, VERSION_MINOR,
 };
+use super::Backend;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
@@ -15,7 +16,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_TYPE_MASK, VFIO_IRQ_SET_ACTION_UNMASK,
     VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_IRQ_SET_DATA_TYPE_MASK,
 };
-use vfio_user::{DmaMapFlags, DmaUnmapFlags, ServerBackend};
+use vfio_user::{DmaMapFlags, DmaUnmapFlags};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Why a message is not answered with success.
@@ -41,6 +42,8 @@ pub struct Agreement {
     pub minor: u16,
     /// The most data that the client takes in one message.
     pub max_data: u32,
+    /// The most descriptors that it takes.
+    pub max_fds: u64,
 }
 
 #[derive(Serialize, Deserialize, Debug, Default)]
@@ -94,6 +97,8 @@ pub fn negotiate(body: &[u8]) -> Result<(Agreement, Vec<u8>), Fault> {
         max_data: caps
             .max_data_xfer_size
             .map_or(MAX_DATA, |theirs| theirs.min(u64::from(MAX_DATA)) as u32),
+        // The specification's default.
+        max_fds: caps.max_msg_fds.unwrap_or(1),
     };
     let answer = VersionData {
         capabilities: Capabilities {
@@ -113,6 +118,21 @@ pub fn negotiate(body: &[u8]) -> Result<(Agreement, Vec<u8>), Fault> {
     Ok((agreement, reply))
 }
 
+/// What a command is answered with.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The reply's body.
+    pub body: Vec<u8>,
+    /// The descriptor that goes with it: a client that announces nothing takes one.
+    pub fd: Option<OwnedFd>,
+}
+
+impl From<Vec<u8>> for Answer {
+    fn from(body: Vec<u8>) -> Self {
+        Self { body, fd: None }
+    }
+}
+
 /// One command that arrived after VERSION.
 pub struct Request<'a> {
     /// Which.
@@ -125,12 +145,12 @@ pub struct Request<'a> {
     pub agreement: &'a Agreement,
 }
 
-/// Carries out `request`. Returns the reply's body.
+/// Carries out `request`.
 ///
 /// # Errors
 ///
 /// See [`Fault`]. Whatever the client sent, nothing here panics.
-pub fn carry_out(request: Request<'_>, shape: &Shape, backend: &mut dyn ServerBackend) -> Result<Vec<u8>, Fault> {
+pub fn carry_out(request: Request<'_>, shape: &Shape, backend: &mut dyn Backend) -> Result<Answer, Fault> {
     let Request {
         command,
         body,
@@ -140,7 +160,7 @@ pub fn carry_out(request: Request<'_>, shape: &Shape, backend: &mut dyn ServerBa
     if !fds.is_empty() && !matches!(command, Command::DMA_MAP | Command::DEVICE_SET_IRQS) {
         return Err(Fault::Errno(libc::EINVAL));
     }
-    match command {
+    let body = match command {
         Command::DMA_MAP => dma_map(body, fds, backend),
         Command::DMA_UNMAP => dma_unmap(body, backend),
         Command::DEVICE_GET_INFO => {
@@ -153,6 +173,7 @@ pub fn carry_out(request: Request<'_>, shape: &Shape, backend: &mut dyn ServerBa
             }))
         }
         Command::DEVICE_GET_REGION_INFO => region_info(body, shape),
+        Command::DEVICE_GET_REGION_IO_FDS => return region_io_fds(body, shape, agreement, backend),
         Command::DEVICE_GET_IRQ_INFO => {
             let (asked, _) = fixed::<IrqInfo>(body)?;
             let irq = shape.irqs.get(asked.index as usize).ok_or(Fault::Errno(libc::EINVAL))?;
@@ -172,7 +193,8 @@ pub fn carry_out(request: Request<'_>, shape: &Shape, backend: &mut dyn ServerBa
         }
         Command::VERSION => Err(Fault::Malformed("VERSION a second time".into())),
         _ => Err(Fault::Errno(libc::ENOTSUP)),
-    }
+    };
+    body.map(Answer::from)
 }
 
 /// The fixed part of a body, and what follows it.
@@ -190,7 +212,7 @@ fn reply<T: IntoBytes + Immutable>(body: &T) -> Vec<u8> {
     body.as_bytes().to_vec()
 }
 
-fn dma_map(body: &[u8], mut fds: Vec<OwnedFd>, backend: &mut dyn ServerBackend) -> Result<Vec<u8>, Fault> {
+fn dma_map(body: &[u8], mut fds: Vec<OwnedFd>, backend: &mut dyn Backend) -> Result<Vec<u8>, Fault> {
     let (map, _) = fixed::<DmaMap>(body)?;
     if fds.len() > 1 {
         return Err(Fault::Errno(libc::EINVAL));
@@ -201,7 +223,7 @@ fn dma_map(body: &[u8], mut fds: Vec<OwnedFd>, backend: &mut dyn ServerBackend) 
     Ok(Vec::new())
 }
 
-fn dma_unmap(body: &[u8], backend: &mut dyn ServerBackend) -> Result<Vec<u8>, Fault> {
+fn dma_unmap(body: &[u8], backend: &mut dyn Backend) -> Result<Vec<u8>, Fault> {
     let (unmap, _) = fixed::<DmaUnmap>(body)?;
     if unmap.flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP != 0 {
         return Err(Fault::Errno(libc::ENOTSUP));
@@ -232,6 +254,47 @@ fn region_info(body: &[u8], shape: &Shape) -> Result<Vec<u8>, Fault> {
     }))
 }
 
+/// The registers that an eventfd may stand for, and the eventfd. A client whose room is too small for the answer is told how much
+/// it takes.
+fn region_io_fds(
+    body: &[u8],
+    shape: &Shape,
+    agreement: &Agreement,
+    backend: &mut dyn Backend,
+) -> Result<Answer, Fault> {
+    let (asked, _) = fixed::<RegionIoFds>(body)?;
+    let known = (asked.index as usize) < shape.regions.len();
+    if !known || asked.flags != 0 || asked.count != 0 {
+        return Err(Fault::Errno(libc::EINVAL));
+    }
+    let events = &shape.events;
+    let count = if asked.index == events.region { events.count } else { 0 };
+    let size = size_of::<RegionIoFds>() + count as usize * size_of::<SubRegion>();
+    let mut body = reply(&RegionIoFds {
+        argsz: size as u32,
+        flags: 0,
+        index: asked.index,
+        count,
+    });
+    if count == 0 || (asked.argsz as usize) < size || agreement.max_fds == 0 {
+        return Ok(body.into());
+    }
+    for n in 0..u64::from(count) {
+        let register = SubRegion {
+            offset: events.offset + n * events.stride,
+            size: events.size,
+            fd_index: 0,
+            kind: IO_EVENT_FD,
+            flags: IO_DATA_MATCH,
+            padding: 0,
+            datamatch: events.value,
+        };
+        body.extend_from_slice(register.as_bytes());
+    }
+    let fd = Some(backend.event_fd()?);
+    Ok(Answer { body, fd })
+}
+
 /// Checks that an access lies inside a region.
 fn access(access: &RegionAccess, shape: &Shape) -> Result<(), Fault> {
     let region = shape
@@ -245,12 +308,7 @@ fn access(access: &RegionAccess, shape: &Shape) -> Result<(), Fault> {
     Ok(())
 }
 
-fn region_read(
-    body: &[u8],
-    shape: &Shape,
-    agreement: &Agreement,
-    backend: &mut dyn ServerBackend,
-) -> Result<Vec<u8>, Fault> {
+fn region_read(body: &[u8], shape: &Shape, agreement: &Agreement, backend: &mut dyn Backend) -> Result<Vec<u8>, Fault> {
     let (wanted, _) = fixed::<RegionAccess>(body)?;
     access(&wanted, shape)?;
     if wanted.count > agreement.max_data {
@@ -263,7 +321,7 @@ fn region_read(
     Ok(answer)
 }
 
-fn region_write(body: &[u8], shape: &Shape, backend: &mut dyn ServerBackend) -> Result<Vec<u8>, Fault> {
+fn region_write(body: &[u8], shape: &Shape, backend: &mut dyn Backend) -> Result<Vec<u8>, Fault> {
     let (wanted, data) = fixed::<RegionAccess>(body)?;
     access(&wanted, shape)?;
     if data.len() != wanted.count as usize {
@@ -277,7 +335,7 @@ fn region_write(body: &[u8], shape: &Shape, backend: &mut dyn ServerBackend) -> 
     Ok(reply(&wanted))
 }
 
-fn set_irqs(body: &[u8], fds: Vec<OwnedFd>, shape: &Shape, backend: &mut dyn ServerBackend) -> Result<Vec<u8>, Fault> {
+fn set_irqs(body: &[u8], fds: Vec<OwnedFd>, shape: &Shape, backend: &mut dyn Backend) -> Result<Vec<u8>, Fault> {
     let (set, data) = fixed::<SetIrqs>(body)?;
     let irq = shape.irqs.get(set.index as usize).ok_or(Fault::Errno(libc::EINVAL))?;
     let kind = set.flags & VFIO_IRQ_SET_DATA_TYPE_MASK;

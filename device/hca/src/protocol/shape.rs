@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a client can ask about the device: its regions and its interrupt types.
 
-use verbena_hw::pci;
+use verbena_hw::{doorbell, pci};
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
     VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
@@ -38,6 +38,23 @@ pub struct Irq {
     pub count: u32,
 }
 
+/// Registers writes of one value to which may come as events of one eventfd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventRegisters {
+    /// The region that they are in.
+    pub region: u32,
+    /// Where the first one is.
+    pub offset: u64,
+    /// How far they are apart.
+    pub stride: u64,
+    /// How many there are.
+    pub count: u32,
+    /// The width of a write, and its value.
+    pub size: u64,
+    /// See there.
+    pub value: u64,
+}
+
 /// The device as clients see it before they touch it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -45,6 +62,8 @@ pub struct Shape {
     pub regions: [Region; REGIONS],
     /// By interrupt type.
     pub irqs: [Irq; IRQ_TYPES],
+    /// What needs no message.
+    pub events: EventRegisters,
 }
 
 impl Shape {
@@ -80,6 +99,15 @@ impl Shape {
             flags: VFIO_IRQ_INFO_EVENTFD,
             count: 1,
         };
-        Self { regions, irqs }
+        // Of all values, the one that needs no page: the bits in guest memory say what has rung.
+        let events = EventRegisters {
+            region: pci::BAR_DOORBELL as u32,
+            offset: doorbell::REG_RING,
+            stride: doorbell::PAGE_SIZE,
+            count: doorbell::PAGES,
+            size: 4,
+            value: doorbell::RING_WAKE as u64,
+        };
+        Self { regions, irqs, events }
     }
 }

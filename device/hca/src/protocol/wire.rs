@@ -72,7 +72,7 @@ impl Command {
     pub const DEVICE_GET_INFO: Self = Self(4);
     /// One region.
     pub const DEVICE_GET_REGION_INFO: Self = Self(5);
-    /// Descriptors for ioeventfds (not offered).
+    /// Descriptors for ioeventfds.
     pub const DEVICE_GET_REGION_IO_FDS: Self = Self(6);
     /// One interrupt type.
     pub const DEVICE_GET_IRQ_INFO: Self = Self(7);
@@ -228,5 +228,44 @@ body! {
         pub region: u32,
         /// Number of bytes.
         pub count: u32,
+    }
+}
+
+/// The type of a [`SubRegion`] that says that its descriptor is an ioeventfd (`VFIO_USER_IO_FD_TYPE_IOEVENTFD`).
+pub const IO_EVENT_FD: u32 = 0;
+/// The flag of a [`SubRegion`] that says that its value counts (`KVM_IOEVENTFD_FLAG_DATAMATCH`).
+pub const IO_DATA_MATCH: u32 = 1 << 0;
+
+body! {
+    /// DEVICE_GET_REGION_IO_FDS, and its reply; a [`SubRegion`] each follows the latter.
+    pub struct RegionIoFds: 16 {
+        /// Size of the reply: what the client takes, and what there is.
+        pub argsz: u32,
+        /// Zero.
+        pub flags: u32,
+        /// The region.
+        pub index: u32,
+        /// Number of sub-regions.
+        pub count: u32,
+    }
+}
+
+body! {
+    /// A place in a region, writes to which may signal an eventfd instead of being sent.
+    pub struct SubRegion: 40 {
+        /// Offset in the region.
+        pub offset: u64,
+        /// Width of the writes.
+        pub size: u64,
+        /// The descriptor, by its number among those of the message.
+        pub fd_index: u32,
+        /// [`IO_EVENT_FD`].
+        pub kind: u32,
+        /// [`IO_DATA_MATCH`].
+        pub flags: u32,
+        /// Zero.
+        pub padding: u32,
+        /// The value that is written.
+        pub datamatch: u64,
     }
 }

@@ -4,7 +4,7 @@
 use crate::patience::PATIENCE;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -188,6 +188,29 @@ impl Raw {
         assert_eq!(reply.header.command, command);
         assert_eq!(reply.header.flags & Header::TYPE, Header::REPLY);
         reply
+    }
+
+    /// One command, and its reply with the descriptors that came with it.
+    pub fn call_for_fds(&mut self, command: u16, body: &[u8]) -> (Reply, Vec<OwnedFd>) {
+        use rustix::net::{recvmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+        let message = self.message(command, 0, body);
+        self.send(&message).unwrap();
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut header = [0; Header::SIZE];
+        let iov = &mut [io::IoSliceMut::new(&mut header)];
+        let received = recvmsg(&self.stream, iov, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        assert_eq!(received.bytes, Header::SIZE, "small enough to come at once");
+        let rights = control.drain().filter_map(|ancillary| match ancillary {
+            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+            _ => None,
+        });
+        let fds = rights.flatten().collect();
+        let header = Header::read_from_bytes(&header).unwrap();
+        assert_eq!((header.message_id, header.command), (self.next, command));
+        let mut body = vec![0; header.message_size as usize - Header::SIZE];
+        self.stream.read_exact(&mut body).unwrap();
+        (Reply { header, body }, fds)
     }
 
     /// The server closes the connection, after at most one reply with an error.

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use rustix::event::EventfdFlags;
 use std::fs::File;
 use std::io::Write;
-use verbena_hca::protocol::wire::{DmaMap, DmaUnmap, Header, RegionAccess, RegionInfo, SetIrqs, MAX_DATA, MAX_MESSAGE};
+use verbena_hca::protocol::wire::{
+    DmaMap, DmaUnmap, Header, RegionAccess, RegionInfo, RegionIoFds, SetIrqs, SubRegion, MAX_DATA, MAX_MESSAGE,
+};
+use verbena_hw::doorbell::RING_WAKE;
 use verbena_hw::regs;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -16,6 +19,7 @@ const DMA_MAP: u16 = 2;
 const DMA_UNMAP: u16 = 3;
 const GET_INFO: u16 = 4;
 const GET_REGION_INFO: u16 = 5;
+const GET_REGION_IO_FDS: u16 = 6;
 const GET_IRQ_INFO: u16 = 7;
 const SET_IRQS: u16 = 8;
 const REGION_READ: u16 = 9;
@@ -194,7 +198,6 @@ fn h01_what_cannot_be_done_is_answered_with_an_errno() {
     let inval = Some(libc::EINVAL);
     let table: &[(u16, Vec<u8>, Option<i32>)] = &[
         (0, vec![], Some(libc::ENOTSUP)),
-        (6, vec![0; 16], Some(libc::ENOTSUP)),
         (11, vec![0; 16], Some(libc::ENOTSUP)),
         (14, vec![0; 16], Some(libc::ENOTSUP)),
         (0xffff, vec![1; 100], Some(libc::ENOTSUP)),
@@ -388,6 +391,76 @@ fn h01_messages_may_arrive_in_pieces_or_together() {
     for _ in 0..300 {
         assert_eq!(raw.receive().unwrap().body[16..], regs::MAGIC_VALUE.to_le_bytes());
     }
+}
+
+#[test]
+fn h02_an_eventfd_stands_for_writes_to_doorbell_registers() {
+    let server = Running::new(1);
+    let ask = |argsz, flags, index| {
+        RegionIoFds {
+            argsz,
+            flags,
+            index,
+            count: 0,
+        }
+        .as_bytes()
+        .to_vec()
+    };
+    let whole = 16 + 1024 * 40;
+    let mut raw = server.raw(0);
+    for wrong in [ask(whole, 0, 9), ask(whole, 1, 2)] {
+        assert_eq!(raw.call(GET_REGION_IO_FDS, &wrong).errno(), Some(libc::EINVAL));
+    }
+    let events = open_descriptors("[eventfd]");
+    for (asked, size, count) in [(ask(whole, 0, 0), 16, 0), (ask(whole - 1, 0, 2), whole, 1024)] {
+        let reply = raw.call(GET_REGION_IO_FDS, &asked);
+        let head = RegionIoFds::read_from_bytes(&reply.body).expect("no register");
+        assert_eq!((head.argsz, head.count), (size, count));
+    }
+    assert_eq!(open_descriptors("[eventfd]"), events, "none was made");
+
+    let mut ours = Vec::new();
+    for _ in 0..2 {
+        let (reply, fds) = raw.call_for_fds(GET_REGION_IO_FDS, &ask(whole, 0, 2));
+        ours.extend(fds);
+        let (head, registers) = RegionIoFds::read_from_prefix(&reply.body).unwrap();
+        assert_eq!((head.argsz, head.index, head.count), (whole, 2, 1024));
+        let registers = <[SubRegion]>::ref_from_bytes(registers).unwrap();
+        for (page, register) in (0..).zip(registers) {
+            let expected = SubRegion {
+                offset: page * 4096,
+                size: 4,
+                fd_index: 0,
+                kind: 0,
+                flags: 1,
+                padding: 0,
+                datamatch: RING_WAKE.into(),
+            };
+            assert_eq!(*register, expected);
+        }
+        assert_eq!(registers.len(), 1024);
+    }
+    assert_eq!(ours.len(), 2);
+    // One eventfd, to both of which the server listens; that nothing has rung does no harm.
+    for _ in 0..2 {
+        rustix::io::write(&ours[0], &1u64.to_ne_bytes()).unwrap();
+    }
+    let mut count = [0; 8];
+    rustix::io::read(&ours[1], &mut count).unwrap();
+    assert_eq!(u64::from_ne_bytes(count), 2, "the server takes nothing out of it");
+    assert_eq!(raw.call(GET_INFO, &[0; 16]).errno(), None);
+    drop((raw, ours));
+    works(&server);
+    eventually("the eventfd is closed with its client's connection", || {
+        open_descriptors("[eventfd]") == events
+    });
+
+    // A client that takes no descriptors is told what it could have.
+    let mut raw = Raw::connect(&server.socket(0));
+    let version = [&[0, 0, 1, 0], &b"{\"capabilities\":{\"max_msg_fds\":0}}\0"[..]].concat();
+    assert_eq!(raw.call(VERSION, &version).errno(), None);
+    assert_eq!(raw.call(GET_REGION_IO_FDS, &ask(whole, 0, 2)).body.len(), 16);
+    assert_eq!(open_descriptors("[eventfd]"), events);
 }
 
 #[test]

@@ -163,12 +163,12 @@ impl EventFd for KernelEventFd {
 struct MappedRegister(Mapping);
 
 impl Register for MappedRegister {
-    fn write(&self, value: u32) -> Result<(), Gone> {
+    fn kick(&self, slot: u16) -> Result<(), Gone> {
         // SAFETY: any bits are an atomic, and it is one. The page is device memory: a plain 32-bit store is what it wants.
         let register = unsafe { self.0.view::<AtomicU32>(verbena_hw::doorbell::REG_RING as usize) };
         let register = register.expect("the register is in its page");
         // Release: what the doorbell is about is in memory before it rings.
-        register.store(value, Ordering::Release);
+        register.store(slot.into(), Ordering::Release);
         Ok(())
     }
 }

@@ -55,8 +55,8 @@ pub(crate) trait EventFd: Send + Sync {
 
 /// A page of doorbell registers.
 pub(crate) trait Register: Send + Sync {
-    /// Writes the doorbell register.
-    fn write(&self, value: u32) -> Result<(), Gone>;
+    /// Writes the doorbell register: the device sleeps, and the bit of `slot` is in the page in memory.
+    fn kick(&self, slot: u16) -> Result<(), Gone>;
 }
 
 /// The device is gone.

@@ -15,16 +15,25 @@ pub const LONG: Duration = Duration::from_secs(30);
 pub struct Device {
     dir: TempDir,
     hcas: usize,
+    workers: usize,
+    spin: Duration,
     stopper: Option<Stopper>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Device {
     pub fn new(hcas: usize) -> Self {
+        Self::with_workers(hcas, 1, Duration::from_micros(20))
+    }
+
+    /// The same with so many workers, which spin for so long before they sleep.
+    pub fn with_workers(hcas: usize, workers: usize, spin: Duration) -> Self {
         let dir = TempDir::new().unwrap();
         let mut device = Self {
             dir,
             hcas,
+            workers,
+            spin,
             stopper: None,
             thread: None,
         };
@@ -35,7 +44,8 @@ impl Device {
     pub fn start(&mut self) {
         let config = Config {
             sockets: (0..self.hcas).map(|n| self.socket(n)).collect(),
-            spin: Duration::from_micros(20),
+            workers: self.workers,
+            spin: self.spin,
             seed: 1,
             ..Config::default()
         };

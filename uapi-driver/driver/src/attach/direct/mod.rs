@@ -5,6 +5,7 @@
 //! context of the object model of its own, as several opens of a device node have. When the last one goes the device is
 //! reset and the socket closed.
 
+mod bell;
 mod copy;
 mod interrupts;
 mod memory;
@@ -54,7 +55,8 @@ impl Attached {
         };
         let silent = || start("its vfio-user server does not answer".to_owned(), Errno::EIO);
         let memory = GuestMemory::new().map_err(Error::system("make the memory file"))?;
-        let socket = Socket::connect(path)?;
+        let mut socket = Socket::connect(path)?;
+        socket.find_bell().ok_or_else(silent)?;
         let (file, addr, len) = memory.region();
         socket.enable(file, addr, len).ok_or_else(silent)?;
         let vectors = socket.vectors().ok_or_else(silent)?.min(MAX_VECTORS);
@@ -293,17 +295,15 @@ impl EventFd for DirectEventFd {
     }
 }
 
-/// A doorbell page of BAR 2, written by message.
+/// A doorbell page of BAR 2: an eventfd that wakes the device, or written by message.
 struct DirectRegister {
     mapping: RegisterMapping<DirectPlatform>,
     platform: DirectPlatform,
 }
 
 impl Register for DirectRegister {
-    fn write(&self, value: u32) -> Result<(), Gone> {
-        self.platform
-            .socket()
-            .ring(self.mapping.bar_offset() + REG_RING, value)
-            .ok_or(Gone)
+    fn kick(&self, slot: u16) -> Result<(), Gone> {
+        let (socket, register) = (self.platform.socket(), self.mapping.bar_offset() + REG_RING);
+        socket.kick(register, slot).ok_or(Gone)
     }
 }

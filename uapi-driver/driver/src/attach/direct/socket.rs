@@ -5,6 +5,7 @@
 //! handshake has a thread of its own and a time limit, the socket gets time limits, and after the first failure the
 //! device counts as gone: reads are all ones, writes are lost, nobody waits again.
 
+use super::bell::Bell;
 use crate::error::{errno_of, Error, Result};
 use rdma_uapi::Errno;
 use std::collections::HashSet;
@@ -50,6 +51,8 @@ pub(super) struct Socket {
     client: Mutex<Client>,
     /// Another descriptor of the client's socket, to set its time limits, see its end and end it.
     stream: Option<UnixStream>,
+    /// The eventfd by which a device that sleeps is woken without a message, if the server has one.
+    bell: Option<Bell>,
     dead: AtomicBool,
 }
 
@@ -130,6 +133,7 @@ impl Socket {
         Ok(Self {
             client: Mutex::new(client),
             stream,
+            bell: None,
             dead: AtomicBool::new(false),
         })
     }
@@ -167,6 +171,17 @@ impl Socket {
                 None
             }
         }
+    }
+
+    /// Asks the server for an eventfd. A server that has none is no failure.
+    pub(super) fn find_bell(&mut self) -> Option<()> {
+        let bell = self.with(|_| match &self.stream {
+            // The client is ours meanwhile: what comes is the answer to this.
+            Some(stream) => Bell::ask(stream).map_err(vfio_user::Error::StreamRead),
+            None => Ok(None),
+        });
+        self.bell = bell?;
+        Some(())
     }
 
     /// Makes the device the bus master that DMA needs, and gives it the memory of `file`.
@@ -211,6 +226,16 @@ impl Socket {
     /// Writes a doorbell register: `offset` in BAR 2.
     pub(super) fn ring(&self, offset: u64, value: u32) -> Option<()> {
         self.store(pci::BAR_DOORBELL as u32, offset, &value.to_le_bytes())
+    }
+
+    /// Wakes the device, in whose doorbell page `slot`'s bit is set: by the eventfd, or by its slot in the register, which is at
+    /// `offset` in BAR 2. Who has rung a device that turns out to be gone hears of it as he would have if it had gone a moment
+    /// later.
+    pub(super) fn kick(&self, offset: u64, slot: u16) -> Option<()> {
+        match &self.bell {
+            Some(bell) if bell.rings(offset) => (!self.is_dead()).then(|| bell.ring()),
+            _ => self.ring(offset, slot.into()),
+        }
     }
 
     /// Writes to a region. As on a bus, the write is posted: whoever writes goes on at once, and who reads afterwards reads what
