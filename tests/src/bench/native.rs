@@ -110,6 +110,7 @@ pub(super) fn rows(stage: &Stage) -> Result<(Vec<Row>, Vec<Figure>)> {
 
     let mut rows = vec![
         Row::plain("P1", "round trip of a cache line between two processors", line, "us"),
+        Row::plain("P1", "a look at the clock", latency.value("limits", 0, 3)?, "us"),
         Row::against("P1", "WRITE 8 B, posted to polled", write, "us", line, 3.0),
         Row::against("P2", "SEND 8 B there and back, half", send, "us", line_of_send, 4.0),
     ];

@@ -199,3 +199,15 @@ pub fn copy(size: usize, iters: u64) -> Sample {
     }
     Sample::of(size as f64 * iters as f64 / begun.elapsed().as_nanos() as f64)
 }
+
+/// Looks at the clock of a repetition.
+const LOOKS: u32 = 100_000;
+
+/// What a look at the clock takes, in microseconds.
+pub fn clock() -> Sample {
+    let begun = Instant::now();
+    for _ in 0..LOOKS {
+        std::hint::black_box(Instant::now());
+    }
+    Sample::of(begun.elapsed().as_nanos() as f64 / f64::from(LOOKS) / 1000.0)
+}

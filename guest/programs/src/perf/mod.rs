@@ -21,7 +21,8 @@ use world::World;
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Test {
-    /// The machine: round trip of a cache line between two cores, a ring in memory that both share, copying memory.
+    /// The machine: round trip of a cache line between two cores, a ring in memory that both share, a look at the clock, copying
+    /// memory.
     Limits,
     /// RDMA WRITE: from posting to the polled completion.
     WriteLat,
@@ -80,9 +81,10 @@ pub struct Figure {
     pub test: String,
     /// Bytes of a message.
     pub size: usize,
-    /// Queue pairs that sent; of `limits` 0, and 1 for the raw ring.
+    /// Queue pairs that sent; of `limits` 0, and, where there is no size, which of them it is: the cache line 0, the raw ring 1, the
+    /// thread that is woken 2, the clock 3.
     pub qps: u32,
-    /// The median of the repetitions.
+    /// The median of the repetitions. Of `write-lat` and `send-lat`: of messages in runs, without a look at the clock for each.
     pub value: f64,
     /// Of what: `us`, `M/s` or `GB/s`.
     pub unit: String,
@@ -256,6 +258,8 @@ fn one(ctx: &Context, test: Test, options: &Options, processors: &CpuSet) -> Res
                     figures.push(Figure::new(test, 0, 1, "M/s", samples));
                     let samples = repeat(Box::new(|| limits::wake(processors)))?;
                     figures.push(Figure::new(test, 0, 2, "us", samples));
+                    let samples = repeat(Box::new(|| Ok(limits::clock())))?;
+                    figures.push(Figure::new(test, 0, 3, "us", samples));
                 }
                 let samples = repeat(Box::new(|| Ok(limits::copy(size, iters))))?;
                 figures.push(Figure::new(test, size, 0, "GB/s", samples));
@@ -265,7 +269,7 @@ fn one(ctx: &Context, test: Test, options: &Options, processors: &CpuSet) -> Res
                 add(1, "us", repeat(Box::new(|| latency::write(&mut world, iters)))?);
             }
             Test::SendLat => {
-                let mut world = World::new(ctx, 2, 16, size)?;
+                let mut world = World::new(ctx, 2, latency::DEPTH, size)?;
                 add(1, "us", repeat(Box::new(|| latency::send(&mut world, iters)))?);
             }
             Test::Wake => {
@@ -313,7 +317,8 @@ impl fmt::Display for Table<'_> {
             let name = match (figure.test.as_str(), figure.size, figure.qps) {
                 ("limits", 0, 0) => "cache line",
                 ("limits", 0, 1) => "raw ring",
-                ("limits", 0, _) => "wake a thread",
+                ("limits", 0, 2) => "wake a thread",
+                ("limits", 0, _) => "clock",
                 ("limits", ..) => "memcpy",
                 (name, ..) => name,
             };
