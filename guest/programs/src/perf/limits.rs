@@ -187,8 +187,26 @@ fn wait(word: &AtomicU64, value: u64) {
 /// times between one alignment and another.
 const PAGE: usize = 4096;
 
-/// Copies `size` bytes from one place to another, again and again: GB/s.
-pub fn copy(size: usize, iters: u64) -> Sample {
+/// Copies `size` bytes from one place to another, again and again, on another of the processors, as a device does while this thread
+/// polls: GB/s.
+///
+/// # Errors
+///
+/// There is no other one.
+pub fn copy(processors: &CpuSet, size: usize, iters: u64) -> Result<Sample> {
+    let nanos = AtomicU64::new(0);
+    let there = || nanos.store(copies(size, iters), Ordering::Release);
+    let here = |alone: &dyn Fn() -> bool| {
+        while nanos.load(Ordering::Acquire) == 0 && !alone() {
+            spin_loop();
+        }
+    };
+    on_two(processors, there, here)?;
+    Ok(Sample::of(size as f64 * iters as f64 / nanos.into_inner() as f64))
+}
+
+/// How long copying so often takes, in nanoseconds.
+fn copies(size: usize, iters: u64) -> u64 {
     let (mut from, mut to) = (vec![1u8; size + PAGE], vec![0u8; size + PAGE]);
     let (from_at, to_at) = (from.as_ptr().align_offset(PAGE), to.as_ptr().align_offset(PAGE));
     let (from, to) = (&mut from[from_at..][..size], &mut to[to_at..][..size]);
@@ -197,7 +215,7 @@ pub fn copy(size: usize, iters: u64) -> Sample {
     for _ in 0..iters {
         std::hint::black_box(&mut *to).copy_from_slice(std::hint::black_box(&*from));
     }
-    Sample::of(size as f64 * iters as f64 / begun.elapsed().as_nanos() as f64)
+    (begun.elapsed().as_nanos() as u64).max(1)
 }
 
 /// Looks at the clock of a repetition.

@@ -24,6 +24,8 @@ pub enum Test {
     /// The machine: round trip of a cache line between two cores, a ring in memory that both share, a look at the clock, copying
     /// memory.
     Limits,
+    /// Of these, copying memory alone: to be asked for right before what is compared with it.
+    Memcpy,
     /// RDMA WRITE: from posting to the polled completion.
     WriteLat,
     /// SEND there and back: half of it.
@@ -45,7 +47,7 @@ pub enum Test {
 pub struct Options {
     #[command(flatten)]
     device: DeviceOptions,
-    /// What to measure; without, everything but turn-rate.
+    /// What to measure, in this order; without, everything but turn-rate.
     #[arg(value_enum)]
     tests: Vec<Test>,
     /// Message sizes, separated by commas: 8,4K,1M. Without, what suits each test.
@@ -173,7 +175,7 @@ impl Test {
 
     fn sizes(self, given: &[usize]) -> Vec<usize> {
         let usual: &[usize] = match self {
-            Test::Limits | Test::WriteBw => &[64 << 10, 1 << 20, 16 << 20],
+            Test::Limits | Test::Memcpy | Test::WriteBw => &[64 << 10, 1 << 20, 16 << 20],
             Test::WriteLat | Test::SendLat | Test::WriteRate | Test::TurnRate | Test::Mixed | Test::Wake => &[8],
         };
         if given.is_empty() { usual } else { given }.to_vec()
@@ -187,7 +189,7 @@ impl Test {
             Test::Mixed => 2_000,
             Test::Wake => 20,
             // A gigabyte.
-            Test::Limits | Test::WriteBw => ((1 << 30) / size.max(1) as u64).clamp(16, 65_536),
+            Test::Limits | Test::Memcpy | Test::WriteBw => ((1 << 30) / size.max(1) as u64).clamp(16, 65_536),
         })
     }
 }
@@ -261,9 +263,10 @@ fn one(ctx: &Context, test: Test, options: &Options, processors: &CpuSet) -> Res
                     let samples = repeat(Box::new(|| Ok(limits::clock())))?;
                     figures.push(Figure::new(test, 0, 3, "us", samples));
                 }
-                let samples = repeat(Box::new(|| Ok(limits::copy(size, iters))))?;
+                let samples = repeat(Box::new(|| limits::copy(processors, size, iters)))?;
                 figures.push(Figure::new(test, size, 0, "GB/s", samples));
             }
+            Test::Memcpy => add(0, "GB/s", repeat(Box::new(|| limits::copy(processors, size, iters)))?),
             Test::WriteLat => {
                 let mut world = World::new(ctx, 1, 16, size)?;
                 add(1, "us", repeat(Box::new(|| latency::write(&mut world, iters)))?);
