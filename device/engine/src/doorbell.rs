@@ -73,6 +73,16 @@ impl<'a> Bells<'a> {
     }
 }
 
+/// What is in a doorbell page's memory, for people.
+pub(crate) struct Contents {
+    pub(crate) kick: bool,
+    pub(crate) summary: u64,
+    /// Slots that have rung.
+    pub(crate) rung: Vec<u32>,
+    /// Slots whose queues drivers need not ring for.
+    pub(crate) watched: Vec<u32>,
+}
+
 /// A doorbell page of one HCA.
 #[derive(Debug)]
 pub(crate) struct Doorbell {
@@ -183,6 +193,28 @@ impl Doorbell {
             return false;
         };
         ram::word(&page, SUMMARY).is_ok_and(|summary| summary.load(Ordering::SeqCst) != 0)
+    }
+
+    /// What is in the page, without taking it. `None`: the page is not mapped.
+    pub(crate) fn contents<R: GuestRam>(&self, ram: &R) -> Option<Contents> {
+        let page = ram::whole(ram, self.addr, PAGE_SIZE as usize, Dma::Read).ok()?;
+        let word = |offset| Some(ram::word(&page, offset).ok()?.load(Ordering::Relaxed));
+        let mut rung = Vec::new();
+        for i in 0..SLOTS / 64 {
+            let mut bits = word(BITMAP + 8 * i as usize)?;
+            while bits != 0 {
+                rung.push(i * 64 + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
+        }
+        let lanes = word(WATCHED)?;
+        let lane = |n| (lanes >> (16 * n)) as u32 & 0xffff;
+        Some(Contents {
+            kick: ram::half(&page, KICK).ok()?.load(Ordering::Relaxed) != 0,
+            summary: word(SUMMARY)?,
+            rung,
+            watched: (0..WATCH_SEATS).filter_map(|n| lane(n).checked_sub(1)).collect(),
+        })
     }
 
     /// How many slots are watched.

@@ -2,12 +2,14 @@
 //! The device's state for people and tools: one set of structures, as JSON and as text.
 
 mod counter;
+mod doorbell;
 mod flow;
 mod mw;
 mod srq;
 mod xrcd;
 
 pub use counter::CounterSetDump;
+pub use doorbell::{DoorbellDump, DoorbellPageDump, SlotDump};
 pub(crate) use flow::flows_to;
 pub use flow::FlowDump;
 pub use mw::MwDump;
@@ -15,6 +17,7 @@ pub use srq::SrqDump;
 pub use xrcd::XrcdDump;
 
 use crate::cq::Cq;
+use crate::env::GuestRam;
 use crate::hca::Hca;
 use crate::incident::IncidentDump;
 use crate::mr::Kind;
@@ -174,17 +177,6 @@ pub struct ObjectsDump {
     pub flows: usize,
     /// Counter sets.
     pub counter_sets: usize,
-}
-
-/// A doorbell page.
-#[derive(Clone, Debug, Serialize)]
-pub struct DoorbellDump {
-    /// Index in BAR 2.
-    pub index: u32,
-    /// DMA address of the page in guest memory.
-    pub addr: u64,
-    /// Slots in use.
-    pub users: u32,
 }
 
 /// An event queue.
@@ -483,7 +475,7 @@ impl QpDump {
 
 impl HcaDump {
     /// The selected part of an HCA's state; `None` if a single object was asked for that is not there.
-    pub(crate) fn new(hca: &Hca, select: Select, now: Time) -> Option<Self> {
+    pub(crate) fn new<R: GuestRam>(hca: &Hca, ram: &R, select: Select, now: Time) -> Option<Self> {
         let all = select == Select::All;
         let mut dump = Self {
             id: hca.id.0,
@@ -520,7 +512,7 @@ impl HcaDump {
             errors: Vec::new(),
         };
         if all {
-            dump.add_device(hca);
+            dump.add_device(hca, ram);
             return Some(dump);
         }
         let one = matches!(select, Select::Qp(n) | Select::Cq(n) | Select::Mr(n) | Select::Srq(n) if n != u32::MAX);
@@ -528,7 +520,7 @@ impl HcaDump {
         (!one || found == 1).then_some(dump)
     }
 
-    fn add_device(&mut self, hca: &Hca) {
+    fn add_device<R: GuestRam>(&mut self, hca: &Hca, ram: &R) {
         let identity = hca.identity();
         self.registers = regs::ALL
             .iter()
@@ -556,15 +548,7 @@ impl HcaDump {
             cq_producer: hca.admin.cq_producer,
             in_flight: hca.admin.in_flight(),
         });
-        self.doorbells = hca
-            .doorbells
-            .iter()
-            .map(|(index, page)| DoorbellDump {
-                index,
-                addr: page.addr,
-                users: page.users,
-            })
-            .collect();
+        self.doorbells = doorbell::doorbells(hca, ram);
         self.eqs = hca
             .eqs
             .iter()
@@ -678,7 +662,7 @@ impl Display for HcaDump {
             n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.mws, n.srqs, n.xrcds, n.qps, n.flows, n.counter_sets
         )?;
         for d in &self.doorbells {
-            writeln!(f, "  doorbell page {} at {:#x}, {} slots", d.index, d.addr, d.users)?;
+            writeln!(f, "  {d}")?;
         }
         for eq in &self.eqs {
             writeln!(

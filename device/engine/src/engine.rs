@@ -566,7 +566,7 @@ impl Engine {
     }
 
     /// The state of one HCA, or of all.
-    pub fn dump(&self, hca: Option<HcaId>, now: Time) -> Dump {
+    pub fn dump<E: Env>(&self, hca: Option<HcaId>, now: Time, env: &E) -> Dump {
         self.assert_whole();
         Dump {
             time_ns: now.as_nanos(),
@@ -574,7 +574,7 @@ impl Engine {
                 .hcas
                 .iter()
                 .filter(|candidate| hca.is_none_or(|id| id == candidate.id))
-                .filter_map(|hca| HcaDump::new(hca, Select::All, now))
+                .filter_map(|hca| HcaDump::new(hca, env.ram(hca.id), Select::All, now))
                 .collect(),
         }
     }

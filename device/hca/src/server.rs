@@ -563,7 +563,9 @@ impl Loop {
             pci: PciReport::new(hca.device.config()),
             msix: port.vectors.states(),
             memory: MappingReport::all(&self.shared.ram(index)),
-            device: self.shared.inspect(|engine, now, _| engine.dump(Some(port.id), now)),
+            device: self
+                .shared
+                .inspect(|engine, now, view| engine.dump(Some(port.id), now, view)),
         }
     }
 }

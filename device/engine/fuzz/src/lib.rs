@@ -141,7 +141,7 @@ impl Arena {
     /// Destroys what the dump shows, dependents first: each must go, and then nothing is there.
     fn destroy_all(&mut self) {
         let hca = self.evil.guest.hca;
-        let dump = self.world.engine.dump(Some(hca), self.world.now);
+        let dump = self.world.engine.dump(Some(hca), self.world.now, &self.world.env);
         let dump = &dump.hcas[0];
         let sets = dump
             .counter_sets
@@ -181,7 +181,7 @@ impl Arena {
         if self.is_fatal() {
             return;
         }
-        let dump = self.world.engine.dump(Some(hca), self.world.now);
+        let dump = self.world.engine.dump(Some(hca), self.world.now, &self.world.env);
         let left = &dump.hcas[0].objects;
         let counts = [
             left.flows,
@@ -212,6 +212,6 @@ impl Arena {
 
 /// How many objects an HCA has, by kind.
 fn objects(world: &World, hca: HcaId) -> serde_json::Value {
-    let dump = world.engine.dump(Some(hca), world.now);
+    let dump = world.engine.dump(Some(hca), world.now, &world.env);
     serde_json::to_value(&dump.hcas[0].objects).expect("numbers")
 }

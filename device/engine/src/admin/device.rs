@@ -183,7 +183,8 @@ pub(crate) fn dump<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &DumpReq) -> 
     const PAGES: u32 = offset_of!(DumpReq, pages) as u32;
     let at = pages::read_at_once(cx.env.ram(hca.id), req.pages, req.len, Dma::Write, limits::EXTENTS)
         .map_err(|fault| page_failure(fault, PAGES))?;
-    let dump = HcaDump::new(hca, select, cx.now).ok_or(Failure::no_such_object(offset_of!(DumpReq, number) as u32))?;
+    let dump = HcaDump::new(hca, cx.env.ram(hca.id), select, cx.now)
+        .ok_or(Failure::no_such_object(offset_of!(DumpReq, number) as u32))?;
     let text = serde_json::to_vec(&dump).expect("a dump has only string keys and no failing serialiser");
     if text.len() as u64 > req.len {
         return Err(Failure {

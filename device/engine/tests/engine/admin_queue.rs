@@ -130,7 +130,7 @@ fn h03_disabling_abandons_what_is_in_execution() {
     w.poll();
     w.write_reg(g.hca, regs::CTRL, 4, 0);
     w.run();
-    let dump = w.engine.dump(Some(g.hca), w.now);
+    let dump = w.engine.dump(Some(g.hca), w.now, &w.env);
     assert_eq!(dump.hcas[0].objects.mrs, 0);
     let pdn = g.pdn;
     // The objects stay; a second event queue 0 cannot be the default for asynchronous events.

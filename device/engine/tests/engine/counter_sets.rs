@@ -107,7 +107,7 @@ fn h11_a_set_goes_without_its_queue_pairs_and_they_without_it() {
     let Pair { world: mut w, mut a, b } = way::connected();
     let (first, second) = (set(&mut w, &mut a.guest), set(&mut w, &mut a.guest));
     bind(&mut w, &mut a.guest, a.qp.qpn, first).expect("bound");
-    let dump = w.engine.dump(Some(a.guest.hca), w.now);
+    let dump = w.engine.dump(Some(a.guest.hca), w.now, &w.env);
     assert_eq!(dump.hcas[0].objects.counter_sets, 2);
     assert!(dump
         .to_string()

@@ -74,7 +74,7 @@ fn h15_a_buffer_that_is_too_small_learns_how_large_it_must_be() {
 fn h15_the_host_sees_all_hcas_as_json_and_as_text() {
     let mut pair = Pair::connected();
     pair.a.post_recv(&mut pair.world, 1, 0, 8);
-    let dump = pair.world.engine.dump(None, pair.world.now);
+    let dump = pair.world.engine.dump(None, pair.world.now, &pair.world.env);
     assert_eq!(dump.hcas.len(), 2);
     let json = serde_json::to_value(&dump).expect("JSON");
     assert_eq!(json["hcas"][1]["port"]["state"], "ACTIVE");
@@ -89,4 +89,59 @@ fn h15_the_host_sees_all_hcas_as_json_and_as_text() {
     ] {
         assert!(text.contains(word), "{word} is missing in\n{text}");
     }
+}
+
+/// The doorbell page of the pair's sender, as JSON, and all of its HCA as text.
+fn doorbell_page(pair: &Pair) -> (serde_json::Value, String) {
+    let dump = pair
+        .world
+        .engine
+        .dump(Some(pair.a.guest.hca), pair.world.now, &pair.world.env);
+    let json = serde_json::to_value(&dump.hcas[0].doorbells[0]).expect("JSON");
+    (json["page"].clone(), dump.to_string())
+}
+
+#[test]
+fn h15_a_doorbell_page_shows_who_has_rung_and_who_is_watched() {
+    let mut pair = Pair::connected();
+    let write = |pair: &mut Pair, id| {
+        let wr = SendWr::write(id, &[pair.a.sge(0, 8)], pair.b.addr(0), pair.b.rkey());
+        pair.a.qp.post_quietly(&pair.world, wr);
+        pair.a.qp.ring(&pair.world);
+    };
+    let qpn = pair.a.qp.qpn.get();
+    write(&mut pair, 1);
+    let (page, text) = doorbell_page(&pair);
+    assert_eq!(page["rung"][0]["qpn"], qpn);
+    assert_eq!(page["watched"], serde_json::json!([]));
+    assert!(text.contains(&format!(", rung {qpn:#x}\n")), "{text}");
+    let (again, _) = doorbell_page(&pair);
+    assert_eq!(page, again, "it was looked at, not taken");
+
+    // Emptied, it is watched, and need not ring.
+    pair.world.run();
+    write(&mut pair, 2);
+    let (page, text) = doorbell_page(&pair);
+    assert_eq!(page["rung"], serde_json::json!([]));
+    assert_eq!(page["watched"][0]["qpn"], qpn);
+    assert_eq!(page["asleep"], false);
+    assert!(text.contains(&format!(", watched {qpn:#x}\n")), "{text}");
+
+    pair.world.run();
+    assert!(pair.world.engine.prepare_sleep(0, &pair.world.env));
+    let (page, text) = doorbell_page(&pair);
+    assert_eq!(page["asleep"], true);
+    assert_eq!(page["watched"], serde_json::json!([]));
+    assert!(text.contains(", the device sleeps\n"), "{text}");
+}
+
+#[test]
+fn h15_a_doorbell_page_that_is_not_mapped_says_so() {
+    let mut pair = Pair::connected();
+    let hca = pair.a.guest.hca;
+    let at = verbena_engine::testing::RAM_BASE;
+    pair.world.ram_mut(hca).unmap(at);
+    let (page, text) = doorbell_page(&pair);
+    assert_eq!(page, serde_json::Value::Null);
+    assert!(text.contains(", not mapped\n"), "{text}");
 }

@@ -129,7 +129,7 @@ fn h12_an_event_that_already_waits_is_not_queued_again() {
     for i in [0, 1, 2, 2, 2, 2] {
         small.complete(&mut pair, i);
     }
-    let dump = pair.world.engine.dump(Some(hca), pair.world.now);
+    let dump = pair.world.engine.dump(Some(hca), pair.world.now, &pair.world.env);
     let eq = dump.hcas[0]
         .eqs
         .iter()

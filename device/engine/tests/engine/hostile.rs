@@ -182,7 +182,7 @@ proptest! {
             perform(&mut w, &mut evil, act);
             honest(&mut w, &mut a, &mut b, round as u64);
         }
-        let dump = w.engine.dump(None, w.now);
+        let dump = w.engine.dump(None, w.now, &w.env);
         prop_assert!(dump.to_string().contains("HCA 2"));
         // Whatever it did, a reset brings the device back.
         w.engine.reset_hca(evil.guest.hca);

@@ -166,7 +166,7 @@ fn h15_a_queue_pair_tells_what_it_waits_for_and_what_went_wrong() {
     let error = &report.errors[0];
     assert_eq!(error.what, Status::RNR_RETRY_EXC_ERR.to_string());
     assert_eq!((error.side, error.wr_id), (Some("send"), Some(0x77)));
-    let dump = pair.world.engine.dump(None, pair.world.now);
+    let dump = pair.world.engine.dump(None, pair.world.now, &pair.world.env);
     assert_eq!(dump.hcas[0].errors, report.errors);
 }
 

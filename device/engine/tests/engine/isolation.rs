@@ -105,7 +105,7 @@ fn h14_a_doorbell_page_rings_only_its_own_slots() {
 #[test]
 fn h14_a_dump_does_not_give_keys_away() {
     let pair = way::connected();
-    let text = serde_json::to_string(&pair.world.engine.dump(None, pair.world.now)).expect("JSON");
+    let text = serde_json::to_string(&pair.world.engine.dump(None, pair.world.now, &pair.world.env)).expect("JSON");
     for key in [pair.a.mr.lkey, pair.b.mr.lkey] {
         assert!(!text.contains(&key.0.to_string()));
     }

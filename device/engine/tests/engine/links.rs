@@ -151,7 +151,7 @@ fn h04_what_cannot_go_its_way_is_not_made() {
         let failure = g.create_qp(&mut w, &request).map(|_| ()).expect_err("it is refused");
         assert_eq!((failure.status, failure.detail), (status, detail));
     }
-    let dump = w.engine.dump(Some(g.hca), w.now);
+    let dump = w.engine.dump(Some(g.hca), w.now, &w.env);
     assert_eq!(dump.hcas[0].objects.qps, 0, "none of them is left");
     // Nor do its slot and its queues stay in use.
     g.create_qp(&mut w, &good).expect("the same, unspoilt");
@@ -171,6 +171,6 @@ fn h03_a_queue_pair_behind_a_failure_is_not_made() {
     }
     let expected = [(1, Status::OK), (2, Status::NO_SUCH_OBJECT), (3, Status::CANCELED)];
     assert_eq!(statuses(&mut w, &mut g), expected);
-    let dump = w.engine.dump(Some(g.hca), w.now);
+    let dump = w.engine.dump(Some(g.hca), w.now, &w.env);
     assert_eq!(dump.hcas[0].objects.qps, 1);
 }

@@ -184,7 +184,7 @@ fn h03_an_event_queue_tells_how_far_it_is() {
     let own = query(w, g, g.eqn.0);
     assert_eq!((own.waiting, own.producer, own.consumer), (0, entries + 1, entries + 1));
     // The same as the dump says.
-    let dump = w.engine.dump(Some(g.hca), w.now);
+    let dump = w.engine.dump(Some(g.hca), w.now, &w.env);
     assert_eq!(dump.hcas[0].eqs[0].raised, own.raised);
     assert_eq!(query(w, g, other), new, "and the other one has had none");
 }

@@ -586,7 +586,7 @@ fn h14_raw_a_rule_cannot_lead_to_another_guests_queue_pair() {
     assert!(b.guest.destroy(&mut w, Opcode::DESTROY_FLOW, number).is_err());
     // A reset takes the rules along.
     w.engine.reset_hca(a.guest.hca);
-    let dump = w.engine.dump(Some(a.guest.hca), w.now);
+    let dump = w.engine.dump(Some(a.guest.hca), w.now, &w.env);
     assert_eq!(dump.hcas[0].objects.flows, 0);
     b.post_recv(&mut w, 1, 0, 100);
 }
@@ -607,7 +607,7 @@ fn h15_raw_the_dump_shows_rules_and_what_they_have_matched() {
     packet.extend([0, 1, 0, 53]);
     let bytes = frame(bm, am, [8, 0], &packet);
     sent(&mut w, &mut a, &bytes);
-    let dump = w.engine.dump(Some(b.guest.hca), w.now);
+    let dump = w.engine.dump(Some(b.guest.hca), w.now, &w.env);
     let text = dump.to_string();
     let line = format!(
         "flow {number:#x} NORMAL priority 3 dmac=02:56:42:00:00:02 ip_version=4 \

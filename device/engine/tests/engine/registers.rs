@@ -50,7 +50,7 @@ fn h02_a_reset_destroys_everything() {
     w.write_reg(hca, regs::CTRL, 4, regs::CTRL_RESET.into());
     assert_eq!(w.read_reg(hca, regs::STATUS, 4), u64::from(regs::STATUS_READY));
     assert_eq!(w.read_reg(hca, regs::ASQ_ADDR, 8), 0);
-    let dump = w.engine.dump(Some(hca), w.now);
+    let dump = w.engine.dump(Some(hca), w.now, &w.env);
     let n = &dump.hcas[0].objects;
     assert_eq!((n.pds, n.doorbells, n.eqs, n.cqs, n.mrs, n.qps), (0, 0, 0, 0, 0, 0));
     // And it comes up again.

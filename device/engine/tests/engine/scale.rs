@@ -71,7 +71,7 @@ fn h04_65536_queue_pairs_are_created_connected_used_and_destroyed() {
     for qp in &qps {
         g.destroy(&mut w, Opcode::DESTROY_QP, qp.qpn.get()).expect("gone");
     }
-    assert_eq!(w.engine.dump(Some(g.hca), w.now).hcas[0].objects.qps, 0);
+    assert_eq!(w.engine.dump(Some(g.hca), w.now, &w.env).hcas[0].objects.qps, 0);
 }
 
 /// Prints what a message costs in this process. Not a timed test: it fails only if the messages do not arrive.

@@ -686,7 +686,7 @@ fn h15_xrc_objects_are_shown() {
     x.receivers[0].receive(&x.pair.world, 2, 0, 64);
     x.send(x.srqn(0), SendWr::send(1, &[]).inline(b"seen"));
     let w = &mut x.pair.world;
-    let dump = w.engine.dump(Some(x.pair.b.guest.hca), w.now);
+    let dump = w.engine.dump(Some(x.pair.b.guest.hca), w.now, &w.env);
     let json = serde_json::to_value(&dump.hcas[0]).expect("JSON");
     assert_eq!(json["objects"]["xrcds"], 1);
     let domain = &json["xrcds"][0];

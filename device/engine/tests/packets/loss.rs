@@ -233,8 +233,8 @@ fn h15_packet_the_dump_shows_what_is_under_way() {
     let qp = |dump: verbena_engine::Dump| dump.hcas[0].qps[0].packets.clone().expect("a connection over packets");
     let now = pair.net.now();
     let (a, b) = (
-        qp(pair.net.a.engine.dump(None, now)),
-        qp(pair.net.b.engine.dump(None, now)),
+        qp(pair.net.a.engine.dump(None, now, &pair.net.a.env)),
+        qp(pair.net.b.engine.dump(None, now, &pair.net.b.env)),
     );
     assert_eq!((a.messages, a.oldest_psn, a.sent, a.ever_sent), (1, psn(1), 2, 2));
     assert_eq!((b.messages, b.answers), (0, 1));
