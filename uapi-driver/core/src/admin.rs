@@ -31,13 +31,17 @@ use verbena_hw::regs;
 use verbena_hw::ring::{phase, slot, OWNER_PHASE};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// log2 of the entries of both rings.
-const LOG_SIZE: u8 = 7;
+/// log2 of the entries of both rings: four times as many as there are commands in flight, so that the consumer counter needs
+/// to be told to the device only now and then. Each time is a trapped access in a guest, a system call and another thread's
+/// turn natively; a thousand connections are two thousand completions.
+const LOG_SIZE: u8 = 8;
 /// Bytes of an entry of either ring.
 const ENTRY: usize = 256;
-/// Commands in flight: half a ring, so that the consumer counter needs to be told to the device only now and then
-/// (the other half is room enough for all of them).
-pub(crate) const SLOTS: usize = 1 << (LOG_SIZE - 1);
+/// Commands in flight.
+pub(crate) const SLOTS: usize = 64;
+/// Completions after which the device is told the consumer counter: what is left of the ring holds those of all that are
+/// in flight.
+const UNTOLD_COMPLETIONS: u32 = (1 << LOG_SIZE) - SLOTS as u32;
 /// How long a waiter looks before it sleeps. A round trip to a device on another core takes a few microseconds.
 const SPIN: u64 = 20_000;
 /// How long a waiter sleeps before it looks for itself, in nanoseconds.
@@ -543,7 +547,7 @@ impl<P: Platform> AdminQueue<P> {
     /// Puts a command into the ring. A device that sleeps is woken, unless nobody waits `now` and there are few such.
     fn send(&self, head: &[u8; HEAD], request: &[u8], now: bool) {
         let mut submit = self.submit.lock();
-        // There is room: at most SLOTS commands are in flight, half of what the ring holds.
+        // There is room: at most SLOTS commands are in flight, a quarter of what the ring holds.
         let offset = slot(submit.tail, LOG_SIZE) as usize * ENTRY;
         // In place, word by word: a command is long, and most of it is the zeros behind the request.
         self.submission.write(offset, head);
@@ -680,7 +684,7 @@ impl<P: Platform> AdminQueue<P> {
             found += 1;
             self.file(complete, offset);
         }
-        if complete.head.wrapping_sub(complete.told) >= SLOTS as u32 / 2 {
+        if complete.head.wrapping_sub(complete.told) >= UNTOLD_COMPLETIONS {
             complete.told = complete.head;
             self.platform.write32(regs::ACQ_HEAD, complete.head);
         }

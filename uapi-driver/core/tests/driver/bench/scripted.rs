@@ -51,6 +51,8 @@ struct State {
     next: u32,
     seen: Vec<Command>,
     told: usize,
+    /// Writes of ACQ_HEAD.
+    acknowledged: usize,
     refusals: VecDeque<(Opcode, Status, u32)>,
     hold: bool,
     caps: u64,
@@ -123,6 +125,11 @@ impl Scripted {
     /// How often the register has told of commands since the last time this was asked.
     pub fn told(&self) -> usize {
         std::mem::take(&mut self.0.lock().unwrap().told)
+    }
+
+    /// How often completions have been acknowledged since the last time this was asked.
+    pub fn acknowledged(&self) -> usize {
+        std::mem::take(&mut self.0.lock().unwrap().acknowledged)
     }
 
     /// Their opcodes.
@@ -307,6 +314,7 @@ impl Model for Scripted {
                 }
                 _ => state.status |= regs::STATUS_ENABLED,
             },
+            regs::ACQ_HEAD => state.acknowledged += 1,
             regs::ASQ_TAIL => {
                 assert!(
                     state.status & regs::STATUS_ENABLED != 0,
