@@ -559,7 +559,7 @@ impl<'m> Answer<'m> {
 
     /// An output that must be there.
     pub(crate) fn expect<T: Payload>(&self, doing: &'static str, attr: Attr<T>) -> Result<T> {
-        self.reply.get(attr).ok_or(Error::Answer {
+        self.reply.get(attr).ok_or_else(|| Error::Answer {
             doing,
             what: "an output is missing",
         })

@@ -33,7 +33,8 @@ pub(super) enum Command<'a> {
     Counter(CounterChoice<'a>),
     Xrcd,
     Target(XrcTargetBuilder<'a, Batched>),
-    Qp(Box<dyn AnyNewQp<'a> + 'a>),
+    /// And what it needs of the context, once that has been taken.
+    Qp(Box<dyn AnyNewQp<'a> + 'a>, Option<Slots>),
     /// Of a queue pair of this class.
     Modify(Target, u16, QpAttr),
     Destroy(Owned),
@@ -92,7 +93,7 @@ impl Finished<'_> {
     /// be mapped here.
     fn ticket<T>(&self, ticket: Ticket<T>) -> Result<&Made> {
         made(self.results, ticket.command_in(self.batch))
-            .ok_or(Error::Argument("what it stands on could not be mapped"))
+            .ok_or_else(|| Error::Argument("what it stands on could not be mapped"))
     }
 
     fn pd<'p>(&'p self, part: &Part<'p, ProtectionDomain>) -> Result<&'p ProtectionDomain> {
@@ -153,7 +154,7 @@ impl Command<'_> {
             Command::Counter(_) => CounterChoice::DOING,
             Command::Xrcd => XrcDomain::DOING,
             Command::Target(_) => qp::MAKING_TARGET,
-            Command::Qp(_) => qp::CREATING,
+            Command::Qp(..) => qp::CREATING,
             Command::Modify(..) => qp::MODIFYING,
             Command::Destroy(owned) => owned.0.object().map_or("destroy it", Object::destroying),
         }
@@ -167,32 +168,26 @@ impl Command<'_> {
         }
     }
 
-    /// What it needs of the context before it can be sent.
-    pub(super) fn prepare(&self, context: &Context) -> Result<Option<Slots>> {
-        match self {
-            Command::Qp(builder) => builder.slots(context).map(Some),
-            _ => Ok(None),
+    /// Takes what it needs of the context before it can be sent.
+    pub(super) fn prepare(&mut self, context: &Context) -> Result<()> {
+        if let Command::Qp(builder, slots) = self {
+            *slots = Some(builder.slots(context)?);
         }
+        Ok(())
     }
 
     /// Bytes of ring memory that it needs; `None`: it makes no queue, or one that there cannot be.
     pub(super) fn ring_bytes(&self) -> Option<u64> {
         match self {
             Command::Cq(builder) => builder.ring_bytes(),
-            Command::Qp(builder) => builder.ring_bytes(),
+            Command::Qp(builder, _) => builder.ring_bytes(),
             _ => None,
         }
     }
 
     /// The message; `memory` is the number of the chain's command that makes memory for its rings.
-    pub(super) fn message<'m>(
-        &self,
-        words: &'m mut [u64],
-        ids: &Ids<'_, '_>,
-        slots: Option<&Slots>,
-        memory: Option<usize>,
-    ) -> Builder<'m> {
-        let memory = memory.map(|n| ObjectId(ObjectId::CHAIN | n as u32));
+    pub(super) fn message<'m>(&self, words: &'m mut [u64], ids: &Ids<'_, '_>, memory: Option<u32>) -> Builder<'m> {
+        let memory = memory.map(|n| ObjectId(ObjectId::CHAIN | n));
         let pd_id = |pd: &ProtectionDomain| pd.object.id();
         let cq_id = |cq: &CompletionQueue| cq.shared.object.id();
         let completes = |to: &Completes<'_>| match to {
@@ -209,7 +204,7 @@ impl Command<'_> {
                 let domain = ids.of(&builder.domain(), |domain: &XrcDomain| domain.object.id());
                 builder.message(words, domain, None)
             }
-            Command::Qp(builder) => {
+            Command::Qp(builder, slots) => {
                 let (pd, [send_cq, recv_cq]) = builder.parts();
                 let names = Names {
                     pd: ids.of(&pd, pd_id),
@@ -217,7 +212,8 @@ impl Command<'_> {
                     recv_cq: completes(&recv_cq),
                     memory,
                 };
-                builder.message(words, &names, slots.expect("a queue pair's slots were taken"))
+                let slots = slots.as_ref().expect("a queue pair's slots were taken");
+                builder.message(words, &names, slots)
             }
             Command::Modify(target, class, attributes) => attributes.message(words, *class, ids.of_target(*target)),
             Command::Destroy(owned) => {
@@ -233,7 +229,6 @@ impl Command<'_> {
         context: &Context,
         answer: &Answer<'_>,
         finished: &Finished<'_>,
-        slots: Option<Slots>,
         memory: Option<Arc<RingMemory>>,
     ) -> Result<Made> {
         match self {
@@ -252,7 +247,7 @@ impl Command<'_> {
                 let target = builder.made(qp::MAKING_TARGET, finished.domain(&builder.domain())?, answer)?;
                 Ok(Made::Qp(Box::new(target)))
             }
-            Command::Qp(builder) => {
+            Command::Qp(builder, slots) => {
                 let (pd, [send_cq, recv_cq]) = builder.parts();
                 let ground = Ground {
                     pd: finished.pd(&pd)?.object.clone(),

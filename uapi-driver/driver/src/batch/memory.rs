@@ -14,7 +14,7 @@ pub(super) struct Plan {
     /// Bytes of each.
     pub(super) memories: Vec<u64>,
     /// By command.
-    pub(super) of: Vec<Option<usize>>,
+    pub(super) of: Vec<Option<u32>>,
 }
 
 impl Plan {
@@ -28,6 +28,7 @@ impl Plan {
         let small = |bytes: &Option<u64>| bytes.is_some_and(|bytes| bytes <= LARGEST);
         let worth = sizes.clone().filter(small).nth(1).is_some();
         let mut plan = Self::default();
+        plan.of.reserve(sizes.size_hint().0);
         for bytes in sizes {
             let bytes = bytes.filter(|_| worth && small(&bytes));
             let place = bytes.and_then(|bytes| plan.place(bytes, room));
@@ -38,7 +39,7 @@ impl Plan {
 
     /// The chunk that holds so many bytes more: the last one, or a new one. They are taken in this order, each behind the
     /// one before it, so what fits here fits there.
-    fn place(&mut self, bytes: u64, room: usize) -> Option<usize> {
+    fn place(&mut self, bytes: u64, room: usize) -> Option<u32> {
         match self.memories.last_mut() {
             Some(used) if *used + bytes <= CHUNK => *used += bytes,
             _ => {
@@ -48,7 +49,7 @@ impl Plan {
                 self.memories.push(bytes);
             }
         }
-        Some(self.memories.len() - 1)
+        Some(self.memories.len() as u32 - 1)
     }
 }
 

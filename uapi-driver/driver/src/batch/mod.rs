@@ -128,7 +128,7 @@ impl<'a> Batch<'a> {
 
     /// Makes a queue pair of any type. [`Qp::batched`] begins one that stands on what this batch makes.
     pub fn create_qp<When, T: Transport>(&mut self, builder: QpBuilder<'a, When, T>) -> Ticket<Qp<T>> {
-        self.add(Command::Qp(Box::new(builder.for_batch())))
+        self.add(Command::Qp(Box::new(builder.for_batch()), None))
     }
 
     /// Makes a completion counter, as [`CompletionCounter::new`] does.
@@ -239,7 +239,7 @@ impl<'a> Batch<'a> {
         match target {
             Target::Made(n) => (self.targets[n].state(), self.targets[n].first_psn()),
             Target::New(n) => match &self.commands[n] {
-                Command::Qp(builder) => {
+                Command::Qp(builder, _) => {
                     let moved = self.moved.get(&n).copied();
                     let psn = builder.first_psn().unwrap_or(Psn::truncate(0));
                     (moved.unwrap_or_else(|| builder.state()), psn)

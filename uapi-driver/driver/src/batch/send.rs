@@ -7,7 +7,7 @@ use super::ticket::{canceled, Done, Made};
 use super::{Batch, OnFailure};
 use crate::context::{failed, Answer, MESSAGE};
 use crate::error::{Error, Result};
-use crate::qp::{AnyQp, Slots};
+use crate::qp::AnyQp;
 use crate::ring::place::{self, RingMemory};
 use rdma_uapi::class::interface::{self, mode, Command as Entry, MAX_COMMANDS};
 use rdma_uapi::class::{self};
@@ -64,7 +64,9 @@ struct Chain<'a, 'c> {
     context: &'c crate::Context,
     /// Ring memories that are made before them: the chain's first commands.
     memories: usize,
-    commands: Vec<Sent<'a>>,
+    commands: Vec<Command<'a>>,
+    /// By command: which ring memory it takes from.
+    memory_of: Vec<Option<u32>>,
     /// The messages, one after the other, and where each begins and ends: the memories' and then the commands'.
     words: Vec<u64>,
     /// Where each is made.
@@ -72,18 +74,10 @@ struct Chain<'a, 'c> {
     places: Vec<(usize, usize)>,
 }
 
-/// A command, and what it needs.
-struct Sent<'a> {
-    command: Command<'a>,
-    slots: Option<Slots>,
-    /// Which ring memory it takes from.
-    memory: Option<usize>,
-}
-
 impl<'a, 'c> Chain<'a, 'c> {
     fn build(
         context: &'c crate::Context,
-        commands: Vec<Command<'a>>,
+        mut commands: Vec<Command<'a>>,
         done: &Done,
         targets: &[&'a mut dyn AnyQp],
     ) -> Result<Self> {
@@ -98,7 +92,8 @@ impl<'a, 'c> Chain<'a, 'c> {
         let mut chain = Self {
             context,
             memories: plan.memories.len(),
-            commands: Vec::with_capacity(commands.len()),
+            commands: Vec::new(),
+            memory_of: plan.of,
             words: Vec::with_capacity(TYPICAL * (plan.memories.len() + commands.len())),
             scratch: [0; MESSAGE],
             places: Vec::with_capacity(plan.memories.len() + commands.len()),
@@ -106,11 +101,13 @@ impl<'a, 'c> Chain<'a, 'c> {
         for &bytes in &plan.memories {
             chain.add(|words| RingMemory::message(words, bytes))?;
         }
-        for (command, memory) in commands.into_iter().zip(plan.of) {
-            let slots = command.prepare(context)?;
-            chain.add(|words| command.message(words, &ids, slots.as_ref(), memory))?;
-            chain.commands.push(Sent { command, slots, memory });
+        for (n, command) in commands.iter_mut().enumerate() {
+            command.prepare(context)?;
+            let memory = chain.memory_of[n];
+            chain.add(|words| command.message(words, &ids, memory))?;
         }
+        // They stay where they are: a thousand are a quarter of a megabyte.
+        chain.commands = commands;
         Ok(chain)
     }
 
@@ -136,7 +133,7 @@ impl<'a, 'c> Chain<'a, 'c> {
         // The kernel reads and writes the messages through this pointer, and nobody else touches them meanwhile.
         let base = self.words.as_mut_ptr().expose_provenance() as u64;
         let methods = std::iter::repeat_n(method::CREATE, self.memories);
-        let methods = methods.chain(self.commands.iter().map(|sent| sent.command.method()));
+        let methods = methods.chain(self.commands.iter().map(Command::method));
         let entry = |(place, method): (&(usize, usize), u8)| Entry {
             message: base + (place.0 * size_of::<u64>()) as u64,
             method: method.into(),
@@ -215,7 +212,7 @@ impl<'a, 'c> Chain<'a, 'c> {
         let errno = Errno(u16::try_from(errno).unwrap_or(Errno::EIO.0));
         let (doing, method) = match n.checked_sub(self.memories) {
             None => (place::DOING, method::CREATE),
-            Some(n) => (self.commands[n].command.doing(), self.commands[n].command.method()),
+            Some(n) => (self.commands[n].doing(), self.commands[n].method()),
         };
         failed(doing, method, self.message(n), errno)
     }
@@ -231,7 +228,8 @@ impl<'a, 'c> Chain<'a, 'c> {
     ) -> bool {
         let mut any_failed = false;
         let commands = std::mem::take(&mut self.commands);
-        for (n, Sent { command, slots, memory }) in (self.memories..).zip(commands) {
+        let memory_of = std::mem::take(&mut self.memory_of);
+        for (n, (command, memory)) in (self.memories..).zip(commands.into_iter().zip(memory_of)) {
             let result = if n >= executed {
                 Err(canceled(command.doing()))
             } else if results[n] != 0 {
@@ -244,8 +242,10 @@ impl<'a, 'c> Chain<'a, 'c> {
                     results: &done.results,
                 };
                 // One that could not be mapped here has nothing to give: the queue maps its part of it.
-                let memory = memory.and_then(|memory| memories[memory].as_ref().ok()).cloned();
-                command.made(self.context, &Answer::of(self.message(n)), &finished, slots, memory)
+                let memory = memory
+                    .and_then(|memory| memories[memory as usize].as_ref().ok())
+                    .cloned();
+                command.made(self.context, &Answer::of(self.message(n)), &finished, memory)
             };
             any_failed |= result.is_err();
             done.results.push(Some(result));

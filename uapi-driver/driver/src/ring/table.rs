@@ -31,13 +31,23 @@ const fn free(index: u32) -> u64 {
 
 type Chunk = [Slot; CHUNK];
 
+/// An array of `N` elements, made where it stays: else it would be made on the stack and copied, 64 KiB of a chunk.
+fn in_place<T, const N: usize>(elements: impl Iterator<Item = T>) -> Box<[T; N]> {
+    let elements: Box<[T]> = elements.collect();
+    elements
+        .try_into()
+        .ok()
+        .expect("there are as many elements as the array has")
+}
+
 /// Chunk `n`, of slots that nobody has.
 fn chunk(n: usize) -> Box<Chunk> {
     let first = (n << LOG_CHUNK) as u32;
-    Box::new(std::array::from_fn(|n| Slot {
-        cookie: AtomicU64::new(free(first + n as u32)),
+    let slot = |n| Slot {
+        cookie: AtomicU64::new(free(first + n)),
         consumed: Default::default(),
-    }))
+    };
+    in_place((0..CHUNK as u32).map(slot))
 }
 
 /// Which of a queue pair's two queues.
@@ -67,7 +77,7 @@ impl QpTable {
     pub(crate) fn new() -> Self {
         Self {
             first: chunk(0),
-            chunks: Box::new([const { OnceLock::new() }; CHUNKS]),
+            chunks: in_place((0..CHUNKS).map(|_| OnceLock::new())),
             unused: Mutex::default(),
         }
     }
