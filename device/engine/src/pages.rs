@@ -202,6 +202,28 @@ impl Walk {
     }
 }
 
+/// Where a ring of `len` bytes is that begins inside of a page; `None`: it begins on one, or is in several stretches.
+pub(crate) fn packed<R: GuestRam>(
+    ram: &R,
+    list: &PageList,
+    len: u64,
+    entry: u64,
+    dma: Dma,
+) -> Result<Option<u64>, PageFault> {
+    const PAGE: u64 = 1 << PageList::SHIFT_4K;
+    if list.kind != PageList::DIRECT || list.addr % PAGE == 0 {
+        return Ok(None);
+    }
+    if list.page_shift != PageList::SHIFT_4K || list.reserved != 0 || u64::from(list.count) < len.div_ceil(PAGE) {
+        return Err(PageFault::Malformed);
+    }
+    // A cache line, whatever the entries are: nobody else's words are on a ring's.
+    if list.addr % entry.max(64) != 0 || !ram::reachable(ram, list.addr, len, dma) {
+        return Err(PageFault::Unreachable);
+    }
+    Ok(Some(list.addr))
+}
+
 /// Reads a list that is short enough to be read at once.
 pub(crate) fn read_at_once<R: GuestRam>(
     ram: &R,

@@ -137,6 +137,7 @@ impl RegisterFile {
                     | regs::CAP_ADMIN_RECORD
                     | regs::CAP_ADMIN_LINK
                     | regs::CAP_COMPLETION_COUNTER
+                    | regs::CAP_PACKED_RINGS
             }
             regs::NODE_GUID => u64::from_le_bytes(identity.node_guid),
             regs::STATUS => self.status().into(),

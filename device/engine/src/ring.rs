@@ -7,7 +7,8 @@ use verbena_hw::ring::{phase, slot, PageList};
 
 /// A ring: `1 << log_entries` entries of `1 << log_stride` bytes.
 ///
-/// Entries do not cross pages, because both sizes are powers of two and a stride is at most a page.
+/// Entries do not cross pages, because both sizes are powers of two, a stride is at most a page, and a ring that begins inside
+/// of one is aligned to the stride.
 #[derive(Clone, Debug)]
 pub(crate) struct Ring {
     extents: Extents,
@@ -27,7 +28,10 @@ impl Ring {
     ) -> Result<Self, PageFault> {
         assert!(log_stride <= 12);
         let len = 1u64 << (log_entries + log_stride);
-        let extents = pages::read_at_once(ram, list, len, dma, limit)?;
+        let extents = match pages::packed(ram, &list, len, 1 << log_stride, dma)? {
+            Some(addr) => Extents::One(addr),
+            None => pages::read_at_once(ram, list, len, dma, limit)?,
+        };
         Ok(Self {
             extents,
             log_entries,

@@ -119,7 +119,7 @@ pub const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"VRBN");
 /// Major version of the programming interface, the upper half of [`VERSION`].
 pub const VERSION_MAJOR: u16 = 1;
 /// Minor version of the programming interface, the lower half of [`VERSION`].
-pub const VERSION_MINOR: u16 = 4;
+pub const VERSION_MINOR: u16 = 5;
 /// Value of [`VERSION`].
 pub const VERSION_VALUE: u32 = (VERSION_MAJOR as u32) << 16 | VERSION_MINOR as u32;
 
@@ -135,6 +135,8 @@ pub const CAP_ADMIN_RECORD: u64 = 1 << 2;
 pub const CAP_ADMIN_LINK: u64 = 1 << 3;
 /// CAPS: completion counters ([`crate::cmd::CQ_COUNTER`]).
 pub const CAP_COMPLETION_COUNTER: u64 = 1 << 4;
+/// CAPS: rings that are one stretch need not begin on a page ([`crate::ring::PageList::addr`]).
+pub const CAP_PACKED_RINGS: u64 = 1 << 5;
 
 /// STATUS: reset is complete and the registers may be programmed.
 pub const STATUS_READY: u32 = 1 << 0;

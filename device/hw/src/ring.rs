@@ -36,7 +36,9 @@ pub const fn phase(index: u32, log_size: u8) -> u8 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PageList {
-    /// [`PageList::DIRECT`]: DMA address of the first byte of one contiguous stretch, aligned to the page size.
+    /// [`PageList::DIRECT`]: DMA address of the first byte of one contiguous stretch, aligned to the page size. With
+    /// [`crate::regs::CAP_PACKED_RINGS`] a ring may begin anywhere that is aligned to its entries, and to 64 bytes; it takes no
+    /// more than its own bytes then, and `count` says how many pages those would be from a page's beginning on.
     /// [`PageList::INDIRECT`]: DMA address, 8-byte aligned, of an array of `count` page addresses of 8 bytes, each
     /// aligned to the page size. The device reads the array while it executes the command and never again.
     pub addr: u64,

@@ -8,7 +8,7 @@
 use crate::driver::{end, Handling, Payload, Reference};
 use crate::events::delist_and;
 use crate::numbers::Kind;
-use crate::platform::{Dma, Platform};
+use crate::platform::{Dma, Platform, PAGE};
 use crate::ring_memory::Stretch;
 use crate::schema::{CqRing, CQ_RING, RING_MEMORY};
 use crate::Verbena;
@@ -71,7 +71,7 @@ impl<P: Platform> Place<P> {
         Ok(Place {
             shape,
             log_entries,
-            memory: Stretch::new(call, home, bytes)?,
+            memory: Stretch::new(call, home, bytes, PAGE)?,
         })
     }
 

@@ -6,7 +6,8 @@ use crate::driver::Handling;
 use crate::hardware::Hardware;
 use crate::mr;
 use crate::platform::{Dma, Platform};
-use crate::schema::{EventRingState, DUMP, EVENT_RINGS};
+use crate::ring_memory;
+use crate::schema::{EventRingState, DUMP, EVENT_RINGS, RING_GRAIN};
 use rdma_uapi::class::device::{DeviceAttrs, ATTRS, CLOCK, NAME};
 use rdma_uapi::class::port::{self, gid_type, link_layer, Counter, GidEntry, PortAttrs};
 use rdma_uapi::failure::Outcome;
@@ -38,6 +39,7 @@ pub(crate) fn query<P: Platform>(call: &mut Handling<'_, P>) -> Outcome {
     if call.has(EVENT_RINGS) {
         event_rings(call)?;
     }
+    call.put(RING_GRAIN, &ring_memory::least_grain(hardware))?;
     call.replaced()
 }
 

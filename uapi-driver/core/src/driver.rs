@@ -314,6 +314,7 @@ impl<P: Platform> Driver for Verbena<P> {
                 attrs: &[
                     schema::DUMP.output().by_pointer().needs(Access::NetAdmin),
                     schema::EVENT_RINGS.output().by_pointer().needs(Access::NetAdmin),
+                    schema::RING_GRAIN.output(),
                 ],
             },
             extension(class::CQ, method::CREATE, NEW_CQ),

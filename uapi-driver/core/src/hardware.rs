@@ -127,6 +127,8 @@ pub struct Hardware<P: Platform> {
     pub(crate) links: bool,
     /// Completions can be counted ([`regs::CAP_COMPLETION_COUNTER`]).
     pub(crate) counters: bool,
+    /// Rings need not begin on a page ([`regs::CAP_PACKED_RINGS`]).
+    pub(crate) packed_rings: bool,
     /// Event queue 0 takes what belongs to no completion vector; completion vector `n` is event queue `n + 1`.
     pub(crate) events: Vec<EventRing<P>>,
     /// QP 1, once somebody needs it.
@@ -238,6 +240,7 @@ impl<P: Platform> Hardware<P> {
             large_pages,
             links,
             counters: caps & regs::CAP_COMPLETION_COUNTER != 0,
+            packed_rings: caps & regs::CAP_PACKED_RINGS != 0,
             events,
             gsi: Late::try_new()?,
             cm: Late::try_new()?,

@@ -11,7 +11,7 @@ use crate::hardware::Hardware;
 use crate::numbers::Kind;
 use crate::platform::{Platform, PAGE};
 use crate::qp_attrs::{self, Given};
-use crate::ring_memory::Stretch;
+use crate::ring_memory::{self, Stretch};
 use crate::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS, RING_MEMORY};
 use crate::{CommandError, Verbena};
 use core::mem::offset_of;
@@ -54,6 +54,8 @@ struct Sizes {
     recv_stride: u8,
     /// There is no receive ring: receives come from a shared receive queue, or there are none.
     shared: bool,
+    /// The rings need not begin on pages.
+    packed: bool,
 }
 
 impl Sizes {
@@ -75,7 +77,21 @@ impl Sizes {
                 wqe::recv_log_stride(sges(caps.max_recv_sge)?)?
             },
             shared,
+            packed: false,
         })
+    }
+
+    /// The same, packed.
+    fn packed(self) -> Self {
+        Sizes { packed: true, ..self }
+    }
+
+    /// What their memory must be aligned to: a page each, or each to its entries and to a cache line.
+    fn align(&self) -> u64 {
+        match self.packed {
+            true => 1 << self.send_stride.max(self.recv_stride).max(6),
+            false => PAGE,
+        }
     }
 
     /// Bytes of the send ring.
@@ -99,9 +115,9 @@ impl Sizes {
         1 << self.recv_entries
     }
 
-    /// Where the receive ring begins: the device wants both on a page of their own.
+    /// Where the receive ring begins.
     fn recv_offset(&self) -> u64 {
-        self.send_bytes().next_multiple_of(PAGE)
+        self.send_bytes().next_multiple_of(self.align())
     }
 
     /// Bytes of memory that both take.
@@ -113,6 +129,12 @@ impl Sizes {
 /// Bytes of memory that the rings of a queue pair of `class` with these sizes take; `None` if there is no such queue pair.
 pub(crate) fn bytes(class: u16, caps: &QpCaps, shared: bool) -> Option<u64> {
     Sizes::of(caps, kind(class)?, shared).map(|sizes| sizes.bytes())
+}
+
+/// The same with packed rings, and what that must be aligned to.
+pub(crate) fn packed(class: u16, caps: &QpCaps, shared: bool) -> Option<(u64, u64)> {
+    let sizes = Sizes::of(caps, kind(class)?, shared)?.packed();
+    Some((sizes.bytes(), sizes.align()))
 }
 
 impl<P: Platform> Qp<P> {
@@ -269,7 +291,10 @@ impl<P: Platform> NewQp<P> {
             let failure = call.fail(qp::SRQ, Errno::EINVAL, Reason::NOT_ALLOWED);
             return Err(failure.detail(srq.class()));
         }
-        let sizes = sizes(call, hardware, &caps, kind, shared)?;
+        let mut sizes = sizes(call, hardware, &caps, kind, shared)?;
+        if ring_memory::is_packed(parts.memory.as_ref()) {
+            sizes = sizes.packed();
+        }
         let flags = call.get(qp::FLAGS)?.unwrap_or(0);
         if flags & !flag::ALL != 0 {
             return Err(call.fail(qp::FLAGS, Errno::EINVAL, Reason::UNKNOWN_FLAG));
@@ -279,7 +304,7 @@ impl<P: Platform> NewQp<P> {
         qp_attrs::check_way(call, kind, &given)?;
 
         let reservation = call.reserve()?;
-        let memory = Stretch::new(call, parts.memory.as_ref(), sizes.bytes())?;
+        let memory = Stretch::new(call, parts.memory.as_ref(), sizes.bytes(), sizes.align())?;
         let slot = Doorbell::take_slot(parts.page())?;
         // All the way in one command, if the device can.
         let moves = given.attrs.state != QpState::RESET.0;

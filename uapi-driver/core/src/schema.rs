@@ -71,7 +71,8 @@ payload! {
 
     /// Where a queue pair's memory is.
     pub struct QpRings (40) {
-        /// For mmap(2): the send ring, at its beginning, and the receive ring.
+        /// For mmap(2): the send ring, at its beginning, and the receive ring. In a ring memory with a [`RING_GRAIN`] it need not be on
+        /// a page: then the memory is what is mapped.
         mmap_offset: u64,
         /// Bytes to map.
         mmap_length: u64,
@@ -165,6 +166,13 @@ pub const RING_MEMORY_MAP: Attr<RingMemoryMap> = Attr::new(driver_attr(ID, 10), 
 pub const DOORBELL_USE: Attr<DoorbellUse> = Attr::new(driver_attr(ID, 11), "verbena_doorbell_use");
 /// The device's event queues, as the device answers. Of all contexts.
 pub const EVENT_RINGS: Attr<[EventRingState]> = Attr::array(driver_attr(ID, 12), "verbena_event_rings");
+/// What the queue pairs of a ring memory are packed by. DEVICE QUERY answers the least that CREATE takes: [`RING_GRAIN_LEAST`], or a
+/// page from a device that wants every ring on a page of its own. A ring memory without it has pages. With less than a page, its
+/// queue pairs share pages: each begins on a multiple of this, its receive ring behind the send ring; other queues have whole pages.
+pub const RING_GRAIN: Attr<u32> = Attr::new(driver_attr(ID, 13), "verbena_ring_grain");
+
+/// The least [`RING_GRAIN`]. A queue pair of 16 entries a ring takes three.
+pub const RING_GRAIN_LEAST: u32 = 512;
 
 /// Bytes of a ring memory at most: what the kernel has in one stretch (x86: 2^10 pages).
 pub const RING_MEMORY_MAX: u64 = 4 << 20;
@@ -210,7 +218,11 @@ pub static RING_MEMORY_SCHEMA: ClassSchema = ClassSchema {
             name: "create",
             target: Target::New,
             access: Access::Any,
-            attrs: &[RING_MEMORY_LENGTH.required(), RING_MEMORY_MAP.output()],
+            attrs: &[
+                RING_MEMORY_LENGTH.required(),
+                RING_GRAIN.input(),
+                RING_MEMORY_MAP.output(),
+            ],
         },
         MethodSchema {
             number: method::QUERY,

@@ -8,7 +8,7 @@
 use crate::driver::{end, Handling, Payload, Reference};
 use crate::events::delist_and;
 use crate::numbers::Kind;
-use crate::platform::Platform;
+use crate::platform::{Platform, PAGE};
 use crate::ring_memory::Stretch;
 use crate::schema::{SrqRing, CQE_COOKIE, RING_MEMORY, SRQ_RING};
 use crate::Verbena;
@@ -49,7 +49,7 @@ impl<P: Platform> Place<P> {
         let bytes = ring_bytes(log_entries, log_stride) + size_of::<SrqRecord>() as u64;
         Ok(Place {
             log_entries,
-            memory: Stretch::new(call, home, bytes)?,
+            memory: Stretch::new(call, home, bytes, PAGE)?,
         })
     }
 

@@ -17,8 +17,9 @@ use rdma_uapi::schema::{Attr, Payload};
 use rdma_uapi::wire::{self, method};
 use rdma_uapi::Errno;
 use std::fmt;
-use std::sync::{Arc, Mutex, Weak};
-use verbena_core::schema::{DoorbellUse, EventRingState, DOORBELL_CLASS, DOORBELL_USE, DUMP, EVENT_RINGS};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use verbena_core::platform::PAGE;
+use verbena_core::schema::{DoorbellUse, EventRingState, DOORBELL_CLASS, DOORBELL_USE, DUMP, EVENT_RINGS, RING_GRAIN};
 use verbena_hw::id::Gid;
 use zerocopy::IntoBytes;
 
@@ -38,6 +39,8 @@ struct Inner {
     attachment: Attachment,
     transport: Box<dyn Transport>,
     qps: Arc<QpTable>,
+    /// What queue pairs in a ring memory are packed by, once that was asked for.
+    ring_grain: OnceLock<u32>,
     /// The doorbell page with free slots. It belongs to its queue pairs, and so is gone when they are.
     doorbell: Mutex<Weak<Doorbell>>,
 }
@@ -63,6 +66,7 @@ impl Context {
             attachment: attachment.clone(),
             transport,
             qps,
+            ring_grain: OnceLock::new(),
             doorbell: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -410,6 +414,19 @@ impl Context {
 
     pub(crate) fn qps(&self) -> &Arc<QpTable> {
         &self.inner.qps
+    }
+
+    /// What queue pairs in a ring memory are packed by; a page where kernel module or device know nothing of that.
+    pub(crate) fn ring_grain(&self) -> Result<u32> {
+        if let Some(&grain) = self.inner.ring_grain.get() {
+            return Ok(grain);
+        }
+        let mut words = [0; MESSAGE];
+        let mut message = Builder::new(&mut words, class::DEVICE, 0);
+        message.optional().ask(RING_GRAIN);
+        let answer = self.call("ask how queue pairs are packed", method::QUERY, message)?;
+        let grain = answer.reply.get(RING_GRAIN).unwrap_or(PAGE as u32);
+        Ok(*self.inner.ring_grain.get_or_init(|| grain))
     }
 
     pub(crate) fn doorbell(&self) -> &Mutex<Weak<Doorbell>> {

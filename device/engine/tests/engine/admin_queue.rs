@@ -483,7 +483,7 @@ fn h03_create_qp_fails_for_its_own_reasons() {
         (|r| r.eqn = Eqn(1), S::NO_SUCH_OBJECT, at!(CreateQpReq, eqn)),
         (|r| r.doorbell = 1, S::NO_SUCH_OBJECT, at!(CreateQpReq, doorbell)),
         (|r| r.sq.page_shift = 13, S::BAD_PAGE_LIST, at!(CreateQpReq, sq)),
-        (|r| r.sq.addr += 64, S::BAD_ADDRESS, at!(CreateQpReq, sq)),
+        (|r| r.sq.addr += 32, S::BAD_ADDRESS, at!(CreateQpReq, sq)),
         (|r| r.rq.count = 3, S::BAD_PAGE_LIST, at!(CreateQpReq, rq)),
     ];
     for (i, (spoil, status, detail)) in cases.into_iter().enumerate() {
@@ -498,6 +498,39 @@ fn h03_create_qp_fails_for_its_own_reasons() {
     // Nothing of the failures has been left behind.
     let pdn = g.pdn.0;
     assert_eq!(g.destroy(&mut w, Opcode::DESTROY_PD, pdn), failed(S::IN_USE, 1));
+}
+
+#[test]
+fn h03_a_ring_may_begin_inside_of_a_page() {
+    let (mut w, mut g) = guest();
+    let cq = g.cq(&mut w, 4);
+    let page = w.ram_mut(g.hca).alloc(8192);
+    let mut good = g.qp_request(&mut w, &cq, &cq, QpShape::default());
+    good.sq_log_entries = 1;
+    let entry = 1u64 << good.sq_log_stride;
+    good.sq = PageList::direct(page + entry, 2 * entry);
+    let refused: [Case<CreateQpReq>; 5] = [
+        (|r| r.sq.addr += 32, Status::BAD_ADDRESS, at!(CreateQpReq, sq)),
+        (
+            |r| r.sq.addr = 0u64.wrapping_sub(1 << r.sq_log_stride),
+            Status::BAD_ADDRESS,
+            at!(CreateQpReq, sq),
+        ),
+        (|r| r.sq.count = 0, Status::BAD_PAGE_LIST, at!(CreateQpReq, sq)),
+        (|r| r.sq.page_shift = 21, Status::BAD_PAGE_LIST, at!(CreateQpReq, sq)),
+        (|r| r.sq.reserved = 1, Status::BAD_PAGE_LIST, at!(CreateQpReq, sq)),
+    ];
+    for (i, (spoil, status, detail)) in refused.into_iter().enumerate() {
+        let mut req = good;
+        spoil(&mut req);
+        let r = g.create_qp(&mut w, &req).map(|qp| qp.qpn);
+        assert_eq!(r, failed(status, detail), "case {i}");
+    }
+    let qp = g.create_qp(&mut w, &good).expect("a queue pair").qpn;
+    g.destroy(&mut w, Opcode::DESTROY_QP, qp.get()).expect("it goes");
+    // Across a page's end as well: it is one stretch.
+    good.sq.addr = page + 4096 - entry;
+    g.create_qp(&mut w, &good).expect("a queue pair");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use rdma_uapi::{Context, Errno, Failure, Reason};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use verbena_core::platform::Dma;
-use verbena_core::schema::{self, RING_MEMORY, RING_MEMORY_CLASS, RING_MEMORY_MAX};
+use verbena_core::schema::{self, RingMemoryMap, RING_GRAIN_LEAST, RING_MEMORY, RING_MEMORY_CLASS, RING_MEMORY_MAX};
 use verbena_core::{layout, mmap, MmapTarget};
 use verbena_hw::admin::{Opcode, Status};
 use verbena_hw::cmd::{CreateCqReq, CreateQpReq, CreateSrqReq};
@@ -111,6 +111,84 @@ fn u10_a_program_knows_beforehand_what_a_queue_takes() {
     assert_eq!(app.cq(1, of(memory)).map(drop).map_err(refused), Err(full()));
     assert_eq!(layout::cq_bytes(u32::MAX), None);
     assert_eq!(layout::qp_bytes(class::PD, &caps, false), None);
+}
+
+/// A ring memory of the least grain.
+fn packed(app: &App, length: u64) -> Result<(u32, RingMemoryMap), Failure> {
+    let answer = app.call(method::CREATE, RING_MEMORY_CLASS, 0, |m| {
+        m.put(schema::RING_MEMORY_LENGTH, &length);
+        m.put(schema::RING_GRAIN, &RING_GRAIN_LEAST)
+            .ask(schema::RING_MEMORY_MAP);
+    })?;
+    Ok((answer.object(), answer.reply().get(schema::RING_MEMORY_MAP).unwrap()))
+}
+
+fn least_grain(app: &App) -> u32 {
+    let answer = app.call(method::QUERY, class::DEVICE, 0, |m| {
+        m.ask(schema::RING_GRAIN);
+    });
+    answer.unwrap().reply().get(schema::RING_GRAIN).unwrap()
+}
+
+#[test]
+fn u10_packed_queue_pairs_share_pages_and_leave_zeros_in_their_own_grains_alone() {
+    let app = App::start(Bench::new(Scripted::packing()));
+    let parts = app.parts();
+    assert_eq!(least_grain(&app), RING_GRAIN_LEAST);
+    let caps = crate::bench::client::CAPS;
+    let (align, bytes) = layout::packed_qp(class::QP_RC, &caps, false).unwrap();
+    assert!(bytes < PAGE && bytes % 512 == 0, "{bytes}");
+    let (memory, whole) = packed(&app, 2 * PAGE).unwrap();
+    let (all, _) = map(&app, whole.mmap_offset, whole.mmap_length).unwrap();
+    // A completion queue has whole pages, whatever is before it.
+    let (first, _, one) = app.qp(&parts, of(memory)).unwrap();
+    let (cq, _, ring) = app.cq(16, of(memory)).unwrap();
+    assert_eq!((ring.mmap_offset - whole.mmap_offset, ring.mmap_length), (PAGE, PAGE));
+    let mut qps = vec![(first, one)];
+    while let Ok((qp, _, rings)) = app.qp(&parts, of(memory)) {
+        qps.push((qp, rings));
+    }
+    assert_eq!(qps.len() as u64, PAGE / bytes.next_multiple_of(align));
+    let stretches: Vec<_> = qps
+        .iter()
+        .map(|(_, rings)| rings.mmap_offset - whole.mmap_offset)
+        .collect();
+    assert!(
+        stretches.windows(2).all(|pair| pair[1] >= pair[0] + bytes),
+        "{stretches:?}"
+    );
+    assert!(qps
+        .iter()
+        .all(|(_, rings)| rings.mmap_length == bytes && rings.recv_offset < bytes));
+    // The device is told where they are, both of them.
+    let seen = app.bench.model::<Scripted>().seen();
+    let made = seen.iter().filter(|command| command.opcode == Opcode::CREATE_QP);
+    for (command, at) in made.zip(&stretches) {
+        let request = CreateQpReq::read_from_prefix(&command.payload).unwrap().0;
+        assert_eq!(request.sq.addr, all.addr() + at);
+        assert_eq!(request.rq.addr, all.addr() + at + qps[0].1.recv_offset);
+    }
+    all.words().iter().for_each(|word| word.store(7, Ordering::Relaxed));
+    app.destroy(class::QP_RC, qps[1].0).unwrap();
+    let gone = stretches[1]..stretches[1] + bytes;
+    for at in (0..whole.mmap_length).step_by(8) {
+        let value = all.words()[at as usize / 8].load(Ordering::Relaxed);
+        assert_eq!(value, if gone.contains(&at) { 0 } else { 7 }, "at {at}");
+    }
+    let (_, _, again) = app.qp(&parts, of(memory)).unwrap();
+    assert_eq!(again.mmap_offset, qps[1].1.mmap_offset);
+    app.destroy(class::CQ, cq).unwrap();
+}
+
+#[test]
+fn u10_a_device_that_wants_pages_gets_pages() {
+    let app = app();
+    assert_eq!(u64::from(least_grain(&app)), PAGE);
+    let failure = packed(&app, PAGE).map(drop).unwrap_err();
+    assert_eq!(
+        refused(failure),
+        (Errno::EINVAL, Reason::OUT_OF_RANGE, schema::RING_GRAIN.id())
+    );
 }
 
 #[test]

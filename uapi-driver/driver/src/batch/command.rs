@@ -16,6 +16,7 @@ use crate::{CompletionCounter, CompletionQueue, Context, ProtectionDomain, XrcDo
 use rdma_uapi::client::Builder;
 use rdma_uapi::wire::{method, ObjectId};
 use std::sync::Arc;
+use verbena_core::platform::PAGE;
 
 /// A queue pair that a command changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -176,11 +177,12 @@ impl Command<'_> {
         Ok(())
     }
 
-    /// Bytes of ring memory that it needs; `None`: it makes no queue, or one that there cannot be.
-    pub(super) fn ring_bytes(&self) -> Option<u64> {
+    /// What its queue is aligned to in a ring memory, packed or not, and the bytes that it takes; `None`: it makes no queue, or
+    /// one that there cannot be.
+    pub(super) fn room(&self, packed: bool) -> Option<(u64, u64)> {
         match self {
-            Command::Cq(builder) => builder.ring_bytes(),
-            Command::Qp(builder, _) => builder.ring_bytes(),
+            Command::Cq(builder) => Some((PAGE, builder.ring_bytes()?)),
+            Command::Qp(builder, _) => builder.room(packed),
             _ => None,
         }
     }

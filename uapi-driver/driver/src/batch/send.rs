@@ -15,6 +15,7 @@ use rdma_uapi::client::{Builder, Reply};
 use rdma_uapi::wire::method;
 use rdma_uapi::Errno;
 use std::sync::Arc;
+use verbena_core::schema::RING_GRAIN_LEAST;
 use zerocopy::IntoBytes;
 
 /// What the call as a whole is, in a sentence.
@@ -81,7 +82,8 @@ impl<'a, 'c> Chain<'a, 'c> {
         done: &Done,
         targets: &[&'a mut dyn AnyQp],
     ) -> Result<Self> {
-        let plan = Plan::new(&commands, MAX_COMMANDS - commands.len());
+        let packed = Plan::asks(&commands) && context.ring_grain()? == RING_GRAIN_LEAST;
+        let plan = Plan::new(&commands, MAX_COMMANDS - commands.len(), packed);
         let ids = Ids {
             batch: done.batch,
             begin: done.results.len(),
@@ -99,7 +101,7 @@ impl<'a, 'c> Chain<'a, 'c> {
             places: Vec::with_capacity(plan.memories.len() + commands.len()),
         };
         for &bytes in &plan.memories {
-            chain.add(|words| RingMemory::message(words, bytes))?;
+            chain.add(|words| RingMemory::message(words, bytes, packed))?;
         }
         for (n, command) in commands.iter_mut().enumerate() {
             command.prepare(context)?;

@@ -22,6 +22,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use verbena_core::layout;
+use verbena_core::platform::PAGE;
 use verbena_core::schema::{QpRings, CQE_COOKIE, DOORBELL, QP_RINGS, RING_MEMORY};
 use verbena_hw::id::{Psn, Qpn};
 use verbena_hw::qp::QpState;
@@ -251,9 +252,14 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         T::RECEIVES && self.srq.is_none()
     }
 
-    /// Bytes of ring memory that it takes; `None`: there can be no such queue pair.
-    pub(crate) fn ring_bytes(&self) -> Option<u64> {
-        layout::qp_bytes(T::CLASS, &self.caps, !self.has_recv_ring())
+    /// What it is aligned to in a ring memory, packed or not, and the bytes that it takes; `None`: there can be no such queue
+    /// pair.
+    pub(crate) fn room(&self, packed: bool) -> Option<(u64, u64)> {
+        let shared = !self.has_recv_ring();
+        match packed {
+            true => layout::packed_qp(T::CLASS, &self.caps, shared),
+            false => Some((PAGE, layout::qp_bytes(T::CLASS, &self.caps, shared)?)),
+        }
     }
 
     /// The message of CREATE.
@@ -333,7 +339,7 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
 pub(crate) trait AnyNewQp<'a> {
     fn state(&self) -> QpState;
     fn first_psn(&self) -> Option<Psn>;
-    fn ring_bytes(&self) -> Option<u64>;
+    fn room(&self, packed: bool) -> Option<(u64, u64)>;
     /// What it needs before it is made.
     fn slots(&self, context: &Context) -> Result<Slots>;
     /// What it stands on: protection domain, and where sends and receives complete.
@@ -357,8 +363,8 @@ impl<'a, T: Transport> AnyNewQp<'a> for QpBuilder<'a, Batched, T> {
         self.first_psn()
     }
 
-    fn ring_bytes(&self) -> Option<u64> {
-        self.ring_bytes()
+    fn room(&self, packed: bool) -> Option<(u64, u64)> {
+        self.room(packed)
     }
 
     fn slots(&self, context: &Context) -> Result<Slots> {

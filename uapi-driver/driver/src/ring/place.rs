@@ -8,7 +8,7 @@ use crate::object::Object;
 use crate::Context;
 use rdma_uapi::client::Builder;
 use std::sync::Arc;
-use verbena_core::schema::{RING_MEMORY_CLASS, RING_MEMORY_LENGTH, RING_MEMORY_MAP};
+use verbena_core::schema::{RING_GRAIN, RING_GRAIN_LEAST, RING_MEMORY_CLASS, RING_MEMORY_LENGTH, RING_MEMORY_MAP};
 
 /// What CREATE is, in a sentence.
 pub(crate) const DOING: &str = "make memory for rings";
@@ -24,9 +24,11 @@ pub(crate) struct RingMemory {
 
 impl RingMemory {
     /// The message of CREATE.
-    pub(crate) fn message(words: &mut [u64], length: u64) -> Builder<'_> {
+    pub(crate) fn message(words: &mut [u64], length: u64, packed: bool) -> Builder<'_> {
         let mut message = Builder::new(words, RING_MEMORY_CLASS, 0);
-        message.put(RING_MEMORY_LENGTH, &length).ask(RING_MEMORY_MAP);
+        message.put(RING_MEMORY_LENGTH, &length);
+        message.put_some(RING_GRAIN, packed.then_some(RING_GRAIN_LEAST));
+        message.ask(RING_MEMORY_MAP);
         message
     }
 

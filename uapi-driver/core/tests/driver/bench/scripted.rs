@@ -82,6 +82,13 @@ impl Scripted {
         device
     }
 
+    /// One that takes packed rings.
+    pub fn packing() -> Self {
+        let device = Scripted::default();
+        device.0.lock().unwrap().caps = regs::CAP_PACKED_RINGS;
+        device
+    }
+
     pub fn set(&self, fault: Fault) {
         self.0.lock().unwrap().fault = Some(fault);
     }
