@@ -93,8 +93,10 @@ impl Finished<'_> {
     /// What a ticket stands for. It is there: a command that names it has just succeeded, unless its memory could not
     /// be mapped here.
     fn ticket<T>(&self, ticket: Ticket<T>) -> Result<&Made> {
-        made(self.results, ticket.command_in(self.batch))
-            .ok_or_else(|| Error::Argument("what it stands on could not be mapped"))
+        match made(self.results, ticket.command_in(self.batch)) {
+            Some(made) => Ok(made),
+            None => Err(Error::Argument("what it stands on could not be mapped")),
+        }
     }
 
     fn pd<'p>(&'p self, part: &Part<'p, ProtectionDomain>) -> Result<&'p ProtectionDomain> {

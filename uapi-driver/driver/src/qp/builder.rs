@@ -101,7 +101,7 @@ impl Slots {
     fn take(context: &Context) -> Result<Self> {
         let table = context.qps().claim();
         Ok(Self {
-            table: table.ok_or_else(|| Error::Argument("the context has a million queue pairs already"))?,
+            table: table.ok_or(Error::Argument("the context has a million queue pairs already"))?,
             doorbell: Doorbell::take(context)?,
         })
     }
@@ -299,13 +299,13 @@ impl<'a, When, T: Transport> QpBuilder<'a, When, T> {
         }
         let caps = answer.expect(DOING, qp::CAPS)?;
         let qpn = Qpn::new(answer.expect(DOING, qp::QPN)?);
-        let qpn = qpn.ok_or_else(|| Error::Answer {
+        let qpn = qpn.ok_or(Error::Answer {
             doing: DOING,
             what: "its number has more than 24 bits",
         })?;
         let rings = answer.expect(DOING, QP_RINGS)?;
         let place = Place::of(context, on.memory.as_ref(), rings.mmap_offset, rings.mmap_length)?;
-        let (send, recv) = queues(&place, &rings, &caps, !self.has_recv_ring()).ok_or_else(|| Error::Answer {
+        let (send, recv) = queues(&place, &rings, &caps, !self.has_recv_ring()).ok_or(Error::Answer {
             doing: DOING,
             what: "its rings do not fit their memory",
         })?;
