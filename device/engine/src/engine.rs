@@ -469,8 +469,9 @@ impl Engine {
                 if turn == Turn::More {
                     cx.schedule.activate(at.hca, qp);
                 }
+                let seat = (at, qp.seated);
                 self.watch
-                    .settle(&mut self.hcas, cx.schedule, env, (at, emptied, worked));
+                    .settle(&mut self.hcas, cx.schedule, env, seat, (emptied, worked));
                 if !self.regulars.is_off() && emptied && worked && !self.watch.is_watched(at) {
                     self.regulars.note(&mut self.hcas, at);
                 }

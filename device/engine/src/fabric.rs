@@ -12,6 +12,8 @@ pub(crate) struct Fabric {
     ports: HashMap<Gid, HcaId>,
     /// Every change of a GID table, a port's state or an HCA's presence. Queue pairs remember their peer with it.
     epoch: u64,
+    /// Every change of what a queue pair is connected to, or end of one. Queue pairs remember with it that their peer names them.
+    ways: u64,
     pub(crate) groups: Groups,
 }
 
@@ -21,6 +23,7 @@ impl Fabric {
             ports: HashMap::new(),
             // 0 is what a queue pair has that never asked.
             epoch: 1,
+            ways: 1,
             groups: Groups::default(),
         }
     }
@@ -32,6 +35,16 @@ impl Fabric {
 
     pub(crate) fn changed(&mut self) {
         self.epoch += 1;
+    }
+
+    #[inline]
+    pub(crate) fn ways(&self) -> u64 {
+        self.ways
+    }
+
+    /// A queue pair leads elsewhere from now on, or is gone.
+    pub(crate) fn rerouted(&mut self) {
+        self.ways += 1;
     }
 
     pub(crate) fn owner(&self, gid: &Gid) -> Option<HcaId> {

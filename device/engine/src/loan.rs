@@ -379,9 +379,10 @@ impl Wanted {
     /// `None`: its next message cannot be an ordinary one.
     fn new<E: Env>(hcas: &mut Hcas, watch: &Watch, cx: &mut Cx<'_, E>, at: QpRef) -> Option<Self> {
         let peer = express::begins(hcas, cx, at)?;
-        let Completions { send, recv, .. } = express::in_step(hcas, cx.env, at, peer)?;
-        let hca = hcas.get(at.hca)?;
-        let qp = hca.qps.get(at.qpn.get())?;
+        let (hca, peer_hca) = (hcas.get(at.hca)?, hcas.get(peer.hca)?);
+        let (qp, peer_qp) = (hca.qps.get(at.qpn.get())?, peer_hca.qps.get(peer.qpn.get())?);
+        let in_step = express::in_step(cx.env, (at.hca, qp), (peer.hca, peer_qp));
+        let Completions { send, recv, .. } = in_step.filter(|_| at != peer)?;
         let worker = watch.worker_of(at.hca, qp.doorbell, hca.doorbells.get(qp.doorbell)?);
         Some(Self {
             at,
@@ -502,6 +503,9 @@ pub(crate) fn settle<E: Env>(
         let Pair { at, peer_at, done, .. } = pair;
         let worked = done.messages > 0;
         if worked {
+            if let Some(qp) = hcas.qp_mut(at) {
+                done.renew(qp);
+            }
             done.account(hcas, at, peer_at);
             if let Some(cqn) = hcas.qp_mut(peer_at).map(|qp| qp.recv_cqn) {
                 done.received.settle(hcas, cx, peer_at, cqn);
@@ -531,7 +535,8 @@ pub(crate) fn settle<E: Env>(
         if pair.other || pair.active {
             cx.schedule.activate(at.hca, qp);
         } else if i >= watched && worked && watch::is_ready(qp) {
-            watch.settle(hcas, cx.schedule, cx.env, (at, true, true));
+            let seat = (at, qp.seated);
+            watch.settle(hcas, cx.schedule, cx.env, seat, (true, true));
         }
     }
     regulars.came_back(loan.rings.slots.len(), messages);

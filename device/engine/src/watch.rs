@@ -188,24 +188,26 @@ impl Watch {
         }
     }
 
-    /// A queue pair's turn has ended. `worked`: it took something out of its send queue; `emptied`: it goes on with whatever
-    /// comes. One that did both may take a free seat or keep its own.
+    /// A queue pair's turn has ended. `seated`: it has a seat; `worked`: it took something out of its send queue; `emptied`: it
+    /// goes on with whatever comes. One that did both may take a free seat or keep its own.
     #[inline]
     pub(crate) fn settle<E: Env>(
         &mut self,
         hcas: &mut Hcas,
         schedule: &mut Schedule,
         env: &E,
-        (at, emptied, worked): (QpRef, bool, bool),
+        (at, seated): (QpRef, bool),
+        (emptied, worked): (bool, bool),
     ) {
-        if self.seats.is_empty() && !(emptied && worked) {
-            return;
-        }
-        match self.seats.iter().position(|seat| seat.at == at) {
+        if emptied && worked {
+            if !seated && self.seats.len() < SEATS * self.asleep.len() {
+                self.seat(hcas, env, at);
+            }
+        } else if seated {
             // It has work and does nothing: it would be looked at for ever.
-            Some(i) if !(emptied && worked) => self.vacate(i, hcas, schedule, env),
-            None if emptied && worked && self.seats.len() < SEATS * self.asleep.len() => self.seat(hcas, env, at),
-            _ => {}
+            if let Some(i) = self.seats.iter().position(|seat| seat.at == at) {
+                self.vacate(i, hcas, schedule, env);
+            }
         }
     }
 
@@ -226,6 +228,9 @@ impl Watch {
         }
         let Some(lane) = doorbell.free_lane() else { return };
         publish(hcas, env, at.hca, page, lane, Some(slot));
+        if let Some(qp) = hcas.qp_mut(at) {
+            qp.seated = true;
+        }
         self.seats.push(Seat {
             at,
             page,
@@ -243,6 +248,9 @@ impl Watch {
     #[cold]
     fn vacate<E: Env>(&mut self, i: usize, hcas: &mut Hcas, schedule: &mut Schedule, env: &E) {
         let seat = self.seats.remove(i);
+        if let Some(qp) = hcas.qp_mut(seat.at) {
+            qp.seated = false;
+        }
         let hca = seat.at.hca;
         publish(hcas, env, hca, seat.page, seat.lane, None);
         // The page before the look. A driver publishes an entry, fences, and looks at the page: if we miss the entry, the

@@ -20,7 +20,7 @@ const DRIVER_TARGET: f64 = 100.0;
 const DEVICE_CEILING: f64 = 255.0;
 const RUNG_CEILING: f64 = 280.0;
 const DRIVER_CEILING: f64 = 100.0;
-const TURNS_CEILING: f64 = 1500.0;
+const TURNS_CEILING: f64 = 1260.0;
 
 /// How much more a message may cost a worker for there being another one: the noise of the count.
 const BESIDE: f64 = 1.02;

@@ -278,6 +278,7 @@ pub(crate) fn new_qp(req: &CreateQpReq, number: u32, sq: Ring, rq: Option<Ring>)
         resp: Responder::default(),
         wire: None,
         active: false,
+        seated: false,
         wait: Wait::Nothing,
         deadline: None,
         rescans: 0,
@@ -391,6 +392,7 @@ pub(crate) fn destroy_qp<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &Handle
         hca.unbind_all_of(Qpn::truncate(req.handle));
     }
     let mut qp = hca.qps.remove(req.handle).ok_or(Failure::no_such_object(HANDLE))?;
+    cx.fabric.rerouted();
     // Its place in the list of active ones finds nothing when its turn comes.
     cx.schedule.disarm(hca.id, &mut qp);
     cx.schedule.unpace(hca.id, &mut qp);

@@ -68,7 +68,13 @@ fn try_run<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, left: &mut u3
     run.source.begin_with(at.hca, cx.known.source);
     run.remote.begin_with(peer.hca, cx.known.remote);
     let end = run.messages(&mut lent.parts(), cx.now, left, budget);
-    (cx.known.source, cx.known.remote) = (run.source.seen(at.hca), run.remote.seen(peer.hca));
+    // Most name what the one before them has named.
+    if run.source.looked_up {
+        cx.known.source = run.source.seen(at.hca);
+    }
+    if run.remote.looked_up {
+        cx.known.remote = run.remote.seen(peer.hca);
+    }
     let done = run.done;
     lent.give_back(hcas, cx, at, peer, &done);
     Some(end)
@@ -85,7 +91,10 @@ pub(crate) fn begins<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> 
     if !ready || qp.kind != QpType::RC || qp.pace.is_some() || hca.regs.is_fatal() {
         return None;
     }
-    local::find_peer(hcas, cx, at)
+    match local::known_peer(cx, qp) {
+        Some(peer) => Some(peer),
+        None => local::find_peer(hcas, cx, at),
+    }
 }
 
 /// The numbers of the completion queues of an ordinary message from `at` to `peer`.
@@ -96,34 +105,26 @@ pub(crate) struct Completions {
     pub(crate) same: bool,
 }
 
-/// `None`: the two are not in step, or are one, or what comes goes into a shared receive queue.
+/// `None`: the two, of these HCAs, are not in step, or what comes goes into a shared receive queue.
 #[inline]
-pub(crate) fn in_step<E: Env>(hcas: &mut Hcas, env: &E, at: QpRef, peer: QpRef) -> Option<Completions> {
-    if at == peer {
-        return None;
-    }
-    let responder = hcas.qp_mut(peer)?;
-    let (state, psn, mtu) = (responder.state, responder.resp.psn, responder.attrs.path_mtu);
-    let (established, recv) = (responder.resp.established, responder.recv_cqn);
-    let has_receives = responder.rq.is_some();
-    let listens = match state {
+pub(crate) fn in_step<E: Env>(env: &E, (at, qp): (HcaId, &Qp), (peer_at, peer): (HcaId, &Qp)) -> Option<Completions> {
+    let listens = match peer.state {
         QpState::RTS | QpState::SQD => true,
         // The first request there raises an event.
-        QpState::RTR => established,
+        QpState::RTR => peer.resp.established,
         _ => false,
     };
-    if !listens || !matches!(responder.resp.arriving, Arriving::Nothing) {
+    if !listens || !matches!(peer.resp.arriving, Arriving::Nothing) {
         return None;
     }
-    let requester = hcas.qp_mut(at)?;
-    if requester.req.psn != psn || requester.attrs.path_mtu != mtu {
+    if qp.req.psn != peer.resp.psn || qp.attrs.path_mtu != peer.attrs.path_mtu {
         return None;
     }
-    if !has_receives && !is_write_next(env.ram(at.hca), requester) {
+    if peer.rq.is_none() && !is_write_next(env.ram(at), qp) {
         return None;
     }
-    let send = requester.send_cqn;
-    let same = at.hca == peer.hca && send == recv;
+    let (send, recv) = (qp.send_cqn, peer.recv_cqn);
+    let same = at == peer_at && send == recv;
     Some(Completions { send, recv, same })
 }
 
@@ -148,17 +149,25 @@ impl Lent {
     /// `None`: nothing has been taken.
     #[inline]
     fn take<E: Env>(hcas: &mut Hcas, env: &E, at: QpRef, peer: QpRef) -> Option<Self> {
-        let cqs = in_step(hcas, env, at, peer)?;
+        let qp = hcas.get_mut(at.hca)?.qps.lend(at.qpn.get())?;
+        // One that is its own peer is not there any more.
+        let taken = hcas.get_mut(peer.hca).and_then(|hca| hca.qps.lend(peer.qpn.get()));
+        let Some(peer_qp) = taken else {
+            table(hcas, at.hca).qps.give_back(at.qpn.get(), qp);
+            return None;
+        };
+        let Some(cqs) = in_step(env, (at.hca, &qp), (peer.hca, &peer_qp)) else {
+            table(hcas, at.hca).qps.give_back(at.qpn.get(), qp);
+            table(hcas, peer.hca).qps.give_back(peer.qpn.get(), peer_qp);
+            return None;
+        };
         let held = "a queue pair holds its completion queues: DESTROY_CQ answers IN_USE";
-        let hca = hcas.get_mut(at.hca)?;
-        let qp = hca.qps.lend(at.qpn.get())?;
-        let send_cq = hca.cqs.lend(cqs.send.get()).expect(held);
-        let hca = hcas.get_mut(peer.hca).expect("it was there a moment ago");
-        let peer = hca.qps.lend(peer.qpn.get()).expect("it is another one, and was there");
-        let recv_cq = (!cqs.same).then(|| hca.cqs.lend(cqs.recv.get()).expect(held));
+        let mut lend = |id, cqn: Cqn| table(hcas, id).cqs.lend(cqn.get()).expect(held);
+        let send_cq = lend(at.hca, cqs.send);
+        let recv_cq = (!cqs.same).then(|| lend(peer.hca, cqs.recv));
         Some(Self {
             qp,
-            peer,
+            peer: peer_qp,
             send_cq,
             recv_cq,
         })
@@ -177,20 +186,27 @@ impl Lent {
     /// Puts everything back.
     #[inline]
     fn give_back<E: Env>(self, hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef, peer_at: QpRef, done: &Done) {
-        let (qp, peer) = (self.qp, self.peer);
+        let (mut qp, peer) = (self.qp, self.peer);
         let (send_cqn, recv_cqn) = (qp.send_cqn, peer.recv_cqn);
-        let hca = hcas.get_mut(peer_at.hca).expect("HCAs do not go within a turn");
+        done.renew(&mut qp);
+        let hca = table(hcas, peer_at.hca);
         hca.qps.give_back(peer_at.qpn.get(), peer);
         if let Some(cq) = self.recv_cq {
             hca.cqs.give_back(recv_cqn.get(), cq);
         }
-        let hca = hcas.get_mut(at.hca).expect("HCAs do not go within a turn");
+        let hca = table(hcas, at.hca);
         hca.qps.give_back(at.qpn.get(), qp);
         hca.cqs.give_back(send_cqn.get(), self.send_cq);
         done.account(hcas, at, peer_at);
         done.received.settle(hcas, cx, peer_at, recv_cqn);
         done.sent.settle(hcas, cx, at, send_cqn);
     }
+}
+
+/// An HCA of a queue pair whose turn it is, or of its peer.
+#[inline]
+fn table(hcas: &mut Hcas, id: HcaId) -> &mut Hca {
+    hcas.get_mut(id).expect("HCAs do not go within a turn")
 }
 
 /// Whether the next entry of the send queue, if there is one, is a WRITE.
@@ -212,14 +228,19 @@ pub(crate) struct Done {
 }
 
 impl Done {
-    /// Does for all messages at once what the general path does for each.
+    /// Each message that succeeds gives the sender its retries back.
+    #[inline]
+    pub(crate) fn renew(&self, qp: &mut Qp) {
+        if self.messages != 0 {
+            (qp.req.retries_left, qp.req.rnr_left) = (qp.attrs.retry_cnt, qp.attrs.rnr_retry);
+        }
+    }
+
+    /// Counts all messages at once, as the general path does each.
     #[inline]
     pub(crate) fn account(&self, hcas: &mut Hcas, at: QpRef, peer: QpRef) {
         if self.messages == 0 {
             return;
-        }
-        if let Some(qp) = hcas.qp_mut(at) {
-            (qp.req.retries_left, qp.req.rnr_left) = (qp.attrs.retry_cnt, qp.attrs.rnr_retry);
         }
         let sides = [
             (
@@ -277,7 +298,7 @@ impl Completed {
         if let (false, None) = (self.dirty, self.fault) {
             return;
         }
-        let hca = hcas.get_mut(at.hca).expect("HCAs do not go within a turn");
+        let hca = table(hcas, at.hca);
         if self.dirty {
             hca.mark_dirty(cqn);
         }
@@ -338,6 +359,8 @@ struct View<'m, 'a, R> {
     rights: u32,
     dma: Dma,
     found: Found<'a>,
+    /// What was found is not what it began with.
+    looked_up: bool,
 }
 
 impl<'m, 'a, R: GuestRam> View<'m, 'a, R> {
@@ -350,6 +373,7 @@ impl<'m, 'a, R: GuestRam> View<'m, 'a, R> {
             rights,
             dma,
             found: Found::nothing(),
+            looked_up: false,
         }
     }
 
@@ -382,6 +406,7 @@ impl<'m, 'a, R: GuestRam> View<'m, 'a, R> {
     fn look_up(&mut self, key: Key, addr: u64, len: usize) -> Option<usize> {
         let range = self.mrs.check(key, self.pdn, addr, len as u64, self.rights).ok()?;
         let (start, dma, run) = range.stretch()?;
+        self.looked_up = true;
         self.found.memory = self.ram.slice(dma, usize::try_from(run).ok()?, self.dma)?;
         (self.found.key, self.found.start) = (key, start);
         let at = addr.wrapping_sub(start) as usize;

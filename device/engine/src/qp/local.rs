@@ -13,7 +13,7 @@ use crate::qp::responder::{receive_protection, Fault, Target};
 use crate::qp::sg::{self, CopyFault, Stretches};
 use crate::qp::transport::{Outcome, Request};
 use crate::qp::xrc::counterpart;
-use crate::qp::Link;
+use crate::qp::{Link, Qp};
 use crate::ram;
 use crate::schedule::QpRef;
 use core::sync::atomic::Ordering;
@@ -116,25 +116,38 @@ pub(crate) fn own_rights(operation: Operation) -> u32 {
     }
 }
 
-/// The queue pair that is connected to `at`, if there is one and each of the two names the other.
+/// The queue pair that `qp` is connected to, if nothing has changed since it was found.
 #[inline]
+pub(crate) fn known_peer<E: Env>(cx: &Cx<'_, E>, qp: &Qp) -> Option<QpRef> {
+    let link = &qp.req.link;
+    let known = link.epoch == cx.fabric.epoch() && link.mutual == cx.fabric.ways();
+    let qpn = qp.attrs.dest_qpn;
+    link.peer.filter(|_| known).map(|hca| QpRef { hca, qpn })
+}
+
+/// The queue pair that is connected to `at`, if there is one and each of the two names the other.
+#[inline(never)]
 pub(crate) fn find_peer<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) -> Option<QpRef> {
     let epoch = cx.fabric.epoch();
     let hca = hcas.get(at.hca)?;
     let qp = hca.qps.get(at.qpn.get())?;
+    if let Some(peer) = known_peer(cx, qp) {
+        return Some(peer);
+    }
     let (kind, dgid, dest_qpn, mut link) = (qp.kind, qp.attrs.path.dgid, qp.attrs.dest_qpn, qp.req.link);
     if link.epoch != epoch {
         let sgid = hca.source_gid(qp.attrs.path.sgid_index);
         let reaches = |id| hcas.get(id).is_some_and(|peer| peer.port_is_active());
         link = Link {
             epoch,
+            mutual: 0,
             peer: cx
                 .fabric
                 .owner(&dgid)
                 .filter(|&id| sgid.is_some() && hca.port_is_active() && reaches(id)),
             sgid: sgid.unwrap_or_default(),
         };
-        hcas.get_mut(at.hca)?.qps.get_mut(at.qpn.get())?.req.link = link;
+        hcas.qp_mut(at)?.req.link = link;
     }
     let peer_hca = hcas.get(link.peer?)?;
     let peer = peer_hca.qps.get(dest_qpn.get())?;
@@ -145,10 +158,13 @@ pub(crate) fn find_peer<E: Env>(hcas: &mut Hcas, cx: &mut Cx<'_, E>, at: QpRef) 
         && peer.wire.is_none()
         && peer.attrs.path.dgid == link.sgid
         && peer_hca.source_gid(peer.attrs.path.sgid_index) == Some(dgid);
-    mutual.then_some(QpRef {
+    let peer = QpRef {
         hca: peer_hca.id,
         qpn: dest_qpn,
-    })
+    };
+    link.mutual = if mutual { cx.fabric.ways() } else { 0 };
+    hcas.qp_mut(at)?.req.link = link;
+    mutual.then_some(peer)
 }
 
 /// Nobody was reached: counts it as an error of sending, if it was the queue pair's own port that nothing leaves, or not with

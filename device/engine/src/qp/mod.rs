@@ -95,6 +95,8 @@ pub(crate) struct Qp {
 
     /// In the schedule's list of those that have a turn coming.
     pub(crate) active: bool,
+    /// Has a seat: the device looks at its send queue without being rung ([`crate::watch`]).
+    pub(crate) seated: bool,
     pub(crate) wait: Wait,
     /// The schedule's timer of this queue pair, if one runs.
     pub(crate) deadline: Option<Time>,
@@ -132,6 +134,8 @@ pub(crate) struct Requester {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Link {
     pub(crate) epoch: u64,
+    /// [`crate::fabric::Fabric::ways`] when the queue pair there was last seen to name this one.
+    pub(crate) mutual: u64,
     pub(crate) peer: Option<HcaId>,
     /// The source GID.
     pub(crate) sgid: Gid,

@@ -66,6 +66,7 @@ pub(crate) fn modify<E: Env>(hca: &mut Hca, cx: &mut Cx<'_, E>, req: &ModifyQpRe
         return Err(Failure::bad_field(at!(qkey)));
     }
 
+    cx.fabric.rerouted();
     if to == QpState::ERR && from != QpState::ERR {
         hca.enter_error(cx, req.qpn);
         return Ok(Reply::empty());

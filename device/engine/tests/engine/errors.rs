@@ -547,6 +547,55 @@ fn h10_retry_exceeded_when_the_sequences_disagree() {
     }
 }
 
+/// One that has been written to, so that its peer knows it.
+fn written_to() -> Pair {
+    let mut pair = way::connected();
+    let w = &mut pair.world;
+    for _ in 0..2 {
+        pair.a.post(w, write_to(&pair.a, &pair.b));
+        w.run();
+        assert_eq!(Status(pair.a.completion(w).status), Status::SUCCESS);
+    }
+    pair.b.fill(w, 0, &[0x55; 64]);
+    pair
+}
+
+#[test]
+fn h10_retry_exceeded_when_the_peer_names_another_by_now() {
+    let mut pair = written_to();
+    let w = &mut pair.world;
+    // On its own HCA: a packet says which GID it is from, but not which queue pair.
+    let req = pair.b.guest.qp_request(w, &pair.b.cq, &pair.b.cq, Default::default());
+    let other = pair.b.guest.create_qp(w, &req).expect("a queue pair").qpn;
+    let (gid, qpn) = (pair.b.guest.gid(), pair.b.qp.qpn);
+    pair.b.guest.modify_state(w, qpn, QpState::RESET).expect("reset");
+    pair.b.qp.rewind(w);
+    // It expects the very PSN that comes next.
+    pair.b.connect(w, (gid, other), (0x12, 0), |_| {});
+    pair.a.post(w, write_to(&pair.a, &pair.b));
+    w.advance(5 * TIMEOUT);
+    assert_eq!(Status(pair.a.completion(w).status), Status::RETRY_EXC_ERR);
+    assert_eq!(pair.b.bytes(w, 0, 64), [0x55; 64], "not executed");
+}
+
+#[test]
+fn h10_retry_exceeded_when_the_peer_is_another_one_in_its_place() {
+    let mut pair = written_to();
+    let w = &mut pair.world;
+    pair.b
+        .guest
+        .destroy(w, Admin::DESTROY_QP, pair.b.qp.qpn.get())
+        .expect("destroyed");
+    let req = pair.b.guest.qp_request(w, &pair.b.cq, &pair.b.cq, Default::default());
+    pair.b.qp = pair.b.guest.create_qp(w, &req).expect("a queue pair");
+    let to_a = (pair.a.guest.gid(), pair.a.qp.qpn);
+    pair.b.connect(w, to_a, (0x12, 0), |_| {});
+    pair.a.post(w, write_to(&pair.a, &pair.b));
+    w.advance(5 * TIMEOUT);
+    assert_eq!(Status(pair.a.completion(w).status), Status::RETRY_EXC_ERR);
+    assert_eq!(pair.b.bytes(w, 0, 64), [0x55; 64], "not executed");
+}
+
 #[test]
 fn h10_a_timeout_of_zero_never_ends() {
     let mut pair = way::pair(Default::default(), 8, |a| a.timeout = 0);
