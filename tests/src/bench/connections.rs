@@ -4,6 +4,7 @@
 //!
 //! System calls are counted in runs of their own, under strace, between the marks that the program writes.
 
+use super::native::{device, PROGRAM_CPU};
 use super::{median, Row, REPETITIONS};
 use crate::guest::{count_between, wait_for_node};
 use crate::stage::Stage;
@@ -45,13 +46,14 @@ fn seconds(text: &str) -> Result<Vec<f64>> {
 }
 
 fn native(stage: &Stage) -> Result<Vec<Row>> {
-    let hca = stage.hca(1, &stage.checkout().logs("bench")?)?;
+    let hca = device(stage)?;
     let task = stage.progress().begin("a thousand connections, natively", None);
     let mut command = Command::new(stage.program("verbena-connections")?);
     command
         .arg("--attach")
         .arg(format!("direct:{}", hca.socket(0).display()))
         .args(["--qps", &QPS.to_string(), "--repeat", &REPETITIONS.to_string()])
+        .args(["--pin", PROGRAM_CPU])
         .stdin(Stdio::null());
     let output = command.output().context("cannot run verbena-connections")?;
     task.done();

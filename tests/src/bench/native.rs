@@ -14,7 +14,7 @@ use verbena_launcher::{Hca, HcaConfig};
 
 /// Where the device's worker runs, and where the program does.
 const DEVICE_CPU: &str = "0";
-const PROGRAM_CPU: &str = "1";
+pub(super) const PROGRAM_CPU: &str = "1";
 
 /// Queue pairs of a full house, of a busy one, and of an idle one.
 const ALL: u32 = 65_536;
@@ -202,7 +202,7 @@ pub(super) fn rows(stage: &Stage) -> Result<(Vec<Row>, Vec<Figure>)> {
 }
 
 /// A device whose worker has its own processor.
-fn device(stage: &Stage) -> Result<Hca> {
+pub(super) fn device(stage: &Stage) -> Result<Hca> {
     Hca::start(&HcaConfig {
         program: stage.program("verbena-hca")?.to_owned(),
         count: 1,

@@ -42,8 +42,6 @@ pub(crate) const SLOTS: usize = 64;
 /// Completions after which the device is told the consumer counter: what is left of the ring holds those of all that are
 /// in flight.
 const UNTOLD_COMPLETIONS: u32 = (1 << LOG_SIZE) - SLOTS as u32;
-/// How long a waiter looks before it sleeps. A round trip to a device on another core takes a few microseconds.
-const SPIN: u64 = 20_000;
 /// How long a waiter sleeps before it looks for itself, in nanoseconds.
 const NAP: u64 = 10_000_000;
 
@@ -618,7 +616,7 @@ impl<P: Platform> AdminQueue<P> {
                 self.tell();
             }
             let waited = now.saturating_sub(*start.get_or_insert(now));
-            if waited < SPIN {
+            if waited < self.platform.spin() {
                 core::hint::spin_loop();
                 continue;
             }

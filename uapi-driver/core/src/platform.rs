@@ -111,6 +111,12 @@ pub trait Platform: Host + Clone {
         10_000_000_000
     }
 
+    /// Nanoseconds for which who waits for a command looks before it sleeps: no less than a round trip to a device on another
+    /// processor takes, a few microseconds; up to what sleeping and waking take, where nobody else needs the processor.
+    fn spin(&self) -> u64 {
+        20_000
+    }
+
     /// The driver found the device dead, in the middle of a call: a platform that can arranges for
     /// [`crate::remove`] to be called soon, by a thread that is in no call. Must not wait for that.
     fn died(&self) {}

@@ -5,6 +5,7 @@ use anyhow::{ensure, Result};
 use clap::Parser;
 use std::process::ExitCode;
 use verbena_guest::connections;
+use verbena_guest::perf::pin;
 use verbena_guest::program::{self, DeviceOptions};
 
 /// Make reliable queue pairs and connect each to its neighbour, from opening the device until the last is in RTS; one line
@@ -23,6 +24,9 @@ struct Options {
     /// Runs, each from nothing.
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeat: usize,
+    /// Run on this processor and no other. The device should have another one.
+    #[arg(long, value_name = "CPU")]
+    pin: Option<usize>,
     /// Write a line to stderr where what is timed begins and ends.
     #[arg(long)]
     marks: bool,
@@ -33,6 +37,9 @@ fn run(options: &Options) -> Result<ExitCode> {
         options.qps > 0 && options.qps % 2 == 0,
         "the number of queue pairs must be even"
     );
+    if let Some(cpu) = options.pin {
+        pin(cpu)?;
+    }
     let mark = |line: &str| {
         if options.marks {
             program::mark(line);

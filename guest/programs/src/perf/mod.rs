@@ -9,6 +9,8 @@ mod limits;
 mod rate;
 mod world;
 
+pub use limits::pin;
+
 use crate::program::DeviceOptions;
 use anyhow::{ensure, Context as _, Result};
 use clap::ValueEnum;

@@ -179,6 +179,11 @@ impl Platform for DirectPlatform {
         self.0.started.elapsed().as_nanos() as u64
     }
 
+    /// Two threads wake up one after the other for a waiter that sleeps: the one that hears interrupts, and itself.
+    fn spin(&self) -> u64 {
+        200_000
+    }
+
     fn died(&self) {
         // The counter cannot be full: it is raised a few times in a life.
         let _ = self.0.died.write(1);
